@@ -1,0 +1,1 @@
+"""A stream is a contract: ODCS files in; Arrow, Iceberg, decoders and SQL out."""

@@ -1,0 +1,68 @@
+"""What can go wrong and who can mend it; every error of the platform derives from here.
+
+`Permanent` needs a person (a setting, a contract, a file); `Transient` passes by itself and may
+be retried. Both say what happened and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class PlatformError(Exception):
+    """An error with a next action; `str()` gives both, the action on a line of its own."""
+
+    def __init__(self, message: str, *, action: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.action = action
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.action}" if self.action else self.message
+
+
+class Permanent(PlatformError):
+    """Trying again gives the same error until a person changes something."""
+
+
+class Transient(PlatformError):
+    """Trying again, `retry_after` seconds from now, may succeed."""
+
+    def __init__(self, message: str, *, action: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message, action=action)
+        self.retry_after = retry_after
+
+
+class SettingError(Permanent):
+    """A setting has a value that cannot work; names the setting, the problem and an example."""
+
+    def __init__(self, name: str, problem: str, *, example: str) -> None:
+        super().__init__(f"setting {name}: {problem}", action=f"for example {name}={example}")
+        self.name = name
+
+
+class ContractError(Permanent):
+    """A contract file says something the platform cannot do; names file, element, alternative."""
+
+    def __init__(self, file: str, element: str, problem: str, *, action: str) -> None:
+        super().__init__(f"{file}: {element}: {problem}", action=action)
+        self.file = file
+        self.element = element
+
+
+class UnknownStream(Permanent):
+    """No stream of that name is declared."""
+
+
+class SourceUnavailable(Transient):
+    """The log (Kafka, the embedded broker) does not answer or lacks the topic."""
+
+
+class StoreUnavailable(Transient):
+    """The object store does not answer, or refuses."""
+
+
+class CatalogUnavailable(Transient):
+    """The Iceberg catalog does not answer."""
+
+
+class PositionMoved(Transient):
+    """Somebody else processed the same records first; read the positions again and go on."""

@@ -1,0 +1,209 @@
+"""Every setting of the platform, read once at the edge; the only reader of the environment.
+
+Names are the ecosystem's own: KAFKA_<LIBRDKAFKA_PROPERTY>, AWS_*, PYICEBERG_CATALOG__LAKEHOUSE__*.
+A `.env` file in the working directory fills what the environment does not set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ingestion_platform.errors import SettingError
+
+CATALOG = "lakehouse"
+_CATALOG_PREFIX = f"PYICEBERG_CATALOG__{CATALOG.upper()}__"
+
+# Read by producers and consumers of one domain, not properties of librdkafka.
+_NOT_LIBRDKAFKA = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC", "KAFKA_GROUP_ID"}
+_SECRET_WORDS = ("password", "secret", "token", "key", "uri", "credential", "jaas", "pem")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
+
+    home: Path
+    """Folder of the embedded default's data: broker address, lake, catalog, warehouse."""
+    bootstrap_servers: str | None
+    """Kafka's bootstrap servers; None means the embedded broker below `home`."""
+    kafka: Mapping[str, str] = field(repr=False)
+    """Further librdkafka properties, by their own names."""
+    lake_url: str
+    """file:///folder or s3://bucket/prefix; the lake's `topic=` folders lie directly below."""
+    s3: Mapping[str, str] = field(repr=False)
+    """endpoint, access_key_id, secret_access_key, region; only those that are set."""
+    catalog: Mapping[str, str] = field(repr=False)
+    """Properties of the PyIceberg catalog `lakehouse`."""
+    dagster_home: Path
+    source: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The variables this was read from, without their values' secrets (for `doctor`)."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded broker stands in for Kafka."""
+        return self.bootstrap_servers is None
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, *, root: Path | None = None) -> Settings:
+        """Read the settings from `environ` (default: the process's, after `root`/.env).
+
+        Raises:
+            SettingError: a value that cannot work; names the setting and an example.
+        """
+        root = (root or Path.cwd()).absolute()
+        env = dict(os.environ) | {} if environ is None else dict(environ)
+        if environ is None:
+            env = _with_dotenv(root, env)
+        env = {k: v for k, v in env.items() if v.strip() != "" or k.startswith("KAFKA_SASL")}
+        home = _folder(env, "PLATFORM_HOME", root / ".platform", root)
+        return cls(
+            home=home,
+            bootstrap_servers=_bootstrap(env),
+            kafka=_kafka(env),
+            lake_url=_lake_url(env, home),
+            s3=_s3(env),
+            catalog=_catalog(env, home),
+            dagster_home=_folder(env, "DAGSTER_HOME", home / "dagster", root),
+            source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
+        )
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the environment, for processes that the platform starts."""
+    return dict(os.environ)
+
+
+def export(values: Mapping[str, str]) -> None:
+    """Put values into this process's environment, for libraries that read it by themselves."""
+    os.environ.update(values)
+
+
+def _with_dotenv(root: Path, env: dict[str, str]) -> dict[str, str]:
+    file = root / ".env"
+    if not file.is_file():
+        return env
+    from dotenv import dotenv_values
+
+    values = {k: v for k, v in dotenv_values(file).items() if v is not None and k not in env}
+    # Libraries (PyIceberg, dbt, Dagster) read the environment themselves: they must see the same.
+    export(values)
+    return env | values
+
+
+def _folder(env: Mapping[str, str], name: str, default: Path, root: Path) -> Path:
+    folder = Path(env[name]).expanduser() if name in env else default
+    folder = folder if folder.is_absolute() else root / folder
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(name, f"{folder} is not a folder", example=str(default))
+    return folder
+
+
+def _bootstrap(env: Mapping[str, str]) -> str | None:
+    name, example = "KAFKA_BOOTSTRAP_SERVERS", "broker-1:9092,broker-2:9092"
+    value = env.get(name)
+    if value is None:
+        return None
+    for server in value.split(","):
+        host, colon, port = server.strip().rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+            raise SettingError(name, f"{server.strip()!r} is not host:port", example=example)
+    return value
+
+
+def _kafka(env: Mapping[str, str]) -> dict[str, str]:
+    prefix = "KAFKA_"
+    return {
+        name.removeprefix(prefix).lower().replace("_", "."): value
+        for name, value in env.items()
+        if name.startswith(prefix) and name not in _NOT_LIBRDKAFKA
+    }
+
+
+def _lake_url(env: Mapping[str, str], home: Path) -> str:
+    name = "LAKE_URL"
+    value = env.get(name, (home / "lake" / "master_dataset").as_uri()).rstrip("/")
+    # Spark's and Hadoop's spelling of the same store.
+    value = "s3://" + value.removeprefix("s3a://") if value.startswith("s3a://") else value
+    url = urlsplit(value)
+    examples = "s3://bucket/master_dataset"
+    if url.scheme not in ("file", "s3"):
+        problem = f"{value!r} does not start with file:// or s3://"
+        raise SettingError(name, problem, example=examples)
+    if url.scheme == "s3" and not url.netloc:
+        raise SettingError(name, f"{value!r} names no bucket", example=examples)
+    if url.scheme == "file" and (url.netloc or not url.path.startswith("/")):
+        problem = f"{value!r} is not an absolute file URL"
+        raise SettingError(name, problem, example="file:///var/lib/lake")
+    return value
+
+
+def _s3(env: Mapping[str, str]) -> dict[str, str]:
+    names = {
+        "endpoint": "AWS_ENDPOINT_URL",
+        "access_key_id": "AWS_ACCESS_KEY_ID",
+        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+        "session_token": "AWS_SESSION_TOKEN",
+        "region": "AWS_REGION",
+    }
+    found = {key: env[name] for key, name in names.items() if name in env}
+    found.setdefault("region", env.get("AWS_DEFAULT_REGION", "us-east-1"))
+    endpoint = found.get("endpoint")
+    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+        problem = f"{endpoint!r} does not start with http:// or https://"
+        raise SettingError("AWS_ENDPOINT_URL", problem, example="http://127.0.0.1:9000")
+    if ("access_key_id" in found) != ("secret_access_key" in found):
+        missing = "secret_access_key" if "access_key_id" in found else "access_key_id"
+        raise SettingError(names[missing], "is missing while its partner is set", example="...")
+    return found
+
+
+def _catalog(env: Mapping[str, str], home: Path) -> dict[str, str]:
+    found = {
+        name.removeprefix(_CATALOG_PREFIX).lower().replace("__", ".").replace("_", "-"): value
+        for name, value in env.items()
+        if name.startswith(_CATALOG_PREFIX)
+    }
+    if not found:
+        found = _catalog_of_file(env)
+    if "uri" not in found and found.get("type", "sql") == "sql":
+        found |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}"}
+    if found.get("type") == "sql":
+        found.setdefault("warehouse", (home / "warehouse").as_uri())
+    properties = {
+        "endpoint": "s3.endpoint",
+        "access_key_id": "s3.access-key-id",
+        "secret_access_key": "s3.secret-access-key",
+        "session_token": "s3.session-token",
+        "region": "s3.region",
+    }
+    for key, value in _s3(env).items():
+        found.setdefault(properties[key], value)
+    return found
+
+
+def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
+    """The catalog's part of a `.pyiceberg.yaml`, found where PyIceberg looks for it."""
+    folders = [env.get("PYICEBERG_HOME"), env.get("HOME"), "."]
+    for folder in folders:
+        file = Path(folder) / ".pyiceberg.yaml" if folder else None
+        if file is not None and file.is_file():
+            import yaml
+
+            content = yaml.safe_load(file.read_text()) or {}
+            found = (content.get("catalog") or {}).get(CATALOG) or {}
+            return {str(k): str(v) for k, v in found.items()}
+    return {}
+
+
+def _ours(name: str) -> bool:
+    prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_")
+    return name.startswith(prefixes)
+
+
+def _masked(name: str, value: str) -> str:
+    secret = any(word in name.lower() for word in _SECRET_WORDS)
+    return "***" if secret else value

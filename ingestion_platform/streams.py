@@ -1,0 +1,129 @@
+"""The declared streams: `defs/<domain>/defs.yaml` and the contract beside it, as plain data.
+
+Both the Dagster component and the command line read streams here, so there is one meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ingestion_platform.contract.model import Contract
+from ingestion_platform.errors import ContractError, UnknownStream
+
+DEFS = Path(__file__).parent / "defs"
+COMPONENT = "ingestion_platform.orchestration.Stream"
+BRONZE, QUARANTINE = "bronze", "quarantine"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A contract plus its doors and destinations, as one document of a `defs.yaml` declares it."""
+
+    name: str
+    domain: str
+    topic: str
+    contract_file: Path
+    group_id: str
+    start_date: str = "2026-01-01"
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The parsed contract.
+
+        Raises:
+            ContractError: the file says something the platform cannot do.
+        """
+        from ingestion_platform.contract.odcs import load_contract
+
+        return load_contract(self.contract_file)
+
+    @property
+    def bronze_table(self) -> str:
+        """The table of valid rows, as namespace.name."""
+        return f"{BRONZE}.{self.contract.table}"
+
+    @property
+    def quarantine_table(self) -> str:
+        """The table of refused records, as namespace.name."""
+        return f"{QUARANTINE}.{self.contract.table}"
+
+
+def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
+    """A stream from the attributes of its YAML document; `folder` holds that document.
+
+    Raises:
+        ContractError: an attribute is missing, unknown or wrong; names it.
+    """
+    file = str(folder / "defs.yaml")
+    known = {"name", "topic", "contract", "group_id", "start_date"}
+    for unknown in sorted(set(attributes) - known):
+        raise ContractError(
+            file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
+        )
+    for needed in ("name", "topic"):
+        if not isinstance(attributes.get(needed), str):
+            raise ContractError(file, needed, "is missing", action=f"add `{needed}: ...`")
+    name = attributes["name"]
+    contract_file = folder / attributes.get("contract", f"{name}.odcs.yaml")
+    if not contract_file.is_file():
+        raise ContractError(
+            file, f"stream {name}", f"no contract {contract_file.name}", action="add the file"
+        )
+    return Stream(
+        name=name,
+        domain=folder.name,
+        topic=attributes["topic"],
+        contract_file=contract_file,
+        group_id=attributes.get("group_id", f"ingest-{name}"),
+        start_date=str(attributes.get("start_date", Stream.start_date)),
+    )
+
+
+def declared_streams(root: Path = DEFS) -> dict[str, Stream]:
+    """All declared streams by name, in the order of their files.
+
+    Raises:
+        ContractError: a declaration is wrong, or two streams share a name or a topic.
+    """
+    streams: dict[str, Stream] = {}
+    for stream in _read(root):
+        for other in streams.values():
+            for what in ("name", "topic"):
+                if getattr(other, what) == getattr(stream, what):
+                    raise ContractError(
+                        str(root / stream.domain / "defs.yaml"),
+                        f"stream {stream.name}",
+                        f"shares its {what} with a stream of {other.domain}",
+                        action=f"give it a {what} of its own",
+                    )
+        streams[stream.name] = stream
+    return streams
+
+
+def select(streams: Mapping[str, Stream], names: Iterable[str]) -> list[Stream]:
+    """The named streams.
+
+    Raises:
+        UnknownStream: no stream of that name; lists the names there are.
+    """
+    chosen = []
+    for name in names:
+        if name not in streams:
+            raise UnknownStream(
+                f"no stream {name!r} is declared", action=f"use one of: {', '.join(streams)}"
+            )
+        chosen.append(streams[name])
+    return chosen
+
+
+def _read(root: Path) -> Iterator[Stream]:
+    import yaml
+
+    for file in sorted(root.glob("*/defs.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document and document.get("type") == COMPONENT:
+                yield stream_of(document.get("attributes") or {}, file.parent)
