@@ -4,12 +4,15 @@ What is written to them is decided by the callers.
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -92,6 +95,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _build_aside(target: Path, build: Callable[[Path], None]) -> None:
+    logger.info("%s: installing, this once; it can take minutes", target.name)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         build(aside)

@@ -55,14 +55,19 @@ def spawn(
             env=env,
             start_new_session=True,
             user=user,
-            group=pwd.getpwnam(user).pw_gid if user else None,
-            extra_groups=[] if user else None,
+            group=group_of(user),
+            extra_groups=None if user is None else [],
         )
     _children[child.pid] = child
     identity = identify(child.pid)
     # Our own child stays visible until it is reaped, even when it ends at once.
     assert identity is not None
     return identity
+
+
+def group_of(user: str | None) -> int | None:
+    """Return the account's own group, None for None; KeyError when there is no such account."""
+    return None if user is None else pwd.getpwnam(user).pw_gid
 
 
 def identify(pid: int) -> Identity | None:

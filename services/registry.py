@@ -1,0 +1,12 @@
+"""The services that can be started, by name; a new one is a module and a line here.
+
+How they are started and ended is the manager's business.
+"""
+
+from services.kafka import Kafka
+from services.minio import Minio
+from services.postgres import Postgres
+from services.service import Service
+
+REGISTRY: dict[str, type[Service]] = {kind.name: kind for kind in (Kafka, Minio, Postgres)}
+DEFAULT = ("kafka", "minio", "postgres")
