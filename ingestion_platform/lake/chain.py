@@ -1,0 +1,224 @@
+"""The lake as a chain of files per log partition: where it ends, and what follows a position.
+
+A file counts when it starts where the one before ended, or records the gap between them. No
+state is kept but the files themselves, so any number of readers and writers agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingestion_platform.errors import Permanent
+from ingestion_platform.lake.names import Name, parse_name, topic_folder, window_folder
+from ingestion_platform.lake.store import Store
+
+FOOTER_KEY = b"ingestion"
+_TAIL = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One file of the chain: offsets `start` to before `end` of a generation, `rows` records.
+
+    Offsets in that range without a record (transaction markers, compacted records) are gaps, and
+    so are those from `previous_end` to `start`, which retention took before they were copied.
+    """
+
+    name: Name
+    generation: str
+    cluster_id: str
+    end: int
+    rows: int
+    previous_generation: str | None = None
+    previous_end: int | None = None
+
+    @property
+    def start(self) -> int:
+        """The first offset that the file accounts for."""
+        return self.name.start
+
+    @property
+    def gap_start(self) -> int:
+        """Where the gap before this file starts; equal to `start` when there is none."""
+        if self.previous_generation is None:
+            return self.start
+        if self.previous_generation != self.generation:
+            return 0
+        return min(self.start, self.previous_end or 0)
+
+    @property
+    def gaps(self) -> int:
+        """How many offsets it accounts for without a record."""
+        return self.end - self.gap_start - self.rows
+
+    def footer(self) -> bytes:
+        """What the file's footer says, as JSON."""
+        return json.dumps(
+            {
+                "topic": self.name.topic,
+                "window": self.name.window.isoformat(),
+                "partition": self.name.partition,
+                "ordinal": self.name.ordinal,
+                "generation": self.generation,
+                "cluster_id": self.cluster_id,
+                "start": self.start,
+                "end": self.end,
+                "rows": self.rows,
+                "previous_generation": self.previous_generation,
+                "previous_end": self.previous_end,
+            }
+        ).encode()
+
+
+class ChainBroken(Permanent):
+    """Files of the lake are missing or were changed from outside."""
+
+
+def read_link(store: Store, path: str) -> Link:
+    """The link that a file's footer describes; reads the end of the file only.
+
+    Raises:
+        ChainBroken: it is not a file of the lake.
+    """
+    name = parse_name(path)
+    try:
+        metadata = _footer(store, path)
+        said = json.loads((metadata.metadata or {})[FOOTER_KEY])
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise _broken(store, path, "is damaged or was not written by the platform") from error
+    if name is None or (said["start"], said["partition"]) != (name.start, name.partition):
+        raise _broken(store, path, "was renamed: its footer tells another place")
+    return Link(
+        name=name,
+        generation=said["generation"],
+        cluster_id=said["cluster_id"],
+        end=said["end"],
+        rows=said["rows"],
+        previous_generation=said["previous_generation"],
+        previous_end=said["previous_end"],
+    )
+
+
+def _footer(store: Store, path: str) -> pq.FileMetaData:
+    tail = store.tail(path, _TAIL)
+    length = int.from_bytes(tail[-8:-4], "little")
+    if length + 8 > len(tail):
+        tail = store.tail(path, length + 8)
+    # A Parquet reader asks for nothing but the magic number and the footer.
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-(length + 8) :]))
+
+
+def _broken(store: Store, path: str, problem: str) -> ChainBroken:
+    return ChainBroken(
+        f"{store.url}/{path} {problem}",
+        action="restore it from a backup, or move the topic's folder away to land the log anew",
+    )
+
+
+class Chain:
+    """The chains of one topic, as they are while this object lives (listings are kept)."""
+
+    def __init__(self, store: Store, topic: str) -> None:
+        self._store = store
+        self._topic = topic
+        self._windows: list[date] | None = None
+        self._names: dict[date, dict[int, list[Name]]] = {}
+
+    def windows(self) -> list[date]:
+        """The windows that have files, in order."""
+        if self._windows is None:
+            folders = self._store.folders(topic_folder(self._topic))
+            dates = [f.removeprefix("date=") for f in folders if f.startswith("date=")]
+            self._windows = sorted(date.fromisoformat(d) for d in dates)
+        return self._windows
+
+    def names(self, window: date) -> dict[int, list[Name]]:
+        """The files of a window by log partition, in the order of the log."""
+        if window not in self._names:
+            found: dict[int, list[Name]] = {}
+            for entry in self._store.list(window_folder(self._topic, window)):
+                name = parse_name(entry.path)
+                if name is not None:
+                    found.setdefault(name.partition, []).append(name)
+            self._names[window] = {p: sorted(names) for p, names in found.items()}
+        return self._names[window]
+
+    def tails(self, partitions: Iterable[int]) -> dict[int, Link]:
+        """The last file of each partition; a partition without files is left out."""
+        wanted, found = set(partitions), {}
+        for window in reversed(self.windows()):
+            for partition in sorted(wanted & self.names(window).keys()):
+                names = self.names(window)[partition]
+                last = max((n.ordinal, n.start) for n in names)
+                links = [self._link(n) for n in names if (n.ordinal, n.start) == last]
+                found[partition] = max(links, key=lambda link: link.end)
+            wanted -= found.keys()
+            if not wanted:
+                break
+        return found
+
+    def slice(self, window: date, partition: int) -> list[Link]:
+        """The files of one slice, in the order of the log."""
+        return [self._link(name) for name in self.names(window).get(partition, [])]
+
+    def after(
+        self, partition: int, position: tuple[str, int] | None, *, last: date | None = None
+    ) -> list[Link]:
+        """The files with records at or after a position (generation, offset), in log order.
+
+        Without a position, all of them; with `last`, none of later windows. The first may start
+        before the position, and files may overlap: take from each what lies behind the one ahead.
+
+        Raises:
+            ChainBroken: a file between the position and the end is missing.
+        """
+        links: list[Link] = []
+        for window in reversed(self.windows()):
+            if last is not None and window > last:
+                continue
+            found = self.slice(window, partition)
+            links = found + links
+            if position is not None and any(self._holds(link, position) for link in found):
+                break
+        if position is not None:
+            links = self._behind(links, position)
+        self._check(links, position)
+        return links
+
+    @staticmethod
+    def _holds(link: Link, position: tuple[str, int]) -> bool:
+        return link.generation == position[0] and link.start <= position[1]
+
+    @staticmethod
+    def _behind(links: list[Link], position: tuple[str, int]) -> list[Link]:
+        generation, offset = position
+        ordinals = {link.name.ordinal for link in links if link.generation == generation}
+        ordinal = max(ordinals, default=-1)
+        return [
+            link
+            for link in links
+            if link.name.ordinal > ordinal
+            or (link.generation == generation and link.end > offset)
+        ]
+
+    def _check(self, links: list[Link], position: tuple[str, int] | None) -> None:
+        at = position
+        for link in links:
+            reachable = (
+                at is None
+                or (link.generation == at[0] and link.start <= at[1])
+                or (link.previous_generation, link.previous_end) == at
+            )
+            if not reachable:
+                raise _broken(self._store, link.name.path, f"does not follow offset {at}")
+            if at is None or link.generation != at[0] or link.end > at[1]:
+                at = (link.generation, link.end)
+
+    def _link(self, name: Name) -> Link:
+        return read_link(self._store, name.path)

@@ -1,0 +1,307 @@
+"""Landing: copy a topic's log into the lake, from where the lake's chain ends.
+
+Each log partition's chain grows by whole files, in order; a file's start can be taken once, so
+two writers at work on the same records leave one copy. Validation comes later, from the lake.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from ingestion_platform.errors import Permanent, PositionMoved
+from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.names import Name
+from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
+from ingestion_platform.lake.store import Store
+from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+ROWS = 250_000
+BYTES = 128 * 1024 * 1024
+_EPOCH = date(1970, 1, 1)
+_TYPES = np.array(["not_available", "create_time", "log_append_time"])
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A file that this call added to the lake, with the records it holds (of records.SCHEMA)."""
+
+    link: Link
+    table: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a log partition has beyond its chain: offsets `start` to before `end`."""
+
+    start: int
+    end: int
+    tail: Link | None
+    ordinal: int
+
+
+def backlogs(
+    topic: Topic,
+    watermarks: Mapping[int, Watermarks],
+    tails: Mapping[int, Link],
+) -> dict[int, Backlog]:
+    """What is to be landed, from what the log and the lake are; plain data in and out.
+
+    Raises:
+        Permanent: the log ends before what was landed from it.
+    """
+    known = [t.name.ordinal for t in tails.values() if t.generation == topic.generation]
+    after = max((t.name.ordinal for t in tails.values()), default=-1) + 1
+    ordinal = known[0] if known else after
+    found = {}
+    for partition, mark in watermarks.items():
+        tail = tails.get(partition)
+        start = mark.start
+        if tail is not None and tail.generation == topic.generation:
+            start = max(tail.end, mark.start)
+            if mark.end < tail.end:
+                raise Permanent(
+                    f"topic {topic.name}, partition {partition}: the log ends at {mark.end}, but "
+                    f"the lake has it up to {tail.end}: the broker lost records",
+                    action="restore the broker's data, or recreate the topic to go on",
+                )
+        found[partition] = Backlog(start, mark.end, tail, ordinal)
+    return found
+
+
+def land(
+    log: Log,
+    store: Store,
+    *,
+    partitions: Iterable[int] | None = None,
+    last: date | None = None,
+    rows: int = ROWS,
+    size: int = BYTES,
+) -> Iterator[Landed]:
+    """Copy what the log has now, and the lake has not, file by file, in order per partition.
+
+    `partitions` limits it to some log partitions, `last` to windows up to that day; a file has
+    at most about `rows` records or `size` bytes of values.
+
+    Raises:
+        PositionMoved: another writer landed the same records; what it landed is complete.
+        Moved: the log changed underneath (retention, a recreated topic); try again.
+        SourceUnavailable, StoreUnavailable: the log or the store does not answer.
+        Permanent: the log ends before what was landed from it, or the store refuses.
+    """
+    topic = log.topic()
+    chosen = set(topic.partitions) if partitions is None else set(partitions)
+    watermarks = log.watermarks(topic.partitions)
+    tails = Chain(store, topic.name).tails(topic.partitions)
+    todo = {p: b for p, b in backlogs(topic, watermarks, tails).items() if p in chosen}
+    for backlog in todo.values():
+        _heal_sidecar(store, backlog.tail)
+    todo = {p: b for p, b in todo.items() if b.start < b.end}
+    if not todo:
+        return
+    today = datetime.now(UTC).date()
+    builders = {
+        p: _Builder(topic, p, backlog, today if last is None else min(last, today), today)
+        for p, backlog in todo.items()
+    }
+    with _Writer(store, lambda: _same(log, topic)) as writer:
+        for run in log.read({p: (b.start, b.end) for p, b in todo.items()}):
+            builder = builders[run.partition]
+            builder.add(run)
+            for link, table in builder.take(rows, size, finished=run.end is not None):
+                writer.put(link, table)
+                yield from writer.done(keep=2)
+            if all(b.finished for b in builders.values()):
+                break
+        yield from writer.done(keep=0)
+
+
+def _same(log: Log, topic: Topic) -> None:
+    now = log.topic()
+    if now.generation != topic.generation:
+        raise Moved(f"topic {topic.name} was recreated while it was read")
+
+
+def window_of(millis: int) -> date:
+    """The UTC day of a timestamp in milliseconds since the epoch."""
+    return _EPOCH + timedelta(days=millis // 86_400_000)
+
+
+@dataclass
+class _Builder:
+    """Collects one partition's records and cuts them into files, one window each."""
+
+    topic: Topic
+    partition: int
+    backlog: Backlog
+    last: date
+    today: date
+    finished: bool = False
+    _window: int | None = None  # days since the epoch
+    _tables: list[pa.Table] = field(default_factory=list)
+    _cuts: list[tuple[Link, pa.Table]] = field(default_factory=list)
+    _rows: int = 0
+    _bytes: int = 0
+
+    def __post_init__(self) -> None:
+        tail = self.backlog.tail
+        self._start = self.backlog.start
+        self._previous = None if tail is None else (tail.generation, tail.end)
+        self._floor = -(10**6) if tail is None else (tail.name.window - _EPOCH).days
+
+    def add(self, run: Run) -> None:
+        """Take a run; where its records enter another window, what was collected is cut off."""
+        if self.finished or not run.messages:
+            return
+        stamps = np.array([m.timestamp() for m in run.messages], np.int64)
+        days = self._days(stamps)
+        edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+        for start, stop in zip(edges, edges[1:], strict=False):
+            day = int(days[start])
+            messages = run.messages[start:stop]
+            if self._window is not None and day != self._window:
+                self._cut(messages[0].offset())
+            if day > (self.last - _EPOCH).days:
+                self.finished = True
+                return
+            self._window = self._floor = day
+            table = _table(messages, stamps[start:stop], self.partition)
+            self._tables.append(table)
+            self._rows += table.num_rows
+            self._bytes += table.nbytes
+
+    def take(self, rows: int, size: int, *, finished: bool) -> list[tuple[Link, pa.Table]]:
+        """The files that are full, and the rest when the partition is finished."""
+        if finished and not self.finished:
+            self.finished = True
+            if self._start < self.backlog.end:
+                self._cut(self.backlog.end)
+        elif self._rows >= rows or self._bytes >= size:
+            self._cut(self._tables[-1]["offset"][-1].as_py() + 1)
+        cuts, self._cuts = self._cuts, []
+        return cuts
+
+    def _days(self, stamps: np.ndarray) -> np.ndarray:
+        """Each record's window: its day, never before the one ahead of it, never after today."""
+        today = (self.today - _EPOCH).days
+        days = np.where(stamps[:, 0] == 0, self._floor, stamps[:, 1] // 86_400_000)
+        if self._floor < 0:
+            days = np.where(stamps[:, 0] == 0, today, days)
+        days = np.minimum(days, today)
+        return np.maximum.accumulate(np.maximum(days, self._floor))
+
+    def _cut(self, end: int) -> None:
+        """Close a file that accounts for the offsets up to before `end`."""
+        days = self._window
+        if days is None:  # nothing but markers
+            days = self._floor if self._floor >= 0 else (self.today - _EPOCH).days
+        table = pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
+        name = Name(
+            ordinal=self.backlog.ordinal,
+            start=self._start,
+            window=_EPOCH + timedelta(days=days),
+            partition=self.partition,
+            topic=self.topic.name,
+        )
+        previous_generation, previous_end = self._previous or (None, None)
+        link = Link(
+            name=name,
+            generation=self.topic.generation,
+            cluster_id=self.topic.cluster_id,
+            end=end,
+            rows=table.num_rows,
+            previous_generation=previous_generation,
+            previous_end=previous_end,
+        )
+        self._cuts.append((link, table))
+        self._start, self._previous = end, (self.topic.generation, end)
+        self._tables, self._rows, self._bytes = [], 0, 0
+
+
+def _table(messages: list[Message], stamps: np.ndarray, partition: int) -> pa.Table:
+    """Messages of one partition as a table of records.SCHEMA."""
+    count = len(messages)
+    headers = [m.headers() for m in messages]
+    known = pa.array(stamps[:, 0] == 0)
+    times = pa.array(stamps[:, 1], pa.int64(), mask=known.to_numpy(zero_copy_only=False))
+    return pa.Table.from_arrays(
+        [
+            pa.array([m.key() for m in messages], pa.binary()),
+            pa.array([m.value() for m in messages], pa.binary()),
+            pa.nulls(count, HEADERS) if not any(headers) else pa.array(headers, HEADERS),
+            times.cast(SCHEMA.field("timestamp").type),
+            pa.DictionaryArray.from_arrays(stamps[:, 0].astype(np.int8), _TYPES).cast(pa.string()),
+            pa.array(np.full(count, partition, np.int32)),
+            pa.array(np.fromiter((m.offset() for m in messages), np.int64, count)),
+        ],
+        schema=SCHEMA,
+    )
+
+
+class _Writer:
+    """Encodes files on threads and stores them, each partition's in the order of its chain."""
+
+    def __init__(self, store: Store, check: Callable[[], None]) -> None:
+        self._store = store
+        self._check = check
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="land")
+        self._ahead: dict[int, Future[Landed]] = {}
+        self._queue: deque[Future[Landed]] = deque()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def put(self, link: Link, table: pa.Table) -> None:
+        """Have a file encoded and stored after the one ahead of it in its partition."""
+        self._check()
+        ahead = self._ahead.get(link.name.partition)
+        future = self._pool.submit(self._store_file, link, table, ahead)
+        self._ahead[link.name.partition] = future
+        self._queue.append(future)
+
+    def done(self, keep: int) -> Iterator[Landed]:
+        """Files that are stored, in the order they were put, until `keep` are under way."""
+        while len(self._queue) > keep:
+            yield self._queue.popleft().result()
+
+    def _store_file(self, link: Link, table: pa.Table, ahead: Future[Landed] | None) -> Landed:
+        data = encode(table, link)
+        if ahead is not None:
+            ahead.result()  # a file must not stand where the one before it is missing
+        if not self._store.create(link.name.path, data):
+            raise PositionMoved(
+                f"{link.name.path} was landed by another writer", action="go on from the lake"
+            )
+        write_sidecar(self._store, link, table, data)
+        return Landed(link, table)
+
+
+def write_sidecar(store: Store, link: Link, table: pa.Table, data: bytes) -> None:
+    """Store the metadata JSON beside a file."""
+    text = json.dumps(describe(table, link, data, store.url), indent=2)
+    store.write(link.name.sidecar, text.encode())
+
+
+def _heal_sidecar(store: Store, tail: Link | None) -> None:
+    """Write the metadata of a chain's last file, should its writer have died before."""
+    if tail is None:
+        return
+    try:
+        store.tail(tail.name.sidecar, 1)
+    except FileNotFoundError:
+        data = store.read(tail.name.path)
+        write_sidecar(store, tail, decode(data), data)

@@ -1,0 +1,284 @@
+"""Reading a Kafka topic as a log: identity, exact end offsets, and batches by log partition.
+
+Partitions are assigned, never subscribed to, so no group rebalance can move a position.
+Producing, and the embedded broker, live beside this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingestion_platform.errors import Permanent, SourceUnavailable, Transient
+from ingestion_platform.settings import Settings
+from ingestion_platform.sources.broker import address
+from ingestion_platform.sources.client import checked, client_config
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message, TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+TIMEOUT = 10.0
+BATCH = 10_000
+
+# The default backoff of one second when a partition's queue is full costs a factor of sixty.
+FETCHING: dict[str, str | int | bool] = {
+    "fetch.queue.backoff.ms": 5,
+    "queued.max.messages.kbytes": 65_536,
+    "queued.min.messages": 100_000,
+    "fetch.max.bytes": 67_108_864,
+    "max.partition.fetch.bytes": 8_388_608,
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """The readable range of one log partition: `start` is there, `end` is the next offset."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic is now: its generation (topic id), its cluster and its log partitions."""
+
+    name: str
+    generation: str
+    cluster_id: str
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive messages of one partition; `end` once the partition's range is read to its end."""
+
+    partition: int
+    messages: list[Message]
+    end: int | None
+
+
+class Moved(Transient):
+    """The log no longer holds what was asked for: retention went by, or the topic was recreated."""
+
+
+class Log:
+    """One topic's log, opened for reading; a context manager. Not thread-safe."""
+
+    def __init__(self, settings: Settings, topic: str, group_id: str) -> None:
+        from confluent_kafka import Consumer
+        from confluent_kafka.admin import AdminClient
+
+        self._settings = settings
+        self._name = topic
+        self._group_id = group_id
+        config = client_config(settings, **{**FETCHING, "group.id": group_id})
+        self._consumer: Consumer = checked(lambda: Consumer(config))
+        self._admin: AdminClient = checked(lambda: AdminClient(client_config(settings)))
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._consumer.close()
+
+    def topic(self) -> Topic:
+        """The topic's present identity.
+
+        Raises:
+            SourceUnavailable: the broker does not answer, or there is no such topic.
+        """
+        from confluent_kafka import KafkaException, TopicCollection
+
+        try:
+            cluster = self._admin.describe_cluster(request_timeout=TIMEOUT)
+            if self._settings.embedded:
+                return self._embedded_topic(cluster.result().cluster_id)
+            described = self._admin.describe_topics(
+                TopicCollection([self._name]), request_timeout=TIMEOUT
+            )[self._name].result()
+            cluster_id = cluster.result().cluster_id or ""
+        except KafkaException as error:
+            raise _unavailable(self._name, error) from error
+        return Topic(
+            name=self._name,
+            generation=str(described.topic_id),
+            cluster_id=cluster_id,
+            partitions=tuple(sorted(p.id for p in described.partitions)),
+        )
+
+    def _embedded_topic(self, cluster_id: str | None) -> Topic:
+        """The mock cluster has no topic ids; its process's own id stands in for them."""
+        found = address(self._settings.home)
+        metadata = self._admin.list_topics(self._name, timeout=TIMEOUT).topics[self._name]
+        return Topic(
+            name=self._name,
+            generation=found.generation if found else "embedded",
+            cluster_id=cluster_id or "",
+            partitions=tuple(sorted(metadata.partitions)),
+        )
+
+    def watermarks(self, partitions: Sequence[int]) -> dict[int, Watermarks]:
+        """The readable range of each partition; `end` is the last stable offset.
+
+        Raises:
+            SourceUnavailable: the broker does not answer.
+        """
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import IsolationLevel, OffsetSpec
+
+        def offsets(spec: Any) -> dict[int, int]:
+            futures = self._admin.list_offsets(
+                {self._partition(p): spec for p in partitions},
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=TIMEOUT,
+            )
+            return {tp.partition: future.result().offset for tp, future in futures.items()}
+
+        try:
+            if self._settings.embedded:
+                return self._embedded_watermarks(partitions)
+            starts, ends = offsets(OffsetSpec.earliest()), offsets(OffsetSpec.latest())
+        except KafkaException as error:
+            raise _unavailable(self._name, error) from error
+        return {p: Watermarks(starts[p], ends[p]) for p in partitions}
+
+    def _embedded_watermarks(self, partitions: Sequence[int]) -> dict[int, Watermarks]:
+        found = {}
+        for p in partitions:
+            low, high = self._consumer.get_watermark_offsets(self._partition(p), timeout=TIMEOUT)
+            found[p] = Watermarks(low, high)
+        return found
+
+    def read(
+        self, ranges: Mapping[int, tuple[int, int]], *, timeout: float = 60.0
+    ) -> Iterator[Run]:
+        """Runs of messages, each partition from its first to before its second offset.
+
+        A partition's last run has its `end`: exactly the second offset, since transaction markers
+        may lie behind the last message.
+
+        Raises:
+            Moved: an offset is no longer in the log.
+            SourceUnavailable: nothing came for `timeout` seconds though an end is not reached.
+        """
+        pending = {p: end for p, (start, end) in ranges.items() if start < end}
+        if not pending:
+            return
+        self._consumer.assign([self._partition(p, ranges[p][0]) for p in pending])
+        try:
+            last = time.monotonic()
+            while pending:
+                messages = self._consumer.consume(BATCH, timeout=0.05)
+                runs = self._runs(messages, pending) if messages else self._passed(pending)
+                for run in runs:
+                    if run.end is not None:
+                        del pending[run.partition]
+                    yield run
+                if runs:
+                    last = time.monotonic()
+                elif time.monotonic() - last > timeout:
+                    raise SourceUnavailable(
+                        f"topic {self._name}: no record for {timeout:.0f} s, "
+                        f"partitions {sorted(pending)} are not at their end",
+                        action="see whether the brokers that lead them are up",
+                    )
+        finally:
+            self._consumer.unassign()
+
+    def _runs(self, messages: list[Message], pending: Mapping[int, int]) -> list[Run]:
+        """Cut a batch where the partition changes, and each partition at its end."""
+        good = [m for m in messages if m.error() is None]
+        if len(good) < len(messages):
+            self._check(messages)
+        if not good:
+            return []
+        owners = np.fromiter((m.partition() for m in good), np.int32, len(good))
+        cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(good)]
+        runs: list[Run] = []
+        ended: set[int] = set()
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            partition = int(owners[start])
+            if partition not in pending or partition in ended:
+                continue
+            end = pending[partition]
+            run = good[start:stop]
+            if run[-1].offset() + 1 >= end:
+                ended.add(partition)
+                runs.append(Run(partition, [m for m in run if m.offset() < end], end))
+            else:
+                runs.append(Run(partition, run, None))
+        return runs
+
+    def _passed(self, pending: Mapping[int, int]) -> list[Run]:
+        """Partitions whose position went past the end without a message: only markers were left."""
+        at = self._consumer.position([self._partition(p) for p in pending])
+        passed = [tp.partition for tp in at if tp.offset >= pending[tp.partition]]
+        return [Run(p, [], pending[p]) for p in passed]
+
+    def _check(self, messages: Sequence[Message]) -> None:
+        from confluent_kafka import KafkaError
+
+        for message in messages:
+            error = message.error()
+            if error is None or error.code() == KafkaError._PARTITION_EOF:
+                continue
+            where = f"topic {self._name}, partition {message.partition()}"
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                raise Moved(f"{where}: the offset asked for is no longer in the log")
+            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise Moved(f"{where}: the topic is gone or was recreated")
+            if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise Permanent(f"{where}: not authorized to read", action="grant READ on it")
+            if error.fatal():
+                raise SourceUnavailable(f"{where}: {error.name()}", action="retry")
+
+    def first_timestamp(self, partition: int, offset: int, end: int) -> int | None:
+        """Milliseconds since the epoch of the first record at or after `offset`, None if none."""
+        for run in self.read({partition: (offset, end)}):
+            for message in run.messages:
+                kind, stamp = message.timestamp()
+                return int(stamp) if kind else None
+        return None
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Tell the group's committed offsets, for lag tools; nothing here ever reads them.
+
+        Raises:
+            SourceUnavailable: the broker does not take them.
+        """
+        from confluent_kafka import KafkaException
+
+        try:
+            offsets = [self._partition(p, at) for p, at in positions.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise _unavailable(self._name, error) from error
+
+    def _partition(self, partition: int, offset: int | None = None) -> TopicPartition:
+        from confluent_kafka import TopicPartition
+
+        if offset is None:
+            return TopicPartition(self._name, partition)
+        return TopicPartition(self._name, partition, offset)
+
+
+def _unavailable(topic: str, error: Any) -> SourceUnavailable:
+    reason = error.args[0]
+    return SourceUnavailable(
+        f"topic {topic}: {reason.name()}: {reason.str()}",
+        action="check KAFKA_BOOTSTRAP_SERVERS, and that the topic exists",
+    )
