@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,16 +22,23 @@ def open_catalog(settings: Settings) -> Catalog:
         CatalogUnavailable: it does not answer.
     """
     from pyiceberg.catalog import load_catalog
-    from sqlalchemy.exc import SQLAlchemyError
 
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
         Path(urlsplit(uri).path).parent.mkdir(parents=True, exist_ok=True)
-    # A conflict must come back to us: PyIceberg's own retry would append the same range twice.
-    properties = {**settings.catalog, "commit.retry.num-retries": "0"}
+    with answering():
+        return load_catalog(CATALOG, **settings.catalog)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what a catalog's driver raises when it cannot answer into CatalogUnavailable."""
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        return load_catalog(CATALOG, **properties)
-    except (SQLAlchemyError, OSError) as error:
+        yield
+    except (SQLAlchemyError, RequestException) as error:
         raise CatalogUnavailable(
             f"the Iceberg catalog {CATALOG!r} does not answer: {type(error).__name__}",
             action="check PYICEBERG_CATALOG__LAKEHOUSE__URI and that its server is up",

@@ -1,0 +1,158 @@
+"""Appending and replacing rows of a table together with its ledger, in one Iceberg commit.
+
+Rows and position stand or fall together: a commit whose base moved is refused by the catalog,
+the ledger is read again, and only an unchanged one lets it go on. So two writers of the same
+records cannot both land, whatever they were told or whenever they wake up.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ingestion_platform.contract import columns
+from ingestion_platform.errors import PositionMoved
+from ingestion_platform.warehouse import ledger as ledgers
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.ledger import Ledger, Span
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table, Transaction
+
+ATTEMPTS = 20
+_NO_RETRIES = {"commit.retry.num-retries": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit does for one log partition: `files` hold the rows of `span`.
+
+    `base` is the ledger that the files were made on; `replace` says that rows of the span are
+    in the table and give way.
+    """
+
+    partition: int
+    base: Ledger
+    span: Span
+    files: Sequence[DataFile]
+    replace: bool
+
+
+def read_ledgers(table: Table) -> dict[int, Ledger]:
+    """How far a table was loaded, by log partition.
+
+    The newest snapshot of ours that the present one descends from tells: it went back with the
+    rows when somebody rolled the table back, where a property would not. The properties serve
+    once that snapshot has expired.
+    """
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        summary = snapshot.summary.additional_properties if snapshot.summary else {}
+        if found := ledgers.parse(summary):
+            return found
+        parent = snapshot.parent_snapshot_id
+        snapshot = table.snapshot_by_id(parent) if parent is not None else None
+    return ledgers.parse(table.properties)
+
+
+def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
+    """Make all changes to the table, with their positions, or none; gives the table after it.
+
+    Raises:
+        PositionMoved: another writer changed a ledger that a change is based on.
+        CatalogUnavailable: the catalog does not answer; whether the commit is in is unknown, and
+            reading the ledgers again tells.
+    """
+    for attempt in range(ATTEMPTS):
+        table = _load(catalog, name)
+        _compare(name, read_ledgers(table), changes)
+        try:
+            with answering():
+                return _commit_once(table, changes)
+        except _conflicts():
+            # Somebody committed to other rows of the table; the files are still good.
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+    raise PositionMoved(
+        f"{name}: {ATTEMPTS} commits in a row met another writer's", action="try again later"
+    )
+
+
+def ensure_no_retries(table: Table) -> None:
+    """Switch PyIceberg's own retries off: it would append the same range twice."""
+    if table.properties.get("commit.retry.num-retries") != "0":
+        with table.transaction() as transaction:
+            transaction.set_properties(_NO_RETRIES)
+
+
+def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
+    """The rows of some spans of a log partition."""
+    from pyiceberg.expressions import AlwaysFalse, And, EqualTo, GreaterThanOrEqual, LessThan, Or
+
+    chosen: BooleanExpression = AlwaysFalse()
+    for span in spans:
+        rows = And(
+            EqualTo(columns.GENERATION, span.generation),
+            And(GreaterThanOrEqual(columns.OFFSET, span.start), LessThan(columns.OFFSET, span.end)),
+        )
+        chosen = Or(chosen, rows)
+    return And(EqualTo(columns.PARTITION, partition), chosen)
+
+
+def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
+    ensure_no_retries(table)
+    after = read_ledgers(table)
+    for change in changes:
+        after[change.partition] = after.get(change.partition, Ledger()).with_span(change.span)
+    position = ledgers.render(after)
+    transaction = table.transaction()
+    _stage(table, transaction, changes, position)
+    transaction.set_properties(position)
+    return transaction.commit_transaction()
+
+
+def _stage(
+    table: Table, transaction: Transaction, changes: Sequence[Change], position: dict[str, str]
+) -> None:
+    """One snapshot with all the files; also an empty one, since it carries the base to compare."""
+    from ingestion_platform.warehouse.rewrite import without
+
+    update = transaction.update_snapshot(snapshot_properties=position)
+    replaced = [change for change in changes if change.replace]
+    producer = update.overwrite() if replaced else update.fast_append()
+    with producer as snapshot:
+        if replaced:
+            gone = [range_filter(change.partition, [change.span]) for change in replaced]
+            removed, kept = without(table, gone)
+            for file in removed:
+                snapshot.delete_data_file(file)
+            for file in kept:
+                snapshot.append_data_file(file)
+        for change in changes:
+            for file in change.files:
+                snapshot.append_data_file(file)
+
+
+def _compare(name: str, now: dict[int, Ledger], changes: Sequence[Change]) -> None:
+    for change in changes:
+        if now.get(change.partition, Ledger()) != change.base:
+            raise PositionMoved(
+                f"{name}: another writer loaded records of log partition {change.partition}",
+                action="read the positions again and go on",
+            )
+
+
+def _load(catalog: Catalog, name: str) -> Table:
+    with answering():
+        return catalog.load_table(name)
+
+
+def _conflicts() -> tuple[type[Exception], ...]:
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    return (CommitFailedException, ValidationException)
