@@ -4,15 +4,12 @@ What is written to them is decided by the callers.
 """
 
 import fcntl
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -95,7 +92,6 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _build_aside(target: Path, build: Callable[[Path], None]) -> None:
-    logger.info("%s: installing, this once; it can take minutes", target.name)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         build(aside)

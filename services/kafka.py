@@ -5,6 +5,7 @@ Topics beyond the automatic ones, and clients, are the platform's business.
 
 import base64
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -18,6 +19,8 @@ from services.files import cached
 from services.net import LOOPBACK
 from services.processes import Identity
 from services.service import Service, run_tool
+
+logger = logging.getLogger(__name__)
 
 _KAFKA = "4.1.2"
 _LOG4J = "2.25.1"
@@ -45,6 +48,7 @@ _POM = f"""<project>
 """
 
 # log.dirs is relative to the service's folder: an absolute path with a comma would be split.
+# A killed broker may only come back after its session: the default keeps it out for 9 s.
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller}
@@ -56,6 +60,8 @@ log.dirs=data
 auto.create.topics.enable=true
 num.partitions=4
 min.insync.replicas=1
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
@@ -164,6 +170,7 @@ def _copy_jars(target: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise Unavailable("kafka", "Maven", "install Maven (mvn) and put it on PATH")
+    logger.info("kafka: fetching %s, this once", _KAFKA)
     (target / "pom.xml").write_text(_POM, encoding="utf-8")
     goal = f"org.apache.maven.plugins:maven-dependency-plugin:{_DEPENDENCY_PLUGIN}"
     run_tool(

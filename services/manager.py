@@ -219,16 +219,16 @@ def _runs(service: Service) -> bool:
 def _await_ready(service: Service) -> None:
     deadline = time.monotonic() + service.start_timeout_s
     while obstacle := _obstacle(service):
-        running = _runs(service)
-        if not running or time.monotonic() >= deadline:
-            problem = obstacle if running else "the server ended while starting"
+        if not _runs(service) or time.monotonic() >= deadline:
             action = f"read its log, then `down {service.name}` and `up {service.name}`"
-            raise service.error(problem, action, tail(service.log_file))
+            raise service.error(obstacle, action, tail(service.log_file))
         time.sleep(0.05)
 
 
 def _obstacle(service: Service) -> str:
     """Return what keeps the server from being used, "" when nothing does."""
+    if not _runs(service):
+        return "the server ended while starting"
     if not service.ready():
         return f"the server does not answer within {service.start_timeout_s:.0f} s"
     try:

@@ -5,6 +5,7 @@ What is inside the bucket is the platform's business.
 
 import importlib
 import importlib.util
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from services.files import cached
 from services.net import LOOPBACK, http_ok
 from services.processes import Identity
 from services.service import Service, run_tool
+
+logger = logging.getLogger(__name__)
 
 _MODULE = "github.com/minio/minio"
 _VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
@@ -89,6 +92,7 @@ def _compile(target: Path) -> None:
     go = shutil.which("go")
     if go is None:
         raise Unavailable("minio", "Go", "install Go 1.24 or newer and put it on PATH")
+    logger.info("minio: compiling, this once; it takes some minutes")
     environment = {**os.environ, "GOBIN": str(target), "GOFLAGS": "-trimpath"}
     run_tool(
         "minio",

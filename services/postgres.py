@@ -3,6 +3,7 @@
 Tables and further databases are the platform's business.
 """
 
+import logging
 import os
 import pwd
 import shutil
@@ -19,6 +20,8 @@ from services.minio import BUCKET
 from services.net import LOOPBACK
 from services.processes import Identity
 from services.service import Service, run_tool
+
+logger = logging.getLogger(__name__)
 
 _PROGRAMS = ("initdb", "postgres", "psql")
 _DEBIAN_FOLDERS = "usr/lib/postgresql/*/bin"
@@ -211,6 +214,7 @@ def _install_package() -> None:
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         return
+    logger.info("postgres: installing Debian's package")
     if not _DEBIAN_CLUSTERS.parent.exists():
         # The package would otherwise create and start a cluster of its own.
         _DEBIAN_CLUSTERS.parent.mkdir()
