@@ -84,6 +84,7 @@ class Contract:
     fields: tuple[Field, ...]
     description: str = ""
     owner: str = ""
+    status: str = ""  # proposed, draft, active, deprecated, retired
     tags: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     primary_key: tuple[str, ...] = ()
@@ -124,7 +125,9 @@ _PROSE = {"description", "business_name", "examples", "classification"}
 
 def _essence(value: Any) -> Any:
     if is_dataclass(value):
-        return {f.name: _essence(getattr(value, f.name)) for f in fields(value) if f.name not in _PROSE}
+        return {
+            f.name: _essence(getattr(value, f.name)) for f in fields(value) if f.name not in _PROSE
+        }
     if isinstance(value, tuple):
         return [_essence(item) for item in value]
     return value

@@ -1,0 +1,40 @@
+"""Names of the columns that the platform itself adds to bronze and quarantine tables.
+
+All start with an underscore, which no contract's field may; their types live in `schemas`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# In both tables: which record of the log a row is, and how it came here.
+WINDOW: Final = "_window"
+GENERATION: Final = "_generation"
+PARTITION: Final = "_partition"
+OFFSET: Final = "_offset"
+INGESTED_AT: Final = "_ingested_at"
+CONTRACT: Final = "_contract"
+
+# In quarantine only: the record as it was sent, and why it was refused.
+TIMESTAMP: Final = "_timestamp"
+KEY: Final = "_key"
+VALUE: Final = "_value"
+HEADERS: Final = "_headers"
+REASONS: Final = "_reasons"
+ORIGIN: Final = "_origin"
+
+BRONZE_COLUMNS: Final = (WINDOW, GENERATION, PARTITION, OFFSET, INGESTED_AT, CONTRACT)
+QUARANTINE_COLUMNS: Final = (
+    WINDOW,
+    GENERATION,
+    PARTITION,
+    OFFSET,
+    TIMESTAMP,
+    KEY,
+    VALUE,
+    HEADERS,
+    REASONS,
+    ORIGIN,
+    INGESTED_AT,
+    CONTRACT,
+)

@@ -1,0 +1,95 @@
+"""All that is wrong with, or could be better in, contract files: for people, and for `make lint`.
+
+Errors are those that loading raises; warnings are good practice that loading does not ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.odcs import load_contract
+from ingestion_platform.contract.problems import ContractProblems
+from ingestion_platform.contract.properties import elements
+
+
+class Severity(StrEnum):
+    """Whether a finding stops the contract from being used."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: where, what, and what to do about it."""
+
+    file: str
+    element: str
+    problem: str
+    action: str
+    severity: Severity
+
+
+def lint(files: Iterable[Path]) -> list[Finding]:
+    """The findings of all files, in their order, errors of a file before its warnings."""
+    findings: list[Finding] = []
+    contracts: list[Contract] = []
+    for file in files:
+        try:
+            contract = load_contract(file)
+        except ContractProblems as error:
+            findings += [
+                Finding(error.file, p.element, p.problem, p.action, Severity.ERROR)
+                for p in error.problems
+            ]
+            continue
+        findings += _shared(contract, contracts)
+        findings += [
+            Finding(contract.file, element, problem, action, Severity.WARNING)
+            for element, problem, action in _practice(contract)
+        ]
+        contracts.append(contract)
+    return findings
+
+
+def _shared(contract: Contract, others: Iterable[Contract]) -> Iterator[Finding]:
+    names = (("id", "id"), ("stream", "the file's name"), ("table", "schema[0]"))
+    for other in others:
+        for attribute, element in names:
+            value = getattr(contract, attribute)
+            if value == getattr(other, attribute):
+                yield Finding(
+                    contract.file,
+                    element,
+                    f"the {attribute} {value!r} is also that of {other.file}",
+                    f"give one of them a {attribute} of its own",
+                    Severity.ERROR,
+                )
+
+
+def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
+    """Element, problem and action of what a reader of the contract would miss."""
+    if not contract.description:
+        yield "description.purpose", "is missing", "say what the data is for"
+    if not contract.owner:
+        yield "team", "no owner", "name the team or person to ask"
+    if contract.freshness_seconds is None:
+        action = "promise `freshness` (value, unit), so that staleness can be noticed"
+        yield "slaProperties", "no freshness", action
+    if not any(field.required for field in contract.fields):
+        yield "schema[0].properties", "nothing is required", "mark what every record has"
+    for element, field in elements(contract.fields, "schema[0].properties"):
+        is_item = element.endswith(".items")
+        if not field.description and not is_item:
+            yield element, "no description", "say what the value means"
+        if _wants_example(field) and not is_item:
+            yield element, "no example", "add one to `examples`"
+
+
+def _wants_example(field: Field) -> bool:
+    obvious = field.kind in (Kind.BOOLEAN, Kind.OBJECT) or field.allowed or field.derived
+    return not obvious and not field.examples

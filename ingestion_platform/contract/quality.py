@@ -1,0 +1,169 @@
+"""ODCS quality checks, as far as each can be decided for one record: constraints and row rules.
+
+Checks over many rows (uniqueness, row counts) belong to dbt tests and are refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.contract.model import Rule
+from ingestion_platform.contract.problems import Problems, suggestion
+
+if TYPE_CHECKING:
+    from open_data_contract_standard.model import DataQuality
+
+ENGINE = "ingestion-platform"
+_CUSTOM = f'`type: custom`, `engine: {ENGINE}`, `implementation: "<SQL expression>"`'
+_OPERATORS = (
+    "mustBe",
+    "mustNotBe",
+    "mustBeGreaterThan",
+    "mustBeGreaterOrEqualTo",
+    "mustBeLessThan",
+    "mustBeLessOrEqualTo",
+    "mustBeBetween",
+    "mustNotBeBetween",
+)
+
+
+@dataclass
+class Quality:
+    """What the checks of one element amount to; `rules` pairs each rule with its element."""
+
+    required: bool = False
+    allowed: list[Any] | None = None
+    pattern: str | None = None
+    rules: list[tuple[str, Rule]] = field(default_factory=list)
+
+
+def read_quality(
+    checks: list[DataQuality] | None, at: str, problems: Problems, column: str | None
+) -> Quality:
+    """The checks of the element at path `at`; `column` is its top-level column, if it is one.
+
+    Checks that need more than one record, or another engine, are noted in `problems`.
+    """
+    quality = Quality()
+    for i, check in enumerate(checks or ()):
+        here = f"{at}.quality[{i}]"
+        kind = check.type or ("library" if check.metric or check.rule else "text")
+        if kind == "custom":
+            _custom(check, here, problems, quality)
+        elif kind == "library":
+            _library(check, here, problems, quality, column)
+        elif kind == "sql":
+            problems.add(
+                f"{here}.type",
+                "SQL queries over the whole table are not run on records",
+                action=f"write it as an expression over one row: {_CUSTOM}",
+            )
+        elif kind != "text":
+            action = suggestion(kind, ("text", "library", "sql", "custom"))
+            problems.add(f"{here}.type", f"unknown type {kind!r}", action=action)
+    return quality
+
+
+def _custom(check: DataQuality, here: str, problems: Problems, quality: Quality) -> None:
+    if check.engine != ENGINE:
+        problem = f"engine {check.engine!r} is not run by the platform"
+        problems.add(f"{here}.engine", problem, action=f"use {_CUSTOM}")
+        return
+    if check.severity not in (None, "error"):
+        problems.add(
+            f"{here}.severity",
+            f"{check.severity!r} is not supported: a record that breaks a rule is quarantined",
+            action="use `severity: error`, or make it a dbt test",
+        )
+    for operator in _OPERATORS:
+        if getattr(check, operator) is not None:
+            problems.add(
+                f"{here}.{operator}",
+                "a row rule is true or false by itself",
+                action="remove it; put the comparison into `implementation`",
+            )
+    if not check.name:
+        problems.add(here, "a rule needs a name", action="add `name: ...`, shown with each reason")
+    elif not isinstance(check.implementation, str) or not check.implementation.strip():
+        problems.add(
+            f"{here}.implementation",
+            "is not a SQL expression",
+            action='for example `implementation: "amount > 0"`',
+        )
+    else:
+        rule = Rule(check.name, check.implementation.strip(), (check.description or "").strip())
+        quality.rules.append((f"{here} ({check.name})", rule))
+
+
+def _library(
+    check: DataQuality, here: str, problems: Problems, quality: Quality, column: str | None
+) -> None:
+    metric = check.metric or check.rule or ""
+    if metric in ("duplicateValues", "rowCount"):
+        problems.add(
+            f"{here}.metric",
+            f"{metric} needs more than one record",
+            action="make it a dbt test of the silver model, which also removes duplicates",
+        )
+        return
+    if metric not in ("nullValues", "missingValues", "invalidValues"):
+        action = suggestion(metric, ("nullValues", "missingValues", "invalidValues"))
+        problems.add(f"{here}.metric", f"unknown metric {metric!r}", action=action)
+        return
+    given = [name for name in _OPERATORS if getattr(check, name) is not None]
+    if given != ["mustBe"] or check.mustBe != 0 or isinstance(check.mustBe, bool):
+        problems.add(
+            f"{here}.{given[0] if given else 'mustBe'}",
+            f"{metric} is decided per record, so only `mustBe: 0` is supported",
+            action="use `mustBe: 0`; a tolerated share goes to slaProperties `quarantineShare`",
+        )
+    if metric == "nullValues":
+        quality.required = True
+    elif metric == "missingValues":
+        _missing(check, here, problems, quality, column)
+    else:
+        _invalid(check, here, problems, quality)
+
+
+def _missing(
+    check: DataQuality, here: str, problems: Problems, quality: Quality, column: str | None
+) -> None:
+    values = (check.arguments or {}).get("missingValues", [None])
+    if not isinstance(values, list):
+        problems.add(
+            f"{here}.arguments.missingValues", "is not a list", action="for example [null, '']"
+        )
+        return
+    quality.required |= None in values
+    texts = [value for value in values if value is not None]
+    if not texts:
+        return
+    if column is None or not all(isinstance(value, str) for value in texts):
+        problems.add(
+            f"{here}.arguments.missingValues",
+            "values other than null are supported for strings at the top level only",
+            action="use logicalTypeOptions `minLength`, `pattern` or `minimum`",
+        )
+        return
+    words = ", ".join("'" + value.replace("'", "''") + "'" for value in texts)
+    rule = Rule(f"{column}_not_missing", f'"{column}" NOT IN ({words})', check.description or "")
+    quality.rules.append((here, rule))
+
+
+def _invalid(check: DataQuality, here: str, problems: Problems, quality: Quality) -> None:
+    arguments = check.arguments or {}
+    for name in sorted(set(arguments) - {"validValues", "pattern"}):
+        action = suggestion(name, ("validValues", "pattern"))
+        problems.add(f"{here}.arguments.{name}", "unknown argument", action=action)
+    values, pattern = arguments.get("validValues"), arguments.get("pattern")
+    if isinstance(values, list) and any(value is not None for value in values):
+        quality.allowed = [value for value in values if value is not None]
+    elif values is not None or pattern is None:
+        problems.add(
+            f"{here}.arguments",
+            "invalidValues needs a list of values or a pattern",
+            action="add `validValues: [...]` or `pattern: ...`",
+        )
+    if isinstance(pattern, str):
+        quality.pattern = pattern

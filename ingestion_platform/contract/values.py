@@ -1,0 +1,180 @@
+"""Values that a contract writes down (bounds, allowed values, examples) as values of a kind.
+
+Validates the contract against itself; records are validated elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from ingestion_platform.contract.model import Field, Kind
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_CLOCK = r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
+_TIME = re.compile(_CLOCK)
+_TIMESTAMP = re.compile(rf"\d{{4}}-\d{{2}}-\d{{2}}([T ]{_CLOCK}(Z|[+-]\d{{2}}:?\d{{2}})?)?")
+
+
+def literal(field: Field, raw: Any) -> Any:
+    """`raw`, as YAML gave it, as a Python value of the field's kind (timestamps in UTC).
+
+    Raises:
+        ValueError: it is not one; says what is expected.
+    """
+    return _READERS[field.kind](field, raw)
+
+
+def breach(field: Field, value: Any) -> str | None:
+    """How a value from `literal` breaks the field's own constraints; None when it does not.
+
+    Patterns and formats are left to the engine that will apply them.
+    """
+    if field.allowed and value not in field.allowed:
+        return f"{value!r} is not one of the allowed values"
+    if field.kind in (Kind.STRING, Kind.ARRAY):
+        return _length_breach(field, value)
+    return _bound_breach(field, value)
+
+
+def _length_breach(field: Field, value: Any) -> str | None:
+    unit = "items" if field.kind is Kind.ARRAY else "characters"
+    if field.min_length is not None and len(value) < field.min_length:
+        return f"{value!r} has fewer than {field.min_length} {unit}"
+    if field.max_length is not None and len(value) > field.max_length:
+        return f"{value!r} has more than {field.max_length} {unit}"
+    if field.unique_items and any(item in value[:i] for i, item in enumerate(value)):
+        return f"{value!r} repeats an item"
+    return None
+
+
+def _bound_breach(field: Field, value: Any) -> str | None:
+    if field.minimum is not None and value < field.minimum:
+        return f"{value} is below the minimum {field.minimum}"
+    if field.maximum is not None and value > field.maximum:
+        return f"{value} is above the maximum {field.maximum}"
+    if field.exclusive_minimum is not None and value <= field.exclusive_minimum:
+        return f"{value} is not above {field.exclusive_minimum}"
+    if field.exclusive_maximum is not None and value >= field.exclusive_maximum:
+        return f"{value} is not below {field.exclusive_maximum}"
+    return None
+
+
+def _string(_: Field, raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not a string; quote it")
+    return raw
+
+
+def _integer(field: Field, raw: Any) -> int:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw != raw // 1:
+        raise ValueError(f"{raw!r} is not an integer")
+    value = int(raw)
+    if not -(1 << (field.bits - 1)) <= value < 1 << (field.bits - 1):
+        raise ValueError(f"{value} does not fit into {field.bits} bits")
+    return value
+
+
+def _number(_: Field, raw: Any) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+        raise ValueError(f"{raw!r} is not a finite number")
+    return float(raw)
+
+
+def _decimal(field: Field, raw: Any) -> Decimal:
+    try:
+        if isinstance(raw, bool):
+            raise InvalidOperation
+        value = Decimal(str(raw))
+        scaled = value.scaleb(field.scale or 0)
+        fits = scaled == scaled.to_integral_value()
+    except InvalidOperation:
+        raise ValueError(f"{raw!r} is not a decimal number") from None
+    if not value.is_finite() or not fits or abs(scaled) >= 10 ** (field.precision or 0):
+        raise ValueError(f"{raw} does not fit into decimal({field.precision},{field.scale})")
+    return value
+
+
+def _boolean(_: Field, raw: Any) -> bool:
+    if not isinstance(raw, bool):
+        raise ValueError(f"{raw!r} is not true or false")
+    return raw
+
+
+def _date(_: Field, raw: Any) -> date:
+    if not isinstance(raw, str) or not _DATE.fullmatch(raw):
+        raise ValueError(f"{raw!r} is not a date like '2026-11-20'")
+    return date.fromisoformat(raw)
+
+
+def _timestamp(field: Field, raw: Any) -> datetime:
+    if not isinstance(raw, str) or not _TIMESTAMP.fullmatch(raw):
+        raise ValueError(f"{raw!r} is not a timestamp like '2026-11-20T10:00:00Z'")
+    value = datetime.fromisoformat(raw)
+    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value if field.zoned else value.replace(tzinfo=None)
+
+
+def _time(_: Field, raw: Any) -> time:
+    if not isinstance(raw, str) or not _TIME.fullmatch(raw):
+        raise ValueError(f"{raw!r} is not a time like '10:30:00'; quote it")
+    return time.fromisoformat(raw)
+
+
+def _json(_: Field, raw: Any) -> Any:
+    if isinstance(raw, dict | list):
+        return raw
+    try:
+        value = json.loads(raw)
+    except (TypeError, ValueError):
+        value = None
+    if not isinstance(value, dict | list):
+        raise ValueError(f"{raw!r} is not a JSON object or array")
+    return value
+
+
+def _object(field: Field, raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{raw!r} is not an object")
+    fields = {f.name: f for f in field.fields}
+    if unknown := sorted(set(raw) - set(fields)):
+        raise ValueError(f"{unknown[0]!r} is not a property of this object")
+    return {name: _member(f, raw.get(name)) for name, f in fields.items()}
+
+
+def _array(field: Field, raw: Any) -> list[Any]:
+    if not isinstance(raw, list):
+        raise ValueError(f"{raw!r} is not an array")
+    assert field.item is not None  # an array without items does not pass the reader
+    return [_member(field.item, item) for item in raw]
+
+
+def _member(field: Field, raw: Any) -> Any:
+    if raw is None:
+        if field.required:
+            raise ValueError(f"{field.name} is required")
+        return None
+    value = literal(field, raw)
+    if problem := breach(field, value):
+        raise ValueError(f"{field.name}: {problem}")
+    return value
+
+
+_READERS: dict[Kind, Callable[[Field, Any], Any]] = {
+    Kind.STRING: _string,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.DECIMAL: _decimal,
+    Kind.BOOLEAN: _boolean,
+    Kind.DATE: _date,
+    Kind.TIMESTAMP: _timestamp,
+    Kind.TIME: _time,
+    Kind.JSON: _json,
+    Kind.OBJECT: _object,
+    Kind.ARRAY: _array,
+}
