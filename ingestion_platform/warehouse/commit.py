@@ -33,8 +33,9 @@ _NO_RETRIES = {"commit.retry.num-retries": "0"}
 class Change:
     """What a commit does for one log partition: `files` hold the rows of `span`.
 
-    `base` is the ledger that the files were made on; `replace` says that rows of the span are
-    in the table and give way.
+    `base` is the ledger that the files were made on (for a later change of the same commit, the
+    one after the change ahead); `replace` says that rows of the span are in the table and give
+    way.
     """
 
     partition: int
@@ -139,8 +140,11 @@ def _stage(
 
 
 def _compare(name: str, now: dict[int, Ledger], changes: Sequence[Change]) -> None:
+    expected = dict(now)
     for change in changes:
-        if now.get(change.partition, Ledger()) != change.base:
+        before = expected.get(change.partition, Ledger())
+        expected[change.partition] = change.base.with_span(change.span)
+        if before != change.base:
             raise PositionMoved(
                 f"{name}: another writer loaded records of log partition {change.partition}",
                 action="read the positions again and go on",

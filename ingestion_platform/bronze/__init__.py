@@ -1,0 +1,1 @@
+"""Bronze: parse and validate lake records by contract, load them, quarantine the rest."""

@@ -1,0 +1,275 @@
+"""Loading: make bronze and quarantine equal to f(lake, contract), slice by slice.
+
+New files of the chain are appended; slices that another contract (or parser) made are replaced;
+what is equal is left alone. Files are judged and written on threads, and committed in log order,
+quarantine first; each table knows by its own ledger what it holds, so a crash between the two
+commits is mended by the next load.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingestion_platform.bronze.parse import Parsed, Parser
+from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
+from ingestion_platform.errors import PositionMoved
+from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.records import decode
+from ingestion_platform.lake.store import Store
+from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
+from ingestion_platform.warehouse.datafiles import write_data_files
+from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.tables import ensure_bronze, ensure_quarantine
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+WORKERS = 2
+AHEAD = 4  # files judged or being judged before the oldest is committed: bounds the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file to load; `records` (of records.SCHEMA) when they are at hand, else they are read."""
+
+    link: Link
+    records: pa.Table | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of a file: rows in bronze, records in quarantine, and how often which reason."""
+
+    link: Link
+    bronze_rows: int
+    quarantine_rows: int
+    reasons: Counter[str]
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A file, and for each table the part it lacks (None when it lacks nothing)."""
+
+    item: Item
+    bronze: Change | None
+    quarantine: Change | None
+
+
+class Loader:
+    """One stream's tables, opened for loading. Not thread-safe; any number may run at once."""
+
+    def __init__(self, catalog: Catalog, store: Store, stream: Stream) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._stream = stream
+        self._parser = Parser(stream.contract)
+        self._version = self._parser.code_version
+        self._bronze = ensure_bronze(catalog, stream.bronze_table, stream.contract)
+        self._quarantine = ensure_quarantine(catalog, stream.quarantine_table)
+        self._bronze_schema = bronze_arrow_schema(stream.contract)
+        self._ledgers = {"bronze": read_ledgers(self._bronze)}
+        self._ledgers["quarantine"] = read_ledgers(self._quarantine)
+
+    def position(self, partition: int) -> tuple[str, int] | None:
+        """The generation and offset from which on a partition is not in both tables."""
+        positions = [of.get(partition, Ledger()).position for of in self._ledgers.values()]
+        if None in positions:
+            return None
+        # Quarantine is committed first, so bronze can only be level or behind.
+        return positions[0]
+
+    def behind(
+        self, chain: Chain, partitions: Iterable[int], *, last: date | None = None
+    ) -> Iterator[Item]:
+        """The files of the chain that are not loaded, up to a window."""
+        for partition in partitions:
+            for link in chain.after(partition, self.position(partition), last=last):
+                yield Item(link)
+
+    def stale(self, chain: Chain, slices: Iterable[tuple[date, int]]) -> Iterator[Item]:
+        """The loaded files of some slices that another contract or parser judged."""
+        for window, partition in slices:
+            for link in chain.slice(window, partition):
+                for ledger in self._ledgers.values():
+                    parts = ledger.get(partition, Ledger()).of(
+                        link.generation, link.gap_start, link.end
+                    )
+                    if any(part.contract != self._version for part in parts):
+                        yield Item(link)
+                        break
+
+    def load(self, items: Iterable[Item]) -> Iterator[Loaded]:
+        """Load files, given in log order per partition, and tell what became of each.
+
+        A file that is loaded already, by the present contract, changes nothing and is left out.
+
+        Raises:
+            PositionMoved: another writer loads the same records; start again from the positions.
+            CatalogUnavailable, StoreUnavailable: try again.
+        """
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="judge")
+        committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        judged: deque[Future[_Judged]] = deque()
+        committing: Future[list[Loaded]] | None = None
+        try:
+            for item in items:
+                task = self._plan(item)
+                if task is None:
+                    continue
+                judged.append(pool.submit(self._judge, task))
+                while committing is not None and (committing.done() or len(judged) >= AHEAD):
+                    yield from committing.result()
+                    committing = self._commit_ready(committer, judged)
+                if committing is None:
+                    if len(judged) >= AHEAD:
+                        wait([judged[0]])
+                    committing = self._commit_ready(committer, judged)
+            while judged or committing is not None:
+                if committing is not None:
+                    yield from committing.result()
+                    committing = None
+                if judged:
+                    wait([judged[0]])
+                    committing = self._commit_ready(committer, judged)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            committer.shutdown()
+
+    def _commit_ready(
+        self, committer: ThreadPoolExecutor, judged: deque[Future[_Judged]]
+    ) -> Future[list[Loaded]] | None:
+        """Commit all that is judged at the head of the queue, as one."""
+        ready = []
+        while judged and judged[0].done():
+            ready.append(judged.popleft().result())
+        return committer.submit(self._commit, ready) if ready else None
+
+    def _plan(self, item: Item) -> _Task | None:
+        """What a file changes in each table; the ledgers move on as if it were done."""
+        bronze = self._change("bronze", item.link)
+        quarantine = self._change("quarantine", item.link)
+        if bronze is None and quarantine is None:
+            return None
+        return _Task(item, bronze, quarantine)
+
+    def _change(self, which: str, link: Link) -> Change | None:
+        partition = link.name.partition
+        ledger = self._ledgers[which].get(partition, Ledger())
+        parts = ledger.of(link.generation, link.gap_start, link.end)
+        span = Span(link.generation, link.gap_start, link.end, self._version)
+        if ledger.holds(span):
+            return None
+        if all(part.contract == self._version for part in parts):
+            at = ledger.position
+            if at is not None and at[0] == link.generation:
+                if link.gap_start > at[1]:
+                    raise PositionMoved(
+                        f"{link.name.path} does not follow offset {at[1]}",
+                        action="start again from the positions",
+                    )
+                span = Span(link.generation, at[1], link.end, self._version)
+            parts = []
+        change = Change(partition, ledger, span, (), replace=bool(parts))
+        self._ledgers[which][partition] = ledger.with_span(span)
+        return change
+
+    def _judge(self, task: _Task) -> _Judged:
+        """Read, parse and write a file's rows; nothing is visible before the commit."""
+        link, records = task.item.link, task.item.records
+        if records is None:
+            records = decode(self._store.read(link.name.path))
+        parsed = self._parser.parse(records["value"].combine_chunks())
+        bronze = self._bronze_rows(link, records, parsed)
+        quarantine = self._quarantine_rows(link, records, parsed)
+        return _Judged(
+            task,
+            _filled(task.bronze, self._bronze, bronze),
+            _filled(task.quarantine, self._quarantine, quarantine),
+            Loaded(
+                link,
+                bronze.num_rows,
+                quarantine.num_rows,
+                _count(parsed.reasons),
+                replaced=any(x is not None and x.replace for x in (task.bronze, task.quarantine)),
+            ),
+        )
+
+    def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+        offsets = records["offset"].filter(parsed.valid)
+        origin = self._origin_columns(link, offsets)
+        arrays = [
+            *parsed.rows.columns,
+            *(origin[name] for name in c.BRONZE_COLUMNS),
+        ]
+        return pa.table(arrays, schema=self._bronze_schema)
+
+    def _quarantine_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+        schema = quarantine_arrow_schema()
+        refused = records.filter(pc.invert(parsed.valid))
+        origin = self._origin_columns(link, refused["offset"])
+        origin |= {
+            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
+            c.KEY: refused["key"],
+            c.VALUE: refused["value"],
+            c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
+            c.REASONS: parsed.reasons.cast(schema.field(c.REASONS).type),
+            c.ORIGIN: pa.repeat(link.name.path, refused.num_rows),
+        }
+        return pa.table([origin[name] for name in c.QUARANTINE_COLUMNS], schema=schema)
+
+    def _origin_columns(self, link: Link, offsets: pa.ChunkedArray) -> dict[str, pa.Array]:
+        count = len(offsets)
+        now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
+        return {
+            c.WINDOW: pa.repeat(pa.scalar(link.name.window, pa.date32()), count),
+            c.GENERATION: pa.repeat(link.generation, count),
+            c.PARTITION: pa.repeat(pa.scalar(link.name.partition, pa.int32()), count),
+            c.OFFSET: offsets,
+            c.INGESTED_AT: pa.repeat(now, count),
+            c.CONTRACT: pa.repeat(self._version, count),
+        }
+
+    def _commit(self, ready: list[_Judged]) -> list[Loaded]:
+        quarantine = [j.quarantine for j in ready if j.quarantine is not None]
+        bronze = [j.bronze for j in ready if j.bronze is not None]
+        if quarantine:
+            commit(self._catalog, self._stream.quarantine_table, quarantine)
+        if bronze:
+            commit(self._catalog, self._stream.bronze_table, bronze)
+        return [j.loaded for j in ready]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    task: _Task
+    bronze: Change | None
+    quarantine: Change | None
+    loaded: Loaded
+
+
+def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:
+    """A change with its rows written as data files."""
+    if change is None:
+        return None
+    # A file may overlap what is loaded: only what lies in the span is the change's.
+    rows = rows.filter(pc.greater_equal(rows[c.OFFSET], change.span.start)) if rows.num_rows else rows
+    files = write_data_files(table, rows)
+    return Change(change.partition, change.base, change.span, files, change.replace)
+
+
+def _count(reasons: pa.ListArray) -> Counter[str]:
+    """How often each kind of reason was given; the offending values are cut off."""
+    flat = reasons.flatten().to_pylist()
+    return Counter(str(reason).partition(" (is ")[0] for reason in flat)

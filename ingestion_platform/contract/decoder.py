@@ -1,0 +1,241 @@
+"""The strict gate: a contract as a msgspec type that decodes a JSON record or refuses it.
+
+The gate knows JSON, types and nested constraints, and runs in C; what it refuses is examined
+field by field, in Python. Values of top-level fields are judged by SQL, in `sql`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Optional
+
+import msgspec
+
+from ingestion_platform.contract.model import Contract, Field, Kind
+
+MAX_DEPTH = 100
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A refused record after a closer look.
+
+    `clean` is JSON with the fields that are well typed, None when nothing can be read; `broken`
+    names the fields that are not (`*` for all), `reasons` says why.
+    """
+
+    clean: bytes | None
+    broken: list[str]
+    reasons: list[str] = field(default_factory=list)
+
+
+class Decoder:
+    """A contract's gate. Thread-safe."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._fields = [f for f in contract.fields if f.derived is None]
+        self._decode = msgspec.json.Decoder(_record_type(self._fields)).decode
+        self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+        self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
+        self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
+
+    def refused(self, values: Sequence[bytes | None]) -> list[int]:
+        """The positions of the records that the gate refuses.
+
+        Decimals beyond the exactness of a double are among them, although they may be fine:
+        `examine` keeps their digits.
+        """
+        decode: Callable[[Any], Any] = self._decode
+        refused = []
+        for position, value in enumerate(values):
+            try:
+                decode(value)
+            except Exception:
+                # Whatever the decoder raises (RecursionError included), the record is the reason.
+                refused.append(position)
+        return refused
+
+    def examine(self, value: bytes | None) -> Examined:
+        """What is wrong with a record, field by field, and what can be kept of it."""
+        if problem := _unreadable(value):
+            return Examined(None, ["*"], [problem])
+        assert value is not None
+        try:
+            pieces = self._raw(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return Examined(None, ["*"], [_not_an_object(value, error)])
+        examined = Examined(b"{}", [], [])
+        for name in _duplicates(value):
+            examined.reasons.append(f"{name}: the key stands twice in the object")
+            examined.broken.append(name)
+        kept = []
+        for item in self._fields:
+            piece = pieces.get(item.name)
+            if piece is None:
+                continue
+            text = bytes(piece)
+            if problem := self._problem(item, text):
+                examined.reasons.append(f"{item.name}: {problem}")
+                examined.broken.append(item.name)
+            else:
+                kept.append(json.dumps(item.name).encode() + b":" + self._kept(item, text))
+        return Examined(b"{" + b",".join(kept) + b"}", examined.broken, examined.reasons)
+
+    def _problem(self, item: Field, text: bytes) -> str | None:
+        try:
+            text.decode()
+            self._each[item.name](text)
+        except UnicodeDecodeError:
+            return "is not valid UTF-8"
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return f"{_plain(error)} (is {_shown(text)})"
+        return None
+
+    def _kept(self, item: Field, text: bytes) -> bytes:
+        # A decimal goes on as text, so that no reader takes it through a double.
+        return b'"' + text + b'"' if item.name in self._exact and text != b"null" else text
+
+
+def _unreadable(value: bytes | None) -> str | None:
+    """Why a value is no JSON text at all, None when it may be."""
+    if value is None:
+        return "value: is null (a tombstone)"
+    if not value.strip():
+        return "value: is empty"
+    if value.startswith(b"\xef\xbb\xbf"):
+        return "value: starts with a byte order mark"
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return f"value: is not valid UTF-8 at byte {error.start}"
+    return None
+
+
+def _not_an_object(value: bytes, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "value: is nested too deeply"
+    if isinstance(error, msgspec.ValidationError):
+        return f"value: must be a JSON object (is {_shown(value)})"
+    return f"value: is not valid JSON: {_plain(error)}"
+
+
+def _duplicates(value: bytes) -> list[str]:
+    """The keys that stand more than once in the record itself."""
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        # The outermost object is closed last, so its keys are those that stay.
+        found[:] = sorted({name for name in names if names.count(name) > 1})
+
+    try:
+        json.loads(value, object_pairs_hook=note)
+    except (ValueError, RecursionError):
+        return []
+    return found
+
+
+_NAMES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "datetime": "timestamp",
+    "decimal": "decimal",
+}
+
+
+def _plain(error: Exception) -> str:
+    """A decoder's message in the words of JSON and contracts."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    message = str(error).removeprefix("JSON is malformed: ")
+    message = re.sub(r" - at `(\$\.?)?([^`]*)`", lambda m: f" at {m[2]}" if m[2] else "", message)
+    message = message.replace(" | null", "")
+    message = re.sub(r"`(\w+)`", lambda m: _NAMES.get(m[1], m[1]), message)
+    message = re.sub(
+        r"Invalid RFC3339 encoded (\w+)",
+        lambda m: f"is not an ISO 8601 {_NAMES.get(m[1], m[1])}",
+        message,
+    )
+    return message[:1].lower() + message[1:]
+
+
+def _shown(text: bytes) -> str:
+    shown = text[: _SHOWN * 4].decode(errors="replace")
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+
+
+def _record_type(fields: Sequence[Field]) -> type:
+    # Plain attribute names with a rename, since a field may have the name of a keyword.
+    columns = [(f"f{i}", _optional(f), None) for i, f in enumerate(fields)]
+    names = {f"f{i}": f.name for i, f in enumerate(fields)}
+    return msgspec.defstruct("Record", columns, rename=names, gc=False)
+
+
+def _optional(item: Field) -> Any:
+    """The type of a field that may be null; `required` is judged with the rules."""
+    if item.kind is Kind.JSON:
+        return msgspec.Raw
+    return Optional[_type(item)]  # noqa: UP045 - built at run time
+
+
+def _type(item: Field, *, nested: bool = False) -> Any:
+    """A field's type; nested, with its constraints (SQL judges those of the top level)."""
+    kind: Any
+    match item.kind:
+        case Kind.STRING:
+            kind = str
+        case Kind.INTEGER:
+            low, high = -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
+            kind = Annotated[int, msgspec.Meta(ge=low, le=high)]
+        case Kind.NUMBER | Kind.DECIMAL:
+            kind = float
+        case Kind.BOOLEAN:
+            kind = bool
+        case Kind.DATE:
+            kind = dt.date
+        case Kind.TIMESTAMP:
+            kind = dt.datetime
+        case Kind.TIME:
+            kind = Annotated[dt.time, msgspec.Meta(tz=False)]
+        case Kind.OBJECT:
+            return _object_type(item)
+        case Kind.ARRAY:
+            kind = list[_nested(item.item)] if item.item else list
+        case Kind.JSON:
+            return Any
+    if item.allowed and nested:
+        return Literal[item.allowed]
+    return _constrained(kind, item) if nested or item.kind is Kind.ARRAY else kind
+
+
+def _nested(item: Field) -> Any:
+    return _type(item, nested=True) if item.required else Optional[_type(item, nested=True)]  # noqa: UP045
+
+
+def _object_type(item: Field) -> type:
+    columns: list[Any] = []
+    for i, f in enumerate(item.fields):
+        columns.append((f"f{i}", _nested(f)) if f.required else (f"f{i}", _nested(f), None))
+    names = {f"f{i}": f.name for i, f in enumerate(item.fields)}
+    return msgspec.defstruct(item.name or "Item", columns, rename=names, kw_only=True)
+
+
+def _constrained(kind: Any, item: Field) -> Any:
+    limits = {
+        "ge": item.minimum,
+        "le": item.maximum,
+        "gt": item.exclusive_minimum,
+        "lt": item.exclusive_maximum,
+        "min_length": item.min_length,
+        "max_length": item.max_length,
+        "pattern": None if item.pattern is None else f"^(?:{item.pattern})$",
+    }
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return Annotated[kind, msgspec.Meta(**given)] if given else kind

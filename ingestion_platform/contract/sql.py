@@ -1,0 +1,225 @@
+"""A contract as one DuckDB query: JSON text in, typed columns and the reasons against a row out.
+
+The query expects records that passed the gate of `decoder`, so it reads leniently what is known
+to be strict. It binds names; running it is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.schemas import duckdb_type
+
+INPUT = "_batch"
+"""The relation the query reads: `_value` VARCHAR, `_broken` VARCHAR[] (fields that already have a
+reason, or NULL), `_given` VARCHAR (reasons so far, or NULL)."""
+REASONS = "_reasons"
+"""The last column of its result: reasons joined by SEPARATOR, empty for a valid row."""
+SEPARATOR = "\x1f"
+
+FORMATS = {
+    "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
+    "email": r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+",
+    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+",
+    "hostname": r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*",
+    "ipv4": r"((25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(25[0-5]|2[0-4]\d|1?\d?\d)",
+    "ipv6": r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
+}
+"""What a string of each format looks like (RE2, the whole value)."""
+
+# What only a cast of a text can tell, with what is expected.
+_CAST = {Kind.DATE: "date", Kind.TIMESTAMP: "timestamp", Kind.TIME: "time"}
+
+
+def parse_query(contract: Contract) -> str:
+    """The query of a contract: its columns in order, then REASONS."""
+    sent = [f for f in contract.fields if f.derived is None]
+    derived = [f for f in contract.fields if f.derived is not None]
+    typed = ",\n    ".join(f"{_typed(f)} AS {quoted(f.name)}" for f in sent)
+    computed = "".join(
+        f",\n    TRY_CAST(({f.derived}\n) AS {duckdb_type(f)}) AS {quoted(f.name)}" for f in derived
+    )
+    reasons = [*_record_reasons(), *(r for f in sent for r in _type_reasons(f))]
+    reasons += [r for f in contract.fields for r in _value_reasons(f)]
+    reasons += [
+        _reason(f"NOT ({rule.expression}\n)", text(_rule_message(rule.name, rule.description)))
+        for rule in contract.rules
+    ]
+    columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
+    return f"""WITH read AS (
+  SELECT *, from_json(CASE WHEN json_valid(_value) THEN _value END, {text(structure(sent))}) AS _j
+  FROM {INPUT}
+), typed AS (
+  SELECT _value, _broken, _given, _j,
+    {typed}
+  FROM read
+), complete AS (
+  SELECT *{computed} FROM typed
+)
+SELECT
+    {columns},
+    concat_ws(chr({ord(SEPARATOR)}), _given,
+      {("," + chr(10) + "      ").join(reasons)}) AS {REASONS}
+FROM complete"""
+
+
+def structure(fields: list[Field]) -> str:
+    """The shape that DuckDB's `from_json` reads, as JSON text."""
+    return json.dumps({f.name: _shape(f, top=True) for f in fields})
+
+
+def quoted(name: str) -> str:
+    """A name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """A string as a SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def value_literal(value: Any) -> str:
+    """A Python value of a contract (a bound, an allowed value) as a SQL literal."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return text(value)
+        case datetime():
+            kind = "TIMESTAMP" if value.tzinfo is None else "TIMESTAMPTZ"
+            return f"{kind} '{value.isoformat(sep=' ')}'"
+        case date():
+            return f"DATE '{value.isoformat()}'"
+        case time():
+            return f"TIME '{value.isoformat()}'"
+        case int() | float() | Decimal():
+            return str(value)
+    raise TypeError(f"{value!r} has no SQL literal")
+
+
+def _shape(item: Field, *, top: bool) -> Any:
+    match item.kind:
+        case Kind.OBJECT:
+            return {f.name: _shape(f, top=False) for f in item.fields}
+        case Kind.ARRAY:
+            return [_shape(item.item, top=False)] if item.item else ["VARCHAR"]
+        case Kind.JSON:
+            return "JSON"
+        case Kind.DECIMAL | Kind.DATE | Kind.TIMESTAMP | Kind.TIME if top:
+            return "VARCHAR"
+    return duckdb_type(item)
+
+
+def _typed(item: Field) -> str:
+    """The typed value of a top-level field, NULL where its text cannot be one."""
+    sent = _sent(item)
+    match item.kind:
+        case Kind.DATE | Kind.TIME | Kind.DECIMAL:
+            return f"TRY_CAST({sent} AS {duckdb_type(item)})"
+        case Kind.TIMESTAMP:
+            # Through an instant: an offset counts, and without one the session's UTC holds.
+            zoned = f"TRY_CAST({sent} AS TIMESTAMPTZ)"
+            return zoned if item.zoned else f"TRY_CAST({zoned} AS TIMESTAMP)"
+        case Kind.JSON:
+            inner = f"({sent}->>'$')"
+            return (
+                f"CASE WHEN starts_with({sent}, '{{') OR starts_with({sent}, '[') "
+                f"THEN CAST({sent} AS VARCHAR) "
+                f"WHEN starts_with({sent}, '\"') AND json_valid({inner}) "
+                f"AND json_type({inner}) IN ('OBJECT', 'ARRAY') "
+                f"THEN CAST(json({inner}) AS VARCHAR) END"
+            )
+        case Kind.OBJECT | Kind.ARRAY:
+            # Inner JSON values are plain text in the tables.
+            return f"CAST({sent} AS {duckdb_type(item)})"
+    return sent
+
+
+def _sent(item: Field) -> str:
+    return f"_j.{quoted(item.name)}"
+
+
+def _reason(condition: str, message: str) -> str:
+    return f"CASE WHEN {condition} THEN {message} END"
+
+
+def _record_reasons() -> Iterator[str]:
+    yield _reason("_j IS NULL AND _broken IS NULL", "'value: is not valid JSON'")
+
+
+def _type_reasons(item: Field) -> Iterator[str]:
+    sent, name = _sent(item), quoted(item.name)
+    if item.required:
+        unsaid = f"(_broken IS NULL OR NOT list_has_any(_broken, ['*', {text(item.name)}]))"
+        message = text(f"{item.name}: is required, but missing or null")
+        yield _reason(f"{sent} IS NULL AND {unsaid}", message)
+    if item.kind in _CAST:
+        said = _is(item.name, f"cannot be stored as {_CAST[item.kind]}", sent)
+        yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
+    if item.kind is Kind.JSON:
+        said = _is(item.name, "must be a JSON object or array, or its text", sent)
+        yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
+    if item.kind is Kind.DECIMAL:
+        said = _is(item.name, f"does not fit decimal({item.precision},{item.scale})", sent)
+        # A cast rounds what is too long; a wider one keeps it, and shows the difference.
+        wide = f"TRY_CAST({sent} AS DECIMAL(38,{min(38, (item.scale or 0) + 10)}))"
+        differs = f"{name} IS NULL OR {wide} IS DISTINCT FROM {name}"
+        yield _reason(f"{sent} IS NOT NULL AND ({differs})", said)
+
+
+def _value_reasons(item: Field) -> Iterator[str]:
+    """Reasons against a value of the top level; constraints inside nested ones are the gate's."""
+    name = quoted(item.name)
+    if item.derived is not None and item.required:
+        yield _reason(f"{name} IS NULL", text(f"{item.name}: cannot be derived, but is required"))
+    if item.allowed:
+        allowed = ", ".join(value_literal(v) for v in item.allowed)
+        said = f"must be one of {', '.join(str(v) for v in item.allowed)}"
+        yield _reason(f"{name} NOT IN ({allowed})", _is(item.name, said, name))
+    limits = (
+        ("<", "at least", item.minimum),
+        (">", "at most", item.maximum),
+        ("<=", "above", item.exclusive_minimum),
+        (">=", "below", item.exclusive_maximum),
+    )
+    for operator, words, limit in limits:
+        if limit is not None:
+            condition = f"{name} {operator} {value_literal(limit)}"
+            yield _reason(condition, _is(item.name, f"must be {words} {limit}", name))
+    yield from _length_reasons(item, name)
+    if item.pattern is not None:
+        condition = f"NOT regexp_full_match({name}, {text(item.pattern)})"
+        yield _reason(condition, _is(item.name, f"must match {item.pattern}", name))
+    if item.format is not None and item.kind is Kind.STRING:
+        condition = f"NOT regexp_full_match({name}, {text(FORMATS[item.format])})"
+        yield _reason(condition, _is(item.name, f"must be a valid {item.format}", name))
+
+
+def _length_reasons(item: Field, name: str) -> Iterator[str]:
+    if item.kind is Kind.ARRAY:  # the gate has judged its length
+        if item.unique_items:
+            condition = f"len({name}) <> len(list_distinct({name}))"
+            yield _reason(condition, text(f"{item.name}: must not repeat an item"))
+        return
+    if item.min_length is not None:
+        said = f"must have at least {item.min_length} characters"
+        yield _reason(f"length({name}) < {item.min_length}", _is(item.name, said, name))
+    if item.max_length is not None:
+        said = f"must have at most {item.max_length} characters"
+        yield _reason(f"length({name}) > {item.max_length}", _is(item.name, said, name))
+
+
+def _is(field: str, said: str, value: str) -> str:
+    """A SQL expression for a message that ends with the offending value, cut short."""
+    shown = f"left(CAST({value} AS VARCHAR), 80)"
+    return f"concat({text(f'{field}: {said} (is ')}, {shown}, ')')"
+
+
+def _rule_message(name: str, description: str) -> str:
+    return f"rule {name}: {description}" if description else f"rule {name}: is broken"

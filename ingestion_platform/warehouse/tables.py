@@ -1,0 +1,90 @@
+"""Making sure that a stream's tables exist and have the columns of its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ingestion_platform.contract.model import Contract
+from ingestion_platform.contract.schemas import (
+    iceberg_schema,
+    partition_spec,
+    quarantine_partition_spec,
+    quarantine_schema,
+)
+from ingestion_platform.errors import ContractError
+from ingestion_platform.warehouse.catalog import answering
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table
+
+PROPERTIES = {
+    "format-version": "2",
+    # A conflict must come back to us: PyIceberg's own retry would append the same range twice.
+    "commit.retry.num-retries": "0",
+    "write.parquet.compression-codec": "zstd",
+    "write.parquet.compression-level": "1",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+}
+
+
+def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
+    """The bronze table of a contract, created or widened by new columns if need be.
+
+    Raises:
+        ContractError: a column of the contract has another type in the table.
+        CatalogUnavailable: the catalog does not answer.
+    """
+    wanted = iceberg_schema(contract)
+    table = ensure_table(catalog, name, lambda: (wanted, partition_spec(contract)))
+    _check_types(table, wanted, contract)
+    present = set(table.schema().column_names)
+    if any(field.name not in present for field in wanted.fields):
+        with answering(), table.update_schema() as update:
+            update.union_by_name(wanted)
+        table.refresh()
+    return table
+
+
+def ensure_quarantine(catalog: Catalog, name: str) -> Table:
+    """A quarantine table, created if need be.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer.
+    """
+    return ensure_table(catalog, name, lambda: (quarantine_schema(), quarantine_partition_spec()))
+
+
+def ensure_table(
+    catalog: Catalog, name: str, shape: Callable[[], tuple[Schema, PartitionSpec]]
+) -> Table:
+    """The table of that name (namespace.name); when there is none, one of the shape given."""
+    from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
+
+    with answering():
+        try:
+            return catalog.load_table(name)
+        except NoSuchTableError:
+            schema, spec = shape()
+        catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
+        try:
+            return catalog.create_table(name, schema, partition_spec=spec, properties=PROPERTIES)
+        except TableAlreadyExistsError:  # another process was quicker
+            return catalog.load_table(name)
+
+
+def _check_types(table: Table, wanted: Schema, contract: Contract) -> None:
+    present = {field.name: field.field_type for field in table.schema().fields}
+    for field in wanted.fields:
+        found = present.get(field.name, field.field_type)
+        if str(found).split("<")[0] != str(field.field_type).split("<")[0]:
+            raise ContractError(
+                contract.file,
+                f"property {field.name}",
+                f"is {field.field_type}, but the table {'.'.join(table.name())} has {found}",
+                action="keep the type, or give the column a new name",
+            )
