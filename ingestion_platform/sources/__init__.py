@@ -1,0 +1,1 @@
+"""Where records come from: Kafka topics, the embedded broker, producing to both, simulators."""
