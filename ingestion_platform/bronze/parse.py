@@ -14,17 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.contract.decoder import Decoder, Examined
+from ingestion_platform.contract.decoder import Decoder, Examined, object_keys
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.contract.schemas import arrow_schema
-from ingestion_platform.contract.sql import INPUT, REASONS, SEPARATOR, parse_query, text
+from ingestion_platform.contract.sql import INPUT, REASONS, SEPARATOR, parse_query
 
 VERSION = "1"
 """Part of every table's record of how it was made: raise it when the same contract would judge
 records differently."""
 
-_KEYS = f"""SELECT array_to_string(json_keys(_value), chr({ord(SEPARATOR)})) AS keys
-FROM {INPUT} WHERE json_valid(_value)"""
+FEW = 0.2
+"""Up to this share of records without some field are completed one by one; more change the way
+the rest is read."""
+
+_KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,69 +48,100 @@ class Parser:
         self.code_version = f"{contract.fingerprint}-{VERSION}"
         self.schema = arrow_schema(contract)
         self._decoder = Decoder(contract)
-        self._query = parse_query(contract)
+        self._strict = parse_query(contract, strict=True)
+        self._lenient = parse_query(contract, strict=False)
         # A double holds fifteen digits of a decimal for sure; beyond, text has to carry them.
         self._careful = any(
             f.kind is Kind.DECIMAL and (f.precision or 0) > 15 for f in contract.fields
         )
+        self._sent = {f.name for f in contract.fields if f.derived is None}
+        self._lacking = False  # whether the last records left fields out, and so may the next
         self._local = threading.local()
 
     def parse(self, values: pa.Array) -> Parsed:
         """Judge records given as a binary array (null for a tombstone)."""
-        batch = self._batch(values)
-        judged = self._judge(batch)
+        listed = values.to_pylist()
+        every = range(len(listed))
+        suspects = set(every) if self._careful else set(self._decoder.refused(listed))
+        texts, unreadable = _as_text(values, listed, suspects)
+        suspects |= unreadable
+        judged = self._judge_quickly(texts, listed, suspects)
+        if judged is None:
+            judged = self._judge_carefully(texts, listed, suspects)
         reasons = judged[REASONS].combine_chunks()
-        valid = pc.equal(reasons, "")
         rows = judged.drop_columns([REASONS])
+        valid = pc.equal(reasons, "")
         if not pc.all(valid, min_count=0).as_py():
             rows = rows.filter(valid)
         refused = reasons.filter(pc.invert(valid))
         return Parsed(valid, rows.cast(self.schema), pc.split_pattern(refused, SEPARATOR))
 
-    def _batch(self, values: pa.Array) -> pa.Table:
-        """The query's input: what the gate refused is replaced by what can be kept of it."""
-        listed = values.to_pylist()
-        every = range(len(listed))
-        suspects = set(every) if self._careful else set(self._decoder.refused(listed))
-        texts, unreadable = _as_text(values, listed, suspects)
-        suspects |= unreadable | self._doubled(texts)
-        count = len(listed)
-        empty = {"_broken": pa.nulls(count, pa.list_(pa.string()))}
-        table = pa.table({"_value": texts, **empty, "_given": pa.nulls(count, pa.string())})
-        if not suspects:
-            return table
-        return _with(table, {i: self._decoder.examine(listed[i]) for i in sorted(suspects)})
-
-    def _doubled(self, texts: pa.Array) -> set[int]:
-        """Records with a key that stands twice: decoders keep one of them without a word."""
-        connection = self._connection()
-        connection.register(INPUT, pa.table({"_value": texts}))
+    def _judge_quickly(
+        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
+    ) -> pa.Table | None:
+        """All records at once, None when one of them lacks a field or has one twice."""
+        if self._lacking:
+            return None
         try:
-            lists = [k for (k,) in connection.execute(f"SELECT DISTINCT keys FROM ({_KEYS})").fetchall()]
-            doubled = [k for k in lists if k and _repeats(k.split(SEPARATOR))]
-            if not doubled:
-                return set()
-            found = connection.execute(
-                f"SELECT position FROM (SELECT row_number() OVER () - 1 AS position, _value "
-                f"FROM {INPUT}) WHERE CASE WHEN json_valid(_value) THEN "
-                f"array_to_string(json_keys(_value), chr({ord(SEPARATOR)})) END "
-                f"IN ({', '.join(text(keys) for keys in doubled)})"
-            )
-            return {int(position) for (position,) in found.fetchall()}
-        finally:
-            connection.unregister(INPUT)
+            return self._run(self._strict, self._batch(texts, listed, suspects))
+        except duckdb.Error:
+            return None
 
-    def _judge(self, batch: pa.Table) -> pa.Table:
-        """Run the query; a record on which the engine itself fails is found by halving."""
+    def _judge_carefully(
+        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
+    ) -> pa.Table:
+        """Find the records that lack a field or have one twice, and read on strictly if few do."""
+        batch = self._batch(texts, listed, suspects)
+        doubled, lacking = self._by_keys(batch)
+        self._lacking = len(lacking) > len(listed) * FEW
+        suspects = suspects | doubled
+        if not self._lacking:
+            try:
+                return self._run(self._strict, self._batch(texts, listed, suspects | lacking))
+            except duckdb.Error:
+                pass  # a record that only the engine cannot read: it is found below
+        return self._judge(self._batch(texts, listed, suspects))
+
+    def _batch(
+        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
+    ) -> pa.Table:
+        """The query's input: suspects are replaced by what can be kept of them."""
+        if suspects:
+            return _with(texts, {i: self._decoder.examine(listed[i]) for i in sorted(suspects)})
+        nothing = [pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())]
+        return pa.table([texts, *nothing], names=["_value", "_broken", "_given"])
+
+    def _run(self, query: str, batch: pa.Table) -> pa.Table:
         connection = self._connection()
         connection.register(INPUT, batch)
         try:
-            return connection.execute(self._query).to_arrow_table()
+            return connection.execute(query).to_arrow_table()
+        finally:
+            connection.unregister(INPUT)
+
+    def _by_keys(self, batch: pa.Table) -> tuple[set[int], set[int]]:
+        """The records with a key twice, and those that lack one: told once per list of keys."""
+        hashes = self._run(_KEYS, batch)["keys"].to_numpy()
+        doubled: set[int] = set()
+        lacking: set[int] = set()
+        for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
+            text = batch["_value"][int(first)].as_py()
+            if text is None:
+                continue
+            keys = object_keys(text)
+            if len(set(keys)) < len(keys):
+                doubled.update(np.flatnonzero(hashes == value).tolist())
+            elif not self._sent.issubset(keys):
+                lacking.update(np.flatnonzero(hashes == value).tolist())
+        return doubled, lacking
+
+    def _judge(self, batch: pa.Table) -> pa.Table:
+        """Run the query; a record on which the engine itself fails is found by halving."""
+        try:
+            return self._run(self._lenient, batch)
         except duckdb.Error as error:
             if batch.num_rows == 1:
                 return self._unjudged(str(error))
-        finally:
-            connection.unregister(INPUT)
         middle = batch.num_rows // 2
         halves = [self._judge(batch.slice(0, middle)), self._judge(batch.slice(middle))]
         return pa.concat_tables(halves).combine_chunks()
@@ -155,32 +189,18 @@ def _utf8(value: bytes) -> bool:
     return True
 
 
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
-
-
-def _with(table: pa.Table, examined: dict[int, Examined]) -> pa.Table:
+def _with(texts: pa.Array, examined: dict[int, Examined]) -> pa.Table:
     """The batch with examined records in the places of the originals."""
-    mask = np.zeros(table.num_rows, bool)
+    mask = np.zeros(len(texts), bool)
     mask[list(examined)] = True
-    chosen = pa.array(mask)
     found = examined.values()
-    columns = {
-        "_value": pa.array([e.clean for e in found], pa.binary()).cast(pa.string()),
-        "_broken": pa.array([e.broken or None for e in found], pa.list_(pa.string())),
-        "_given": pa.array([SEPARATOR.join(e.reasons) or None for e in found], pa.string()),
-    }
-    placed = [
-        pc.replace_with_mask(table[name].combine_chunks(), chosen, column)
-        if name != "_broken"
-        else _placed(column, mask)
-        for name, column in columns.items()
-    ]
-    return pa.table(placed, names=list(columns))
-
-
-def _placed(column: pa.Array, mask: np.ndarray) -> pa.Array:
-    """A list column with the values at the mask's places and nulls elsewhere."""
-    places = np.full(len(mask), -1, np.int64)
-    places[mask] = np.arange(int(mask.sum()))
-    return column.take(pa.array(places, mask=~mask))
+    clean = pa.array([e.clean for e in found], pa.binary()).cast(pa.string())
+    broken = pa.array([e.broken or None for e in found], pa.list_(pa.string()))
+    given = pa.array([SEPARATOR.join(e.reasons) or None for e in found], pa.string())
+    places = np.full(len(texts), -1, np.int64)
+    places[mask] = np.arange(len(examined))
+    sparse = pa.array(places, mask=~mask)
+    values = pc.replace_with_mask(texts, pa.array(mask), clean)
+    return pa.table(
+        [values, broken.take(sparse), given.take(sparse)], names=["_value", "_broken", "_given"]
+    )

@@ -25,8 +25,8 @@ _SHOWN = 80
 class Examined:
     """A refused record after a closer look.
 
-    `clean` is JSON with the fields that are well typed, None when nothing can be read; `broken`
-    names the fields that are not (`*` for all), `reasons` says why.
+    `clean` is JSON with every field, null where it is missing or ill typed, None when nothing
+    can be read; `broken` names the ill typed fields (`*` for all), `reasons` says why.
     """
 
     clean: bytes | None
@@ -43,6 +43,8 @@ class Decoder:
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
         self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
+        # Attributes of a decoded record that may hold JSON as text, which is then decoded too.
+        self._embedded = [f"f{i}" for i, f in enumerate(self._fields) if f.kind is Kind.JSON]
 
     def refused(self, values: Sequence[bytes | None]) -> list[int]:
         """The positions of the records that the gate refuses.
@@ -51,10 +53,15 @@ class Decoder:
         `examine` keeps their digits.
         """
         decode: Callable[[Any], Any] = self._decode
+        embedded = self._embedded
         refused = []
         for position, value in enumerate(values):
             try:
-                decode(value)
+                record = decode(value)
+                for name in embedded:
+                    inner = getattr(record, name)
+                    if inner.__class__ is str:
+                        _decode_open(inner)
             except Exception:
                 # Whatever the decoder raises (RecursionError included), the record is the reason.
                 refused.append(position)
@@ -75,21 +82,20 @@ class Decoder:
             examined.broken.append(name)
         kept = []
         for item in self._fields:
-            piece = pieces.get(item.name)
-            if piece is None:
-                continue
-            text = bytes(piece)
+            text = bytes(pieces.get(item.name, b"null"))
             if problem := self._problem(item, text):
                 examined.reasons.append(f"{item.name}: {problem}")
                 examined.broken.append(item.name)
-            else:
-                kept.append(json.dumps(item.name).encode() + b":" + self._kept(item, text))
+                text = b"null"
+            kept.append(json.dumps(item.name).encode() + b":" + self._kept(item, text))
         return Examined(b"{" + b",".join(kept) + b"}", examined.broken, examined.reasons)
 
     def _problem(self, item: Field, text: bytes) -> str | None:
         try:
             text.decode()
-            self._each[item.name](text)
+            value = self._each[item.name](text)
+            if item.kind is Kind.JSON and isinstance(value, str):
+                return _embedded_problem(value)
         except UnicodeDecodeError:
             return "is not valid UTF-8"
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -99,6 +105,24 @@ class Decoder:
     def _kept(self, item: Field, text: bytes) -> bytes:
         # A decimal goes on as text, so that no reader takes it through a double.
         return b'"' + text + b'"' if item.name in self._exact and text != b"null" else text
+
+
+class _Open(msgspec.Struct):
+    """An object of any content: its syntax is checked, nothing of it is kept."""
+
+
+_decode_open = msgspec.json.Decoder(_Open | list[msgspec.Raw]).decode
+
+
+def _embedded_problem(text: str) -> str | None:
+    """Why a string is not the JSON text of an object or array, None when it is."""
+    try:
+        _decode_open(text)
+    except msgspec.ValidationError:
+        return f"must be a JSON object or array, or its text (is {_shown(text.encode())})"
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return f"is not valid JSON text: {_plain(error)} (is {_shown(text.encode())})"
+    return None
 
 
 def _unreadable(value: bytes | None) -> str | None:
@@ -126,18 +150,23 @@ def _not_an_object(value: bytes, error: Exception) -> str:
 
 def _duplicates(value: bytes) -> list[str]:
     """The keys that stand more than once in the record itself."""
-    found: list[str] = []
+    keys = object_keys(value)
+    return sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+
+
+def object_keys(value: bytes | str) -> list[str]:
+    """The keys of a JSON object in order, with repetitions; none if it is not an object."""
+    keys: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
         # The outermost object is closed last, so its keys are those that stay.
-        found[:] = sorted({name for name in names if names.count(name) > 1})
+        keys[:] = [key for key, _ in pairs]
 
     try:
-        json.loads(value, object_pairs_hook=note)
+        is_object = isinstance(json.loads(value, object_pairs_hook=note), type(None))
     except (ValueError, RecursionError):
         return []
-    return found
+    return keys if is_object else []
 
 
 _NAMES = {
@@ -147,6 +176,7 @@ _NAMES = {
     "bool": "boolean",
     "datetime": "timestamp",
     "decimal": "decimal",
+    "_Open": "object",
 }
 
 
@@ -180,8 +210,6 @@ def _record_type(fields: Sequence[Field]) -> type:
 
 def _optional(item: Field) -> Any:
     """The type of a field that may be null; `required` is judged with the rules."""
-    if item.kind is Kind.JSON:
-        return msgspec.Raw
     return Optional[_type(item)]  # noqa: UP045 - built at run time
 
 
@@ -209,7 +237,7 @@ def _type(item: Field, *, nested: bool = False) -> Any:
         case Kind.ARRAY:
             kind = list[_nested(item.item)] if item.item else list
         case Kind.JSON:
-            return Any
+            return _Open | list[msgspec.Raw] if nested else _Open | list[msgspec.Raw] | str
     if item.allowed and nested:
         return Literal[item.allowed]
     return _constrained(kind, item) if nested or item.kind is Kind.ARRAY else kind

@@ -37,8 +37,12 @@ FORMATS = {
 _CAST = {Kind.DATE: "date", Kind.TIMESTAMP: "timestamp", Kind.TIME: "time"}
 
 
-def parse_query(contract: Contract) -> str:
-    """The query of a contract: its columns in order, then REASONS."""
+def parse_query(contract: Contract, *, strict: bool) -> str:
+    """The query of a contract: its columns in order, then REASONS.
+
+    The strict one is the quicker, and fails as a whole on a record that lacks a field or has one
+    twice; the other takes such records as they are.
+    """
     sent = [f for f in contract.fields if f.derived is None]
     derived = [f for f in contract.fields if f.derived is not None]
     typed = ",\n    ".join(f"{_typed(f)} AS {quoted(f.name)}" for f in sent)
@@ -52,9 +56,11 @@ def parse_query(contract: Contract) -> str:
         for rule in contract.rules
     ]
     columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
+    shape = text(structure(sent))
+    lenient = f"from_json(CASE WHEN json_valid(_value) THEN _value END, {shape})"
+    reading = f"from_json_strict(_value, {shape})" if strict else lenient
     return f"""WITH read AS (
-  SELECT *, from_json(CASE WHEN json_valid(_value) THEN _value END, {text(structure(sent))}) AS _j
-  FROM {INPUT}
+  SELECT *, {reading} AS _j FROM {INPUT}
 ), typed AS (
   SELECT _value, _broken, _given, _j,
     {typed}
