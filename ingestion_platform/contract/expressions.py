@@ -71,11 +71,21 @@ def _check_sql(
 
 
 def _derivation(connection: DuckDBPyConnection, each: Field) -> str | None:
-    expression = f"CAST(({each.derived}\n) AS {duckdb_type(each)})"
-    problem = _bind(connection, expression, "sent")[0]
-    if problem and _bind(connection, expression, "record")[0] is None:
-        return "uses itself or a derived column that comes later"
-    return problem
+    expression = f"({each.derived}\n)"
+    problem, found = _bind(connection, expression, "sent")
+    if problem:
+        later = _bind(connection, expression, "record")[0] is None
+        return "uses itself or a derived column that comes later" if later else problem
+    expected = _bind(connection, f"CAST(NULL AS {duckdb_type(each)})", "sent")[1]
+    # Numbers widen and narrow by themselves; any other cast is the author's to write.
+    if found == expected or (_is_number(found) and _is_number(expected)):
+        return None
+    return None if (found, expected) == ("JSON", "VARCHAR") else f"gives {found}, not {expected}"
+
+
+def _is_number(sql_type: str | None) -> bool:
+    name = (sql_type or "").split("(")[0]
+    return name in ("FLOAT", "DOUBLE", "DECIMAL", "INTEGER", "UINTEGER") or name.endswith("INT")
 
 
 def _condition(connection: DuckDBPyConnection, expression: str) -> str | None:
@@ -89,16 +99,13 @@ def _purity(
     connection: DuckDBPyConnection, expression: str, fields: Sequence[Field], forbidden: set[str]
 ) -> str | None:
     """Why the value would depend on anything but the record; None when it does not."""
-    # Never a bound parameter: DuckDB imports pandas for the first one, which takes a second.
-    query = _quoted(f"SELECT ({expression}\n)")
-    row = connection.execute(f"SELECT json_serialize_sql({query})").fetchone()
-    tree = json.loads(row[0]) if row else {}
-    if tree.get("error"):
-        return str(tree.get("error_message", "is not SQL"))
+    # Both with and without parentheses: `1), (2` parses in them, `a AS b` only without.
+    for query in (f"SELECT {expression}", f"SELECT ({expression}\n)"):
+        tree = _parsed(connection, query)
+        if tree.get("error"):
+            return f"is not one expression: {tree.get('error_message')}"
     columns = {f.name.lower() for f in fields}
-    if len(tree["statements"]) != 1:
-        return "is more than one statement"
-    for node in _nodes(tree["statements"][0]["node"]["select_list"]):
+    for node in _nodes(tree["statements"]):
         kind = node.get("class")
         if kind in ("SUBQUERY", "WINDOW"):
             return f"a {kind.lower()} looks at more than one record"
@@ -110,6 +117,13 @@ def _purity(
         if name in forbidden:
             return f"{name} depends on more than the record, so a second run could differ"
     return None
+
+
+def _parsed(connection: DuckDBPyConnection, query: str) -> dict[str, Any]:
+    # Never a bound parameter: DuckDB imports pandas for the first one, which takes a second.
+    row = connection.execute(f"SELECT json_serialize_sql({_quoted(query)})").fetchone()
+    tree: dict[str, Any] = json.loads(row[0]) if row else {}
+    return tree
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

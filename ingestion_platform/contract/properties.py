@@ -364,12 +364,13 @@ def _with_other(
 
 
 def _with_format(each: Field, logical: str, value: Any, at: str, problems: Problems) -> Field:
-    if logical == "string" and value in _STRING_FORMATS:
-        return replace(each, format=value)
+    known = value if isinstance(value, str) else ""
+    if logical == "string" and known in _STRING_FORMATS:
+        return replace(each, format=known)
     letter = {"integer": "i", "number": "f"}.get(logical, "-")
-    if value in _BITS and value.startswith(letter) and each.kind is not Kind.DECIMAL:
-        return replace(each, bits=_BITS[value])
-    if value in _ISO_FORMATS.get(logical, ()):
+    if known in _BITS and known.startswith(letter) and each.kind is not Kind.DECIMAL:
+        return replace(each, bits=_BITS[known])
+    if known in _ISO_FORMATS.get(logical, ()):
         return each
     action = {
         "string": f"use one of {', '.join(_STRING_FORMATS)}, or `pattern`",
@@ -381,7 +382,7 @@ def _with_format(each: Field, logical: str, value: Any, at: str, problems: Probl
 
 
 def _with_required(each: Field, names: list[Any], at: str, problems: Problems) -> Field:
-    known = {inner.name for inner in each.fields}
+    known = [inner.name for inner in each.fields]
     for name in names:
         if name not in known:
             action = suggestion(str(name), known)

@@ -159,7 +159,7 @@ def _invalid(check: DataQuality, here: str, problems: Problems, quality: Quality
     values, pattern = arguments.get("validValues"), arguments.get("pattern")
     if isinstance(values, list) and any(value is not None for value in values):
         quality.allowed = [value for value in values if value is not None]
-    elif values is not None or pattern is None:
+    elif values is not None or not isinstance(pattern, str):
         problems.add(
             f"{here}.arguments",
             "invalidValues needs a list of values or a pattern",
