@@ -93,7 +93,7 @@ def types_of_any_depth():
 
 
 @given(st.lists(types_of_any_depth(), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_any_contract_keeps_its_types_in_arrow_iceberg_and_duckdb(expected):
     """From the ODCS file to every schema, kinds arrive as the exact types they stand for."""
     properties = [{"name": f"c{i}", **odcs} for i, (odcs, _, _) in enumerate(expected)]

@@ -389,6 +389,7 @@ VALUES = st.one_of(
 @settings(
     max_examples=100,
     deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_any_edit_loads_or_is_explained(tmp_path, edits):
