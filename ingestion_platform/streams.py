@@ -28,7 +28,10 @@ class Stream:
     topic: str
     contract_file: Path
     group_id: str
+    partitions: int = 4
+    """Log partitions that assets are declared for; a topic with more is reported, not ignored."""
     start_date: str = "2026-01-01"
+    """The first window that assets are declared for."""
 
     @cached_property
     def contract(self) -> Contract:
@@ -59,7 +62,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         ContractError: an attribute is missing, unknown or wrong; names it.
     """
     file = str(folder / "defs.yaml")
-    known = {"name", "topic", "contract", "group_id", "start_date"}
+    known = {"name", "topic", "contract", "group_id", "partitions", "start_date"}
     for unknown in sorted(set(attributes) - known):
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
@@ -79,6 +82,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         topic=attributes["topic"],
         contract_file=contract_file,
         group_id=attributes.get("group_id", f"ingest-{name}"),
+        partitions=int(attributes.get("partitions", Stream.partitions)),
         start_date=str(attributes.get("start_date", Stream.start_date)),
     )
 

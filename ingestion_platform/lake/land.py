@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,7 +165,9 @@ class _Builder:
         """Take a run; where its records enter another window, what was collected is cut off."""
         if self.finished or not run.messages:
             return
-        stamps = np.array([m.timestamp() for m in run.messages], np.int64)
+        # Kind and milliseconds, one after the other: an array of tuples takes ten times as long.
+        pairs = chain.from_iterable(m.timestamp() for m in run.messages)
+        stamps = np.fromiter(pairs, np.int64, 2 * len(run.messages)).reshape(-1, 2)
         days = self._days(stamps)
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
         for start, stop in zip(edges, edges[1:], strict=False):

@@ -40,7 +40,6 @@ def encode(table: pa.Table, link: Link) -> bytes:
         # Values rarely repeat: a dictionary is built in vain. The other columns are nearly free.
         use_dictionary=["timestamp_type", "partition"],
         write_statistics=["timestamp", "partition", "offset"],
-        store_schema=False,
     )
     return sink.getvalue().to_pybytes()
 

@@ -137,8 +137,8 @@ class Log:
         Raises:
             SourceUnavailable: the broker does not answer.
         """
-        from confluent_kafka import KafkaException
-        from confluent_kafka.admin import IsolationLevel, OffsetSpec
+        from confluent_kafka import IsolationLevel, KafkaException
+        from confluent_kafka.admin import OffsetSpec
 
         def offsets(spec: Any) -> dict[int, int]:
             futures = self._admin.list_offsets(
