@@ -27,7 +27,11 @@ TIMEOUT = 10.0
 LOG = logging.getLogger("ingestion_platform.kafka")
 LOG.addHandler(logging.NullHandler())
 
-_PROPERTY = re.compile(r'onfiguration property "([^"]+)"|`([a-z.]+)` must|([a-z]+\.[a-z.]+) failed')
+_PROPERTY = re.compile(
+    r'onfiguration property:? "([^"]+)"|`([a-z.]+)` must|([a-z]+\.[a-z.]+) (?:failed|and)'
+)
+# Somebody may have put a secret where a choice was asked for.
+_VALUE = re.compile(r' "[^"]*"(?= for configuration property)')
 _UNKNOWN = "No such configuration property"
 # librdkafka reports some properties under older names than the ones that people set.
 _ALIASES = {"request.required.acks": "acks", "queue.buffering.max.ms": "linger.ms"}
@@ -163,11 +167,11 @@ def _ready(admin: AdminClient, topic: str) -> int:
 def _setting_error(text: str) -> SettingError:
     found = _PROPERTY.search(text)
     name = next(filter(None, found.groups()), "") if found else ""
-    name = _ALIASES.get(name, name)
+    name = "sasl.mechanisms" if "SASL mechanism" in text else _ALIASES.get(name, name)
     setting = "KAFKA_" + (name.upper().replace(".", "_") if name else "<PROPERTY>")
     if text.startswith(_UNKNOWN):
         error = SettingError(setting, f"librdkafka has no property {name!r}", example="")
         error.action = "correct its name, or remove it: librdkafka's CONFIGURATION.md lists them"
         return error
-    problem = f"librdkafka refuses it: {text.strip().removeprefix('Failed to create producer: ')}"
+    problem = f"librdkafka refuses it: {_VALUE.sub('', text).strip()}"
     return SettingError(setting, problem, example=_EXAMPLES.get(name, "<a value it accepts>"))

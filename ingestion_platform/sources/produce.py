@@ -137,6 +137,7 @@ class _Delivery:
             "compression.type": "zstd" if self.settings.embedded else "lz4",
             **client_config(self.settings, **_GUARANTEES),
             "error_cb": self._on_error,
+            "on_delivery": self._on_report,
             # A call into Python for each success would cost much of the speed; a record that
             # left the queue without a failure report is acknowledged.
             "delivery.report.only.error": True,
@@ -195,7 +196,7 @@ class _Delivery:
                 headers=list(headers),
             )
         else:
-            self._producer.produce(self.topic, value, key, -1, None, self._on_report, stamp or 0)
+            self._producer.produce(self.topic, value, key, timestamp=stamp or 0)
 
     def _enqueue_later(self, record: Record, error: Exception) -> None:
         """Try again while the queue is full; note any other refusal as the record's failure."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ingestion_platform.errors import Permanent, UnknownStream
 from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators.common import Simulator, with_faults
+
+if TYPE_CHECKING:
+    from ingestion_platform.sources.simulators.common import Simulator
 
 _MODULES = {"pgr_events": "pgr"}
 
@@ -39,6 +42,8 @@ def simulate(
         UnknownStream: no simulator makes that stream; lists those there are.
         Permanent: an argument is out of range.
     """
+    from ingestion_platform.sources.simulators.common import with_faults
+
     if stream not in _MODULES:
         raise UnknownStream(
             f"no simulator makes stream {stream!r}",
