@@ -1,0 +1,29 @@
+{# Columns of the funnel and which cases each counts: those that were at the stage at least once. #}
+{% macro pgr_funnel_stages() %}
+  {{ return({
+      'cases': '1 = 1',
+      'submitted': 'submitted_at is not null',
+      'assigned': 'assigned_at is not null',
+      'in_progress': 'in_progress_at is not null',
+      'resolved': 'first_resolved_at is not null',
+      'closed': 'closed_at is not null',
+      'rejected': 'rejected_at is not null',
+      'reopened': 'reopen_count > 0',
+  }) }}
+{% endmacro %}
+
+{# Cases by day of opening, tenant and ward; all days, or those of a condition. #}
+{% macro pgr_funnel_counts(lifecycle, condition=none) -%}
+  select
+        opened_date,
+        tenant_id,
+        ward_id,
+        {%- for column, stage in pgr_funnel_stages().items() %}
+        count(*) filter (where {{ stage }}) as {{ column }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ lifecycle }}
+    {%- if condition %}
+    where {{ condition }}
+    {%- endif %}
+    group by opened_date, tenant_id, ward_id
+{%- endmacro %}

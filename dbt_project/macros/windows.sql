@@ -1,0 +1,99 @@
+{#
+  Which part of a model a run recomputes.
+
+  The vars window_start and window_end (dates, the end excluded) name the windows of bronze that
+  the run handles; without them everything is rebuilt. A model works out what those windows
+  touched and hands it to touched_values() or touched_keys(), which tell the materialization what
+  to replace. In such a run the rows touched are computed as in a full one, from all their input.
+#}
+
+{# [start, end) as ISO dates, or none for a full rebuild. #}
+{% macro window_bounds() %}
+  {%- set start, end = var('window_start', none), var('window_end', none) -%}
+  {%- if flags.FULL_REFRESH or (start is none and end is none) -%}
+    {{ return(none) }}
+  {%- endif -%}
+  {%- if start is none or end is none -%}
+    {%- do exceptions.raise_compiler_error('give both vars, window_start and window_end (excluded)') -%}
+  {%- endif -%}
+  {%- set dates = [] -%}
+  {%- for text in [start, end] -%}
+    {%- if not modules.re.fullmatch('\d{4}-\d{2}-\d{2}', text | string) -%}
+      {%- do exceptions.raise_compiler_error('not a date like 2026-01-31: ' ~ text) -%}
+    {%- endif -%}
+    {%- do dates.append(text | string) -%}
+  {%- endfor -%}
+  {{ return(dates) }}
+{% endmacro %}
+
+
+{# Whether a date column lies in the run's windows. #}
+{% macro in_windows(column) -%}
+  {%- set bounds = window_bounds() -%}
+  {{ column }} >= date '{{ bounds[0] }}' and {{ column }} < date '{{ bounds[1] }}'
+{%- endmacro %}
+
+
+{# Whether the table that this model builds is there already. #}
+{% macro this_exists() %}
+  {{ return(execute and adapter.get_columns_in_relation(this) | length > 0) }}
+{% endmacro %}
+
+
+{#
+  The values of a date column whose rows this run replaces, as a list of ISO dates: what the
+  queries give, each with one column. They are written into the model as literals (see in_list),
+  which both engines prune by.
+#}
+{% macro touched_values(column, queries) %}
+  {%- set dates = dates_of(queries | join('\nunion\n')) -%}
+  {%- do _touch({'column': column, 'values': dates}) -%}
+  {{ return(dates) }}
+{% endmacro %}
+
+
+{# The dates that a query of one column gives, as ISO texts in order. #}
+{% macro dates_of(query) %}
+  {%- set dates = [] -%}
+  {%- if execute -%}
+    {%- for value in run_query(query).columns[0].values() if value is not none -%}
+      {%- do dates.append(value | string) -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {{ return(dates | sort) }}
+{% endmacro %}
+
+
+{#
+  The keys whose rows this run replaces, as the query that finds them. A key that it finds and
+  that the model's result lacks is removed.
+#}
+{% macro touched_keys(keys, queries) %}
+  {%- set query = queries | join('\nunion\n') -%}
+  {%- do _touch({'keys': keys, 'sql': query}) -%}
+  {{ return(query) }}
+{% endmacro %}
+
+
+{# column in (dates), and false for no date at all. #}
+{% macro in_list(column, dates) -%}
+  {%- if dates -%}
+    {{ column }} in (
+      {%- for date in dates %}date '{{ date }}'{{ ', ' if not loop.last }}{% endfor -%}
+    )
+  {%- else -%}
+    1 = 0
+  {%- endif -%}
+{%- endmacro %}
+
+
+{# A model is rendered before it is materialized, in another context: the node carries it over. #}
+{% macro _touch(what) %}
+  {%- if execute -%}
+    {%- do config.model.config.meta.update({'touched': what}) -%}
+  {%- endif -%}
+{% endmacro %}
+
+{% macro touched() %}
+  {{ return(config.model.config.meta.pop('touched', none)) }}
+{% endmacro %}

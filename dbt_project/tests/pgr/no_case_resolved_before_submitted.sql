@@ -1,0 +1,4 @@
+-- A resolution cannot precede the submission that it resolves.
+select tenant_id, entity_id, submitted_at, first_resolved_at
+from {{ ref('gold_pgr_case_lifecycle') }}
+where first_resolved_at < submitted_at

@@ -1,0 +1,315 @@
+"""dbt's `embedded` target: DuckDB computes, PyIceberg reads and writes the catalog's tables.
+
+dbt-duckdb loads this as a plugin (profiles.yml). Relations become views when a statement first
+names them, so parsing needs no catalog; the `iceberg` materialization stores through `Plugin`.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+from dbt.adapters.duckdb.environments import local
+from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.adapters.duckdb.utils import TargetConfig
+from dbt_common.exceptions import DbtRuntimeError
+
+from ingestion_platform.errors import PlatformError
+from ingestion_platform.settings import Settings
+from ingestion_platform.warehouse.catalog import open_catalog
+from ingestion_platform.warehouse.dataset import TableDataset
+from ingestion_platform.warehouse.reading import Views, quoted
+from ingestion_platform.warehouse.replace import Outcome, Replacement, Shape
+from ingestion_platform.warehouse.rewrite import without
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import FileScanTask
+
+_BATCH_ROWS = 131_072
+_FILE = "file number"
+
+
+class Plugin(BasePlugin):
+    """Gives dbt-duckdb's cursors the catalog's tables, and stores what a model's query yields."""
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        """Make every cursor that dbt opens from now on one that knows the catalog."""
+        self._settings: Settings | None = None
+        self._catalog: Catalog | None = None
+        self._lock = threading.Lock()
+        # dbt-duckdb offers plugins no hook before a statement, and this class is all that its
+        # environment wraps cursors with.
+        vars(local)["DuckDBCursorWrapper"] = partial(_Cursor, plugin=self)
+
+    def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
+        """Spill where the machine keeps temporary files, not into the working directory."""
+        config.setdefault("temp_directory", str(Path(tempfile.gettempdir()) / "duckdb-spill"))
+
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        """Do nothing: what is needed is set per cursor."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of the present settings, opened when the first statement names a table."""
+        settings = Settings.load()
+        with self._lock:
+            if self._catalog is None or self._settings != settings:
+                self._settings, self._catalog = settings, open_catalog(settings)
+            return self._catalog
+
+    def store(self, target_config: TargetConfig) -> None:
+        """Run a model's query and put its rows in place of the touched ones, in one commit.
+
+        `target_config.config` is what the materialization gives: sql, partition_by, comment,
+        descriptions, touched (None for all rows, {column, values} or {keys, sql}) and outcome,
+        an empty dict that receives message, code and rows_affected.
+        """
+        config = target_config.config
+        relation = target_config.relation
+        name = (str(relation.schema), str(relation.identifier))
+        with _node_cursor() as cursor, _as_dbt_errors():
+            model = _Model(self.catalog, cursor, name, config)
+            outcome = model.run()
+            cursor.views.open(*name, anew=True)
+        config["outcome"].update(model.report(outcome))
+
+
+class _Cursor(local.DuckDBCursorWrapper):
+    """A DuckDB cursor that opens the tables a statement names before it runs.
+
+    dbt opens one per node, so a node reads one snapshot of a table from beginning to end.
+    """
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, plugin: Plugin) -> None:
+        super().__init__(cursor)  # type: ignore[no-untyped-call]
+        self.connection = cursor
+        self._plugin = plugin
+        _THREAD.cursor = self
+
+    def close(self) -> None:
+        """Close; the next node of this thread has a cursor of its own."""
+        if getattr(_THREAD, "cursor", None) is self:
+            _THREAD.cursor = None
+        self.connection.close()
+
+    @cached_property
+    def views(self) -> Views:
+        """The tables that this cursor has opened."""
+        return Views(self.connection, self._plugin.catalog)
+
+    def execute(self, sql: str, bindings: Any = None) -> Any:
+        """Run a statement; the tables it names are there if the catalog has them."""
+        with _as_dbt_errors():
+            if _RELATION.search(sql):
+                self.views.open_named_in(sql)
+        return super().execute(sql, bindings)  # type: ignore[no-untyped-call]
+
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def _node_cursor() -> Iterator[_Cursor]:
+    """The cursor of the node that this thread runs; one for now if no statement ran yet."""
+    cursor = getattr(_THREAD, "cursor", None)
+    if cursor is not None:
+        yield cursor
+        return
+    handle = DuckDBConnectionManager.env().handle()  # type: ignore[no-untyped-call]
+    try:
+        yield handle.cursor()
+    finally:
+        handle.close()
+
+
+# dbt quotes every part of a relation; statements without one need no catalog.
+_RELATION = re.compile(r'"\s*\.\s*"')
+
+
+class _Model:
+    """One run of one model."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cursor: _Cursor,
+        identifier: tuple[str, str],
+        config: Mapping[str, Any],
+    ) -> None:
+        self._catalog, self._cursor, self._identifier = catalog, cursor, identifier
+        self._connection = cursor.connection
+        # The snapshot that the compiled SQL was written against, if it named this table.
+        self._base: TableDataset | None = cursor.views.open(*identifier)
+        self._sql: str = config["sql"]
+        self._touched: Mapping[str, Any] | None = config["touched"]
+        self._order: Sequence[str] = [*_columns(config["partition_by"]), *config["sort_by"]]
+        self._shape = Shape(config["partition_by"], config["comment"], config["descriptions"])
+        cursor.views.open_named_in(self._sql)
+
+    def run(self) -> Outcome:
+        """Compute the rows and commit them."""
+        if self._touched is None:
+            return self._full()
+        if "keys" in self._touched:
+            return self._upsert(self._touched["keys"], self._touched["sql"])
+        return self._replace(self._touched["column"], self._touched["values"])
+
+    def report(self, outcome: Outcome) -> dict[str, Any]:
+        """What dbt notes in its run results."""
+        snapshot = f", snapshot {outcome.snapshot_id}" if outcome.snapshot_id else ", no change"
+        return {
+            "message": f"+{outcome.written} -{outcome.removed} rows{snapshot}",
+            "code": self._strategy,
+            "rows_affected": outcome.written,
+        }
+
+    @property
+    def _strategy(self) -> str:
+        if self._touched is None:
+            return "full"
+        return "upsert" if "keys" in self._touched else "replace"
+
+    def _full(self) -> Outcome:
+        with self._stream(self._sorted(self._sql)) as (replacement, rows):
+            replacement.write(rows)
+            if self._base is not None:
+                replacement.remove(task.file for task in self._base.tasks())
+            return replacement.commit()
+
+    def _replace(self, column: str, values: Sequence[str]) -> Outcome:
+        from pyiceberg.expressions import In
+
+        with self._stream(self._sorted(self._sql)) as (replacement, rows):
+            replacement.write(_only(rows, column, values))
+            if self._base is None or not values:
+                return replacement.commit()
+            chosen = In(column, list(values))
+            removed, kept = without(self._base.table, [chosen])
+            replacement.adopt(kept)
+            replacement.remove(removed)
+            return replacement.commit(conflicts=chosen)
+
+    def _upsert(self, keys: Sequence[str], touched_sql: str) -> Outcome:
+        names = ", ".join(quoted(key) for key in keys)
+        run = self._connection.execute
+        self._cursor.views.open_named_in(touched_sql)
+        run(f"CREATE OR REPLACE TEMP TABLE dbt_result AS {self._sql}")
+        self._ensure_keys_are_unique(keys)
+        run(
+            f"CREATE OR REPLACE TEMP TABLE dbt_touched AS SELECT {names} FROM ({touched_sql}) "
+            f"UNION SELECT {names} FROM dbt_result"
+        )
+        files = self._files_with(keys)
+        sql = "SELECT * FROM dbt_result"
+        if self._base is not None and files:
+            self._connection.register("dbt_rewritten", self._base.subset(files))
+            sql += (
+                f" UNION ALL BY NAME SELECT * FROM dbt_rewritten ANTI JOIN dbt_touched"
+                f" USING ({names})"
+            )
+        with self._stream(self._sorted(sql)) as (replacement, rows):
+            replacement.write(rows)
+            replacement.remove(task.file for task in files)
+            outcome = replacement.commit()
+        run("DROP TABLE dbt_result; DROP TABLE dbt_touched")
+        return outcome
+
+    def _ensure_keys_are_unique(self, keys: Sequence[str]) -> None:
+        names = ", ".join(quoted(key) for key in keys)
+        nulls = " OR ".join(f"{quoted(key)} IS NULL" for key in keys)
+        found = self._connection.execute(
+            f"SELECT {names}, count(*) FROM dbt_result GROUP BY {names} "
+            f"HAVING count(*) > 1 OR {nulls} LIMIT 1"
+        ).fetchone()
+        if found is not None:
+            *key, count = found
+            raise DbtRuntimeError(
+                f"{'.'.join(self._identifier)}: key ({', '.join(keys)}) = {tuple(key)} comes"
+                f" {count} times in the result; it must be unique and not null"
+            )
+
+    def _files_with(self, keys: Sequence[str]) -> list[FileScanTask]:
+        """The files that hold a row with a touched key."""
+        if self._base is None:
+            return []
+        tasks = self._base.tasks()
+        rows = _numbered(self._base, tasks, keys)
+        self._connection.register("dbt_keys", rows)
+        names = ", ".join(quoted(key) for key in keys)
+        found = self._connection.execute(
+            f"SELECT DISTINCT {quoted(_FILE)} FROM dbt_keys SEMI JOIN dbt_touched USING ({names})"
+        ).fetchall()
+        self._connection.unregister("dbt_keys")
+        return [tasks[number] for (number,) in found]
+
+    @contextmanager
+    def _stream(self, sql: str) -> Iterator[tuple[Replacement, pa.RecordBatchReader]]:
+        """A query's rows, batch by batch, and the replacement they are for."""
+        rows = self._connection.execute(sql).to_arrow_reader(_BATCH_ROWS)
+        base = self._base.table if self._base is not None else None
+        shape, identifier = self._shape, self._identifier
+        with Replacement(self._catalog, identifier, base, rows.schema, shape) as replacement:
+            yield replacement, rows
+
+    def _sorted(self, sql: str) -> str:
+        """In the order of the partitions, so that one file is written after the other."""
+        if not self._order:
+            return sql
+        return f"SELECT * FROM ({sql}\n) ORDER BY {', '.join(quoted(c) for c in self._order)}"
+
+
+def _columns(partition_by: Sequence[str]) -> list[str]:
+    return [re.sub(r"^\w+\((\w+)\)$", r"\1", text) for text in partition_by]
+
+
+def _numbered(
+    dataset: TableDataset, tasks: Sequence[FileScanTask], columns: Sequence[str]
+) -> pa.RecordBatchReader:
+    """Some columns of a table, with the number of the file that each row is in."""
+    fields = [dataset.schema.field(name) for name in columns]
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for number, task in enumerate(tasks):
+            for batch in dataset.subset([task]).scanner(columns=list(columns)).to_batches():
+                numbers = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
+                yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)
+
+    schema = pa.schema([*fields, pa.field(_FILE, pa.int32())])
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _only(
+    rows: pa.RecordBatchReader, column: str, values: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The same rows; a row outside of what the run replaces would be there twice afterwards."""
+    import pyarrow.compute as pc
+
+    allowed = pa.array(values, pa.string()).cast(rows.schema.field(column).type)
+    for batch in rows:
+        inside = pc.is_in(batch.column(column), value_set=allowed)
+        if not pc.all(inside, min_count=0).as_py():
+            outside = batch.filter(pc.invert(inside)).column(column)[0].as_py()
+            raise DbtRuntimeError(
+                f"the model gives a row with {column} = {outside}, outside of what this run"
+                f" replaces: {', '.join(values[:5])}{', ...' if len(values) > 5 else ''}"
+            )
+        yield batch
+
+
+@contextmanager
+def _as_dbt_errors() -> Iterator[None]:
+    """Errors that dbt shows by their message alone."""
+    try:
+        yield
+    except (PlatformError, duckdb.Error, pa.ArrowException) as error:
+        raise DbtRuntimeError(str(error)) from error

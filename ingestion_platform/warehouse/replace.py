@@ -1,0 +1,461 @@
+"""Writing a table's new content in place of old: streamed into data files, one atomic commit.
+
+What rows there are is the caller's business (a dbt model's query); this holds the guarantees: a
+reader sees all or nothing, one snapshot per call, no file is left behind by a failure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ingestion_platform.errors import Permanent, Transient
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.datafiles import split_by
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.partitioning import PartitionField, PartitionKey
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.metadata import TableMetadata
+    from pyiceberg.transforms import Transform
+    from pyiceberg.types import IcebergType
+
+# Files open at once. Rows that come sorted by partition need one; more only costs files.
+_OPEN_FILES = 32
+_ROW_GROUP = 131_072
+# Files completed in the background at once: encoding takes as long as the query.
+_FINISHING = 2
+_TRANSFORMED = re.compile(r"(year|month|day|hour)\((\w+)\)")
+
+
+class SchemaConflict(Permanent):
+    """A result has columns that the table cannot take."""
+
+
+class ContentMoved(Transient):
+    """Another writer changed the rows that a replacement was computed from."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a table is made when it does not exist, and what its columns mean.
+
+    `partition_by` holds column names or year, month, day or hour of one, as in "month(opened)".
+    """
+
+    partition_by: Sequence[str] = ()
+    comment: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replacement did; `snapshot_id` is None when there was nothing to change."""
+
+    written: int
+    removed: int
+    snapshot_id: int | None
+
+
+class Replacement:
+    """New rows of a table in place of some of its files, as a context: committed, or undone.
+
+        with Replacement(catalog, ("gold", "cases"), base, reader.schema, shape) as replacement:
+            replacement.write(reader)
+            replacement.remove(files)
+            outcome = replacement.commit(conflicts=EqualTo("day", day))
+
+    `base` is the table as the new rows were computed from; None creates it.
+
+    Raises:
+        SchemaConflict: the rows have a type that the table's column, or Iceberg, does not.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        identifier: tuple[str, str],
+        base: Table | None,
+        rows: pa.Schema,
+        shape: Shape,
+    ) -> None:
+        self._name = ".".join(identifier)
+        self._catalog, self._identifier, self._base = catalog, identifier, base
+        self._transaction = (
+            _creation(catalog, identifier, rows, shape)
+            if base is None
+            else _change(base, rows, shape)
+        )
+        self._files = _Files(self._transaction)
+        self._removed: list[DataFile] = []
+        self._done = False
+
+    def __enter__(self) -> Replacement:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._done:
+            self._files.discard()
+
+    def write(self, rows: Iterable[pa.RecordBatch]) -> None:
+        """Add rows, columns by name; a column that the table alone has becomes null."""
+        for batch in rows:
+            if batch.num_rows:
+                self._files.write(pa.Table.from_batches([batch]))
+
+    def remove(self, files: Iterable[DataFile]) -> None:
+        """Take files of `base` out of the table."""
+        self._removed.extend(files)
+
+    def adopt(self, files: Iterable[DataFile]) -> None:
+        """Add files that hold rows of the table already, written for this replacement."""
+        self._files.done.extend(files)
+
+    def commit(self, conflicts: BooleanExpression | None = None) -> Outcome:
+        """Make it visible, in one snapshot.
+
+        A commit of another writer meanwhile is let pass when it touched no row that matches
+        `conflicts` (None: all rows) and no file that goes.
+
+        Raises:
+            ContentMoved: another writer's commit did touch them; nothing was changed.
+            CatalogUnavailable: the catalog does not answer; the state is unknown.
+        """
+        from pyiceberg.exceptions import (
+            CommitFailedException,
+            TableAlreadyExistsError,
+            ValidationException,
+        )
+        from pyiceberg.expressions import AlwaysTrue
+
+        added = self._files.close()
+        snapshot_id = None
+        if added or self._removed:
+            # Validated against every commit since `base`, should there be any, before a retry.
+            with self._transaction.update_snapshot().overwrite() as snapshot:
+                snapshot.delete_by_predicate(conflicts if conflicts is not None else AlwaysTrue())
+                for file in self._removed:
+                    snapshot.delete_data_file(file)
+                for file in added:
+                    snapshot.append_data_file(file)
+            snapshot_id = snapshot.snapshot_id
+        try:
+            # From here on the outcome may be unknown, and then the files must stay.
+            self._done = True
+            with answering():
+                self._transaction.commit_transaction()
+        except (CommitFailedException, TableAlreadyExistsError, ValidationException) as error:
+            self._files.discard()
+            raise ContentMoved(
+                f"{self._name}: another writer changed the rows that this run replaces: {error}",
+                action="run it again; nothing was changed",
+            ) from error
+        return Outcome(
+            written=sum(file.record_count for file in added),
+            removed=sum(file.record_count for file in self._removed),
+            snapshot_id=snapshot_id,
+        )
+
+
+class _Files:
+    """Data files being written, one per partition, the least recently used closed first."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+        from pyiceberg.table import TableProperties
+
+        self._table = transaction._table
+        self._metadata = transaction.table_metadata
+        self._schema = self._metadata.schema()
+        self._spec = self._metadata.spec()
+        self._arrow = _small(schema_to_pyarrow(self._schema, include_field_ids=True))
+        self._limit = int(
+            self._metadata.properties.get(
+                TableProperties.WRITE_TARGET_FILE_SIZE_BYTES,
+                TableProperties.WRITE_TARGET_FILE_SIZE_BYTES_DEFAULT,
+            )
+        )
+        self._write = uuid.uuid4()
+        self._numbers = itertools.count()
+        self._open: OrderedDict[tuple[Any, ...], _File] = OrderedDict()
+        self._finishing: deque[Future[DataFile]] = deque()
+        self._locations: list[str] = []
+        self.done: list[DataFile] = []
+
+    def write(self, rows: pa.Table) -> None:
+        for values, part in self._split(self._conformed(rows)):
+            file = self._open.pop(values, None) or self._new(values)
+            self._open[values] = file
+            file.write(part)
+            if file.size >= self._limit:
+                self._finish(values)
+        while len(self._open) > _OPEN_FILES:
+            self._finish(next(iter(self._open)))
+
+    def close(self) -> list[DataFile]:
+        """All files written, complete."""
+        for values in list(self._open):
+            self._finish(values)
+        self._wait(0)
+        return self.done
+
+    def discard(self) -> None:
+        """Remove what was written; a file that cannot be removed is an orphan for upkeep."""
+        for file in self._open.values():
+            file.abandon()
+        self._open.clear()
+        wait(self._finishing)
+        locations = {*self._locations, *(file.file_path for file in self.done)}
+        for location in locations:
+            try:
+                self._table.io.delete(location)
+            except OSError:
+                continue
+
+    def _conformed(self, rows: pa.Table) -> pa.Table:
+        present = [f for f in self._arrow if f.name in rows.column_names]
+        absent = [f for f in self._arrow if f.name not in rows.column_names]
+        rows = rows.select([f.name for f in present])
+        for column in absent:
+            rows = rows.append_column(column.name, [pa.nulls(rows.num_rows)])
+        return rows.select(self._arrow.names).cast(self._arrow)
+
+    def _split(self, rows: pa.Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+        if self._spec.is_unpartitioned():
+            yield (), rows
+            return
+        keyed = rows
+        names = [f"partition {index}" for index in range(len(self._spec.fields))]
+        for name, partition in zip(names, self._spec.fields, strict=True):
+            keyed = keyed.append_column(name, self._partition_values(partition, rows))
+        for values, part in split_by(keyed, names):
+            yield values, part.drop_columns(names)
+
+    def _partition_values(self, partition: PartitionField, rows: pa.Table) -> Any:
+        source = self._schema.find_field(partition.source_id)
+        transform: Any = partition.transform.pyarrow_transform(source.field_type)
+        return transform(rows[source.name])
+
+    def _new(self, values: tuple[Any, ...]) -> _File:
+        from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+
+        key = None
+        if not self._spec.is_unpartitioned():
+            pairs = zip(self._spec.fields, values, strict=True)
+            key = PartitionKey(
+                field_values=[PartitionFieldValue(field=f, value=v) for f, v in pairs],
+                partition_spec=self._spec,
+                schema=self._schema,
+            )
+        name = f"00000-{next(self._numbers)}-{self._write}.parquet"
+        location = self._table.location_provider().new_data_location(name, key)
+        self._locations.append(location)
+        return _File(self._table, self._metadata, self._schema, location, key)
+
+    def _finish(self, values: tuple[Any, ...]) -> None:
+        from pyiceberg.utils.concurrent import ExecutorFactory
+
+        file = self._open.pop(values)
+        self._finishing.append(ExecutorFactory.get_or_create().submit(file.finish))
+        self._wait(_FINISHING)
+
+    def _wait(self, allowed: int) -> None:
+        while len(self._finishing) > allowed:
+            self.done.append(self._finishing.popleft().result())
+
+
+class _File:
+    """One data file being written."""
+
+    def __init__(
+        self,
+        table: Table,
+        metadata: TableMetadata,
+        schema: Schema,
+        location: str,
+        key: PartitionKey | None,
+    ) -> None:
+        from pyiceberg.io.pyarrow import ParquetFormatWriter
+
+        self._output = table.io.new_output(location)
+        self._writer = ParquetFormatWriter(self._output, schema, metadata.properties)
+        self._metadata, self._location, self._key = metadata, location, key
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        stream = self._writer._fos
+        return int(stream.tell()) if stream is not None else 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, kept until they fill a row group."""
+        self._waiting.append(rows)
+        self._waiting_rows += rows.num_rows
+        if self._waiting_rows >= _ROW_GROUP:
+            self._flush()
+
+    def finish(self) -> DataFile:
+        """Complete the file; gives what the manifest says of it."""
+        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+        from pyiceberg.typedef import Record
+
+        self._flush()
+        statistics = self._writer.close()
+        return DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=self._location,
+            file_format=FileFormat.PARQUET,
+            partition=self._key.partition if self._key is not None else Record(),
+            file_size_in_bytes=len(self._output),
+            sort_order_id=None,
+            spec_id=self._metadata.default_spec_id,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics.to_serialized_dict(),
+        )
+
+    def abandon(self) -> None:
+        """Close the file, which nobody will read."""
+        if self._writer._fos is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write(pa.concat_tables(self._waiting))
+            self._waiting, self._waiting_rows = [], 0
+
+
+def _creation(
+    catalog: Catalog, identifier: tuple[str, str], rows: pa.Schema, shape: Shape
+) -> Transaction:
+    """A transaction that makes the table, visible only with its first content."""
+    from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import NestedField
+
+    name = ".".join(identifier)
+    fields = [
+        NestedField(f.field_id, f.name, f.field_type, required=False, doc=_doc(shape, f.name))
+        for f in _iceberg(name, rows).fields
+    ]
+    schema = Schema(*fields)
+    partition = []
+    for number, text in enumerate(shape.partition_by, start=PARTITION_FIELD_ID_START):
+        column, transform, label = _partition(text)
+        if column not in rows.names:
+            raise SchemaConflict(
+                f"{name}: partition_by names {column!r}, which the result does not have",
+                action=f"use one of: {', '.join(rows.names)}",
+            )
+        source = schema.find_field(column).field_id
+        partition.append(PartitionField(source, number, transform, label))
+    with answering():
+        catalog.create_namespace_if_not_exists(identifier[0])
+        return catalog.create_table_transaction(
+            identifier,
+            schema,
+            partition_spec=PartitionSpec(*partition),
+            properties={"comment": shape.comment} if shape.comment else {},
+        )
+
+
+def _change(base: Table, rows: pa.Schema, shape: Shape) -> Transaction:
+    """A transaction on `base`, columns appended or widened where the rows need it."""
+    name = ".".join(base.name())
+    transaction = base.transaction()
+    present = {f.name: f for f in base.schema().fields}
+    with transaction.update_schema() as update:
+        for new in _iceberg(name, rows).fields:
+            old = present.get(new.name)
+            doc = _doc(shape, new.name)
+            if old is None:
+                update.add_column(new.name, new.field_type, doc=doc)
+                continue
+            if doc is not None and doc != old.doc:
+                update.update_column(new.name, doc=doc)
+            if _holds(old.field_type, new.field_type):
+                continue
+            if not _holds(new.field_type, old.field_type):
+                raise SchemaConflict(
+                    f"{name}: column {new.name} is {old.field_type}, the result"
+                    f" has {new.field_type}",
+                    action="cast it in the model, or give the column another name",
+                )
+            update.update_column(new.name, new.field_type)
+    if shape.comment and base.properties.get("comment") != shape.comment:
+        transaction.set_properties({"comment": shape.comment})
+    return transaction
+
+
+def _holds(wide: IcebergType, narrow: IcebergType) -> bool:
+    """Whether a column of the first type takes values of the second."""
+    from pyiceberg.exceptions import ResolveError
+    from pyiceberg.schema import promote
+
+    # As Arrow types: nested ones differ by their field ids otherwise.
+    if _arrow_type(wide) == _arrow_type(narrow):
+        return True
+    try:
+        return bool(promote(narrow, wide) == wide)
+    except ResolveError:
+        return False
+
+
+def _arrow_type(kind: IcebergType) -> pa.DataType:
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    return schema_to_pyarrow(kind, include_field_ids=False)
+
+
+def _iceberg(name: str, rows: pa.Schema) -> Schema:
+    """The Arrow schema as Iceberg's, with ids from 1."""
+    from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException, _pyarrow_to_schema_without_ids
+    from pyiceberg.schema import assign_fresh_schema_ids
+
+    try:
+        return assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(rows))
+    except (UnsupportedPyArrowTypeException, TypeError) as error:
+        raise SchemaConflict(
+            f"{name}: {error}",
+            action="cast the column in the model; Iceberg has no HUGEINT (cast sums to bigint)",
+        ) from error
+
+
+def _doc(shape: Shape, column: str) -> str | None:
+    return shape.descriptions.get(column) or None
+
+
+def _partition(text: str) -> tuple[str, Transform[Any, Any], str]:
+    """Column, transform and label of one element of `partition_by`."""
+    from pyiceberg.transforms import IdentityTransform, parse_transform
+
+    match = _TRANSFORMED.fullmatch(text.replace(" ", ""))
+    if match is None:
+        return text, IdentityTransform(), text
+    return match[2], parse_transform(match[1]), f"{match[2]}_{match[1]}"
+
+
+def _small(schema: pa.Schema) -> pa.Schema:
+    """With 32-bit offsets, as DuckDB gives strings; the field ids stay."""
+    small: dict[Any, Any] = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    return pa.schema([f.with_type(small.get(f.type, f.type)) for f in schema])
