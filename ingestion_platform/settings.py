@@ -48,7 +48,9 @@ class Settings:
         return self.bootstrap_servers is None
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, root: Path | None = None) -> Settings:
+    def load(
+        cls, environ: Mapping[str, str] | None = None, *, root: Path | None = None
+    ) -> Settings:
         """Read the settings from `environ` (default: the process's, after `root`/.env).
 
         Raises:

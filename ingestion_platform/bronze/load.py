@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from ingestion_platform.bronze.parse import Parsed, Parser
 from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
 from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
@@ -67,6 +68,61 @@ class _Task:
     quarantine: Change | None
 
 
+class Judge:
+    """Makes the rows of both tables from a file's records; the f in table = f(lake, contract)."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._parser = Parser(contract)
+        self.version = self._parser.code_version
+        self._bronze_schema = bronze_arrow_schema(contract)
+        self._quarantine_schema = quarantine_arrow_schema()
+
+    def read(self, store: Store, link: Link) -> pa.Table:
+        """The records of a file (of records.SCHEMA)."""
+        return decode(store.read(link.name.path))
+
+    def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """The rows for bronze and for quarantine, each in the order of the offsets."""
+        parsed = self._parser.parse(records["value"].combine_chunks())
+        bronze = self._bronze_rows(link, records, parsed)
+        return bronze, self._quarantine_rows(link, records, parsed)
+
+    def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+        offsets = records["offset"].filter(parsed.valid)
+        origin = self._origin_columns(link, offsets)
+        arrays = [
+            *parsed.rows.columns,
+            *(origin[name] for name in c.BRONZE_COLUMNS),
+        ]
+        return pa.table(arrays, schema=self._bronze_schema)
+
+    def _quarantine_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+        schema = self._quarantine_schema
+        refused = records.filter(pc.invert(parsed.valid))
+        origin = self._origin_columns(link, refused["offset"])
+        origin |= {
+            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
+            c.KEY: refused["key"],
+            c.VALUE: refused["value"],
+            c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
+            c.REASONS: parsed.reasons.cast(schema.field(c.REASONS).type),
+            c.ORIGIN: pa.repeat(link.name.path, refused.num_rows),
+        }
+        return pa.table([origin[name] for name in c.QUARANTINE_COLUMNS], schema=schema)
+
+    def _origin_columns(self, link: Link, offsets: pa.ChunkedArray) -> dict[str, pa.Array]:
+        count = len(offsets)
+        now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
+        return {
+            c.WINDOW: pa.repeat(pa.scalar(link.name.window, pa.date32()), count),
+            c.GENERATION: pa.repeat(link.generation, count),
+            c.PARTITION: pa.repeat(pa.scalar(link.name.partition, pa.int32()), count),
+            c.OFFSET: offsets,
+            c.INGESTED_AT: pa.repeat(now, count),
+            c.CONTRACT: pa.repeat(self.version, count),
+        }
+
+
 class Loader:
     """One stream's tables, opened for loading. Not thread-safe; any number may run at once."""
 
@@ -74,11 +130,10 @@ class Loader:
         self._catalog = catalog
         self._store = store
         self._stream = stream
-        self._parser = Parser(stream.contract)
-        self._version = self._parser.code_version
+        self._judging = Judge(stream.contract)
+        self._version = self._judging.version
         self._bronze = ensure_bronze(catalog, stream.bronze_table, stream.contract)
         self._quarantine = ensure_quarantine(catalog, stream.quarantine_table)
-        self._bronze_schema = bronze_arrow_schema(stream.contract)
         self._ledgers = {"bronze": read_ledgers(self._bronze)}
         self._ledgers["quarantine"] = read_ledgers(self._quarantine)
 
@@ -189,10 +244,8 @@ class Loader:
         """Read, parse and write a file's rows; nothing is visible before the commit."""
         link, records = task.item.link, task.item.records
         if records is None:
-            records = decode(self._store.read(link.name.path))
-        parsed = self._parser.parse(records["value"].combine_chunks())
-        bronze = self._bronze_rows(link, records, parsed)
-        quarantine = self._quarantine_rows(link, records, parsed)
+            records = self._judging.read(self._store, link)
+        bronze, quarantine = self._judging.rows(link, records)
         return _Judged(
             task,
             _filled(task.bronze, self._bronze, bronze),
@@ -201,45 +254,10 @@ class Loader:
                 link,
                 bronze.num_rows,
                 quarantine.num_rows,
-                _count(parsed.reasons),
+                _count(quarantine),
                 replaced=any(x is not None and x.replace for x in (task.bronze, task.quarantine)),
             ),
         )
-
-    def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
-        offsets = records["offset"].filter(parsed.valid)
-        origin = self._origin_columns(link, offsets)
-        arrays = [
-            *parsed.rows.columns,
-            *(origin[name] for name in c.BRONZE_COLUMNS),
-        ]
-        return pa.table(arrays, schema=self._bronze_schema)
-
-    def _quarantine_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
-        schema = quarantine_arrow_schema()
-        refused = records.filter(pc.invert(parsed.valid))
-        origin = self._origin_columns(link, refused["offset"])
-        origin |= {
-            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
-            c.KEY: refused["key"],
-            c.VALUE: refused["value"],
-            c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
-            c.REASONS: parsed.reasons.cast(schema.field(c.REASONS).type),
-            c.ORIGIN: pa.repeat(link.name.path, refused.num_rows),
-        }
-        return pa.table([origin[name] for name in c.QUARANTINE_COLUMNS], schema=schema)
-
-    def _origin_columns(self, link: Link, offsets: pa.ChunkedArray) -> dict[str, pa.Array]:
-        count = len(offsets)
-        now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
-        return {
-            c.WINDOW: pa.repeat(pa.scalar(link.name.window, pa.date32()), count),
-            c.GENERATION: pa.repeat(link.generation, count),
-            c.PARTITION: pa.repeat(pa.scalar(link.name.partition, pa.int32()), count),
-            c.OFFSET: offsets,
-            c.INGESTED_AT: pa.repeat(now, count),
-            c.CONTRACT: pa.repeat(self._version, count),
-        }
 
     def _commit(self, ready: list[_Judged]) -> list[Loaded]:
         quarantine = [j.quarantine for j in ready if j.quarantine is not None]
@@ -264,12 +282,14 @@ def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | Non
     if change is None:
         return None
     # A file may overlap what is loaded: only what lies in the span is the change's.
-    rows = rows.filter(pc.greater_equal(rows[c.OFFSET], change.span.start)) if rows.num_rows else rows
+    rows = (
+        rows.filter(pc.greater_equal(rows[c.OFFSET], change.span.start)) if rows.num_rows else rows
+    )
     files = write_data_files(table, rows)
     return Change(change.partition, change.base, change.span, files, change.replace)
 
 
-def _count(reasons: pa.ListArray) -> Counter[str]:
+def _count(quarantine: pa.Table) -> Counter[str]:
     """How often each kind of reason was given; the offending values are cut off."""
-    flat = reasons.flatten().to_pylist()
+    flat = pc.list_flatten(quarantine[c.REASONS]).to_pylist()
     return Counter(str(reason).partition(" (is ")[0] for reason in flat)

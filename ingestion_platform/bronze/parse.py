@@ -102,9 +102,7 @@ class Parser:
                 pass  # a record that only the engine cannot read: it is found below
         return self._judge(self._batch(texts, listed, suspects))
 
-    def _batch(
-        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
-    ) -> pa.Table:
+    def _batch(self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]) -> pa.Table:
         """The query's input: suspects are replaced by what can be kept of them."""
         if suspects:
             return _with(texts, {i: self._decoder.examine(listed[i]) for i in sorted(suspects)})
@@ -152,7 +150,11 @@ class Parser:
         nothing = pa.table(
             {"_value": [None], "_broken": [["*"]], "_given": [reason]},
             schema=pa.schema(
-                [("_value", pa.string()), ("_broken", pa.list_(pa.string())), ("_given", pa.string())]
+                [
+                    ("_value", pa.string()),
+                    ("_broken", pa.list_(pa.string())),
+                    ("_given", pa.string()),
+                ]
             ),
         )
         return self._judge(nothing)

@@ -39,7 +39,7 @@ class Decoder:
 
     def __init__(self, contract: Contract) -> None:
         self._fields = [f for f in contract.fields if f.derived is None]
-        self._decode = msgspec.json.Decoder(_record_type(self._fields)).decode
+        self._decode: Callable[[Any], Any] = msgspec.json.Decoder(_record_type(self._fields)).decode
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
         self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
@@ -52,7 +52,7 @@ class Decoder:
         Decimals beyond the exactness of a double are among them, although they may be fine:
         `examine` keeps their digits.
         """
-        decode: Callable[[Any], Any] = self._decode
+        decode = self._decode
         embedded = self._embedded
         refused = []
         for position, value in enumerate(values):
@@ -151,7 +151,9 @@ def _not_an_object(value: bytes, error: Exception) -> str:
 def _duplicates(value: bytes) -> list[str]:
     """The keys that stand more than once in the record itself."""
     keys = object_keys(value)
-    return sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    return (
+        sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    )
 
 
 def object_keys(value: bytes | str) -> list[str]:
@@ -213,34 +215,33 @@ def _optional(item: Field) -> Any:
     return Optional[_type(item)]  # noqa: UP045 - built at run time
 
 
+_SCALARS: dict[Kind, Any] = {
+    Kind.STRING: str,
+    Kind.NUMBER: float,
+    Kind.DECIMAL: float,
+    Kind.BOOLEAN: bool,
+    Kind.DATE: dt.date,
+    Kind.TIMESTAMP: dt.datetime,
+    Kind.TIME: Annotated[dt.time, msgspec.Meta(tz=False)],
+}
+
+
 def _type(item: Field, *, nested: bool = False) -> Any:
     """A field's type; nested, with its constraints (SQL judges those of the top level)."""
-    kind: Any
-    match item.kind:
-        case Kind.STRING:
-            kind = str
-        case Kind.INTEGER:
-            low, high = -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
-            kind = Annotated[int, msgspec.Meta(ge=low, le=high)]
-        case Kind.NUMBER | Kind.DECIMAL:
-            kind = float
-        case Kind.BOOLEAN:
-            kind = bool
-        case Kind.DATE:
-            kind = dt.date
-        case Kind.TIMESTAMP:
-            kind = dt.datetime
-        case Kind.TIME:
-            kind = Annotated[dt.time, msgspec.Meta(tz=False)]
-        case Kind.OBJECT:
-            return _object_type(item)
-        case Kind.ARRAY:
-            kind = list[_nested(item.item)] if item.item else list
-        case Kind.JSON:
-            return _Open | list[msgspec.Raw] if nested else _Open | list[msgspec.Raw] | str
+    if item.kind is Kind.JSON:
+        return _Open | list[msgspec.Raw] if nested else _Open | list[msgspec.Raw] | str
+    if item.kind is Kind.OBJECT:
+        return _object_type(item)
+    if item.kind is Kind.ARRAY and item.item is not None:
+        return _constrained(list.__class_getitem__(_nested(item.item)), item)
     if item.allowed and nested:
-        return Literal[item.allowed]
-    return _constrained(kind, item) if nested or item.kind is Kind.ARRAY else kind
+        return Literal.__getitem__(item.allowed)
+    if item.kind is Kind.INTEGER:
+        low, high = -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
+        kind: Any = Annotated[int, msgspec.Meta(ge=low, le=high)]
+    else:
+        kind = _SCALARS[item.kind]
+    return _constrained(kind, item) if nested else kind
 
 
 def _nested(item: Field) -> Any:

@@ -142,7 +142,7 @@ class Chain:
         """The files of a window by log partition, in the order of the log."""
         if window not in self._names:
             found: dict[int, list[Name]] = {}
-            for entry in self._store.list(window_folder(self._topic, window)):
+            for entry in self._store.files(window_folder(self._topic, window)):
                 name = parse_name(entry.path)
                 if name is not None:
                     found.setdefault(name.partition, []).append(name)
@@ -203,8 +203,7 @@ class Chain:
         return [
             link
             for link in links
-            if link.name.ordinal > ordinal
-            or (link.generation == generation and link.end > offset)
+            if link.name.ordinal > ordinal or (link.generation == generation and link.end > offset)
         ]
 
     def _check(self, links: list[Link], position: tuple[str, int] | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
 from ingestion_platform.lake.store import Store
-from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks
+from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks, offset_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -170,11 +170,11 @@ class _Builder:
         stamps = np.fromiter(pairs, np.int64, 2 * len(run.messages)).reshape(-1, 2)
         days = self._days(stamps)
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             day = int(days[start])
             messages = run.messages[start:stop]
             if self._window is not None and day != self._window:
-                self._cut(messages[0].offset())
+                self._cut(offset_of(messages[0]))
             if day > (self.last - _EPOCH).days:
                 self.finished = True
                 return

@@ -41,7 +41,8 @@ def encode(table: pa.Table, link: Link) -> bytes:
         use_dictionary=["timestamp_type", "partition"],
         write_statistics=["timestamp", "partition", "offset"],
     )
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> pa.Table:

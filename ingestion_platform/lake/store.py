@@ -65,7 +65,7 @@ class Store(Protocol):
             FileNotFoundError: there is none.
         """
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def files(self, prefix: str) -> Iterator[Entry]:
         """All objects below a folder, at any depth, in no particular order."""
 
     def folders(self, prefix: str) -> list[str]:
@@ -129,7 +129,7 @@ class LocalStore:
             file.seek(max(0, end - size))
             return file.read()
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def files(self, prefix: str) -> Iterator[Entry]:
         """See Store."""
         for folder, _, names in os.walk(self._root / prefix):
             for name in names:
@@ -155,7 +155,7 @@ class S3Store:
         from obstore.store import S3Store as Client
 
         self._url = url
-        config: dict[str, Any] = {**s3, "virtual_hosted_style_request": False}
+        config: Any = {**s3, "virtual_hosted_style_request": False}
         plain = s3.get("endpoint", "").startswith("http://")
         self._client: ObstoreS3 = Client(
             bucket,
@@ -196,7 +196,7 @@ class S3Store:
         with _remote_errors(self._url, path):
             return bytes(self._client.get(path, options={"range": {"suffix": size}}).bytes())
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def files(self, prefix: str) -> Iterator[Entry]:
         """See Store."""
         with _remote_errors(self._url, prefix):
             for chunk in self._client.list(prefix):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,18 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive messages of one partition; `end` once the partition's range is read to its end."""
+    """Consecutive messages of one partition; `end` when they are the last of what was asked for."""
 
     partition: int
     messages: list[Message]
     end: int | None
+
+
+def offset_of(message: Message) -> int:
+    """A consumed message's offset: it has one, though the library's type says otherwise."""
+    offset = message.offset()
+    assert offset is not None
+    return offset
 
 
 class Moved(Transient):
@@ -137,12 +145,14 @@ class Log:
         Raises:
             SourceUnavailable: the broker does not answer.
         """
+        import confluent_kafka.admin
         from confluent_kafka import IsolationLevel, KafkaException
-        from confluent_kafka.admin import OffsetSpec
 
-        def offsets(spec: Any) -> dict[int, int]:
+        spec: Any = confluent_kafka.admin.OffsetSpec  # type: ignore[attr-defined]
+
+        def offsets(which: Any) -> dict[int, int]:
             futures = self._admin.list_offsets(
-                {self._partition(p): spec for p in partitions},
+                {self._partition(p): which for p in partitions},
                 isolation_level=IsolationLevel.READ_COMMITTED,
                 request_timeout=TIMEOUT,
             )
@@ -151,7 +161,7 @@ class Log:
         try:
             if self._settings.embedded:
                 return self._embedded_watermarks(partitions)
-            starts, ends = offsets(OffsetSpec.earliest()), offsets(OffsetSpec.latest())
+            starts, ends = offsets(spec.earliest()), offsets(spec.latest())
         except KafkaException as error:
             raise _unavailable(self._name, error) from error
         return {p: Watermarks(starts[p], ends[p]) for p in partitions}
@@ -210,15 +220,15 @@ class Log:
         cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(good)]
         runs: list[Run] = []
         ended: set[int] = set()
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             partition = int(owners[start])
             if partition not in pending or partition in ended:
                 continue
             end = pending[partition]
             run = good[start:stop]
-            if run[-1].offset() + 1 >= end:
+            if offset_of(run[-1]) + 1 >= end:
                 ended.add(partition)
-                runs.append(Run(partition, [m for m in run if m.offset() < end], end))
+                runs.append(Run(partition, [m for m in run if offset_of(m) < end], end))
             else:
                 runs.append(Run(partition, run, None))
         return runs

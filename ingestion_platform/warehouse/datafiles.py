@@ -72,9 +72,7 @@ def _split(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, 
         )
 
 
-def split_by(
-    rows: pa.Table, names: Iterable[str]
-) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+def split_by(rows: pa.Table, names: Iterable[str]) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
     """The rows by each combination of values of some columns; the order within is kept."""
     codes = np.zeros(rows.num_rows, np.int64)
     dictionaries: list[pa.Array] = []

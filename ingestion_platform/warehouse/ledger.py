@@ -59,7 +59,9 @@ class Ledger:
                 (after if self._follows(old, span) else before).append(old)
                 continue
             if old.start < span.start:
-                before.append(Span(old.generation, old.start, min(old.end, span.start), old.contract))
+                before.append(
+                    Span(old.generation, old.start, min(old.end, span.start), old.contract)
+                )
             if old.end > span.end:
                 after.append(Span(old.generation, max(old.start, span.end), old.end, old.contract))
         return Ledger(tuple(_merged([*before, span, *after])))

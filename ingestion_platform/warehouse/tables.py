@@ -63,18 +63,32 @@ def ensure_table(
     catalog: Catalog, name: str, shape: Callable[[], tuple[Schema, PartitionSpec]]
 ) -> Table:
     """The table of that name (namespace.name); when there is none, one of the shape given."""
-    from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
+    from pyiceberg.exceptions import TableAlreadyExistsError
 
+    if (table := load_or_none(catalog, name)) is not None:
+        return table
+    schema, spec = shape()
     with answering():
-        try:
-            return catalog.load_table(name)
-        except NoSuchTableError:
-            schema, spec = shape()
         catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
         try:
             return catalog.create_table(name, schema, partition_spec=spec, properties=PROPERTIES)
         except TableAlreadyExistsError:  # another process was quicker
             return catalog.load_table(name)
+
+
+def load_or_none(catalog: Catalog, name: str) -> Table | None:
+    """The table of that name (namespace.name), None when there is none.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer.
+    """
+    from pyiceberg.exceptions import NoSuchTableError
+
+    with answering():
+        try:
+            return catalog.load_table(name)
+        except NoSuchTableError:
+            return None
 
 
 def _check_types(table: Table, wanted: Schema, contract: Contract) -> None:

@@ -1,0 +1,152 @@
+"""Where a stream stands: its log, its lake and its tables, read from themselves."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.sources.kafka import Topic, Watermarks
+from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.ledger import Ledger
+from ingestion_platform.warehouse.tables import load_or_none
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One log partition; positions are next offsets of the topic's present generation.
+
+    A position is None when nothing of that generation has arrived there; `lag` counts the offsets
+    of the log that bronze lacks.
+    """
+
+    partition: int
+    log_start: int
+    log_end: int
+    lake_position: int | None
+    bronze_position: int | None
+    quarantine_position: int | None
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one.
+
+    Row counts include rows that other engines inserted.
+    """
+
+    stream: str
+    topic: str
+    topic_id: str
+    generation: str | None
+    bronze_table: str
+    quarantine_table: str
+    bronze_rows: int
+    quarantine_rows: int
+    partitions: tuple[PartitionStatus, ...]
+
+    @property
+    def lag(self) -> int:
+        """Offsets of the log that bronze lacks, over all partitions."""
+        return sum(p.lag for p in self.partitions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as plain data, for JSON."""
+        return asdict(self)
+
+
+def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
+    """Read where a stream stands.
+
+    Raises:
+        SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    with ThreadPoolExecutor(2, thread_name_prefix="status") as pool:
+        from_log = pool.submit(_read_log, platform, stream)
+        tables = pool.submit(_read_tables, platform, stream)
+        topic, marks = from_log.result()
+        tails = Chain(platform.store, stream.topic).tails(topic.partitions)
+        bronze, quarantine = tables.result()
+    return summarize(stream, topic, marks, tails, bronze, quarantine)
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """What a table's metadata tell: rows, and ledgers by log partition."""
+
+    rows: int
+    ledgers: dict[int, Ledger]
+
+
+def summarize(
+    stream: Stream,
+    topic: Topic,
+    marks: dict[int, Watermarks],
+    tails: dict[int, Link],
+    bronze: TableState,
+    quarantine: TableState,
+) -> StreamStatus:
+    """The status from what was read; plain data in and out."""
+    partitions = []
+    for partition, mark in sorted(marks.items()):
+        tail = tails.get(partition)
+        lake = tail.end if tail and tail.generation == topic.generation else None
+        at = _position(bronze.ledgers, partition, topic)
+        partitions.append(
+            PartitionStatus(
+                partition=partition,
+                log_start=mark.start,
+                log_end=mark.end,
+                lake_position=lake,
+                bronze_position=at,
+                quarantine_position=_position(quarantine.ledgers, partition, topic),
+                lag=max(0, mark.end - max(mark.start, at or 0)),
+            )
+        )
+    generations = [pos[0] for ledger in bronze.ledgers.values() if (pos := ledger.position)]
+    present = topic.generation if topic.generation in generations else None
+    return StreamStatus(
+        stream=stream.name,
+        topic=stream.topic,
+        topic_id=topic.generation,
+        generation=present or (generations[0] if generations else None),
+        bronze_table=stream.bronze_table,
+        quarantine_table=stream.quarantine_table,
+        bronze_rows=bronze.rows,
+        quarantine_rows=quarantine.rows,
+        partitions=tuple(partitions),
+    )
+
+
+def _position(ledgers: dict[int, Ledger], partition: int, topic: Topic) -> int | None:
+    at = ledgers.get(partition, Ledger()).position
+    return at[1] if at is not None and at[0] == topic.generation else None
+
+
+def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Watermarks]]:
+    with platform.log(stream) as log:
+        topic = log.topic()
+        return topic, log.watermarks(topic.partitions)
+
+
+def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableState]:
+    bronze = load_or_none(platform.catalog, stream.bronze_table)
+    quarantine = load_or_none(platform.catalog, stream.quarantine_table)
+    return _state(bronze), _state(quarantine)
+
+
+def _state(table: Table | None) -> TableState:
+    from ingestion_platform.warehouse.commit import read_ledgers
+
+    if table is None:
+        return TableState(0, {})
+    snapshot = table.current_snapshot()
+    summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    rows = int(summary.get("total-records", 0)) - int(summary.get("total-position-deletes", 0))
+    return TableState(rows, read_ledgers(table))
