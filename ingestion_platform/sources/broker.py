@@ -107,7 +107,10 @@ def start(home: Path, timeout: float = 20.0) -> BrokerAddress:
             )
         time.sleep(_POLL)
     if child is not None:
-        # Reaps the broker when it ends, so that it does not stay as a zombie of this process.
+        if child.pid != broker.pid:
+            # The race is lost; left alone, this one might serve the home after the winner.
+            child.terminate()
+        # Reaps the child when it ends, so that it does not stay as a zombie of this process.
         threading.Thread(target=child.wait, daemon=True).start()
     return broker
 

@@ -74,6 +74,21 @@ def test_many_starters_at_once_get_one_broker(home: Path) -> None:
         started = list(pool.map(lambda _: broker.start(home), range(4)))
     assert len(set(started)) == 1
     assert broker.address(home) == started[0]
+    broker.stop(home)
+    # A loser that is still starting must not take over what the winner left.
+    assert eventually(lambda: serving(home) == [])
+    assert broker.address(home) is None
+
+
+def serving(home: Path) -> list[str]:
+    """The process ids of everything that serves the home or is about to."""
+    shown = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    return [
+        line[0]
+        for line in lines
+        if line[-1] == str(home) and "ingestion_platform.sources.broker" in line
+    ]
 
 
 def test_a_restart_is_a_new_generation_without_the_records(home: Path) -> None:
