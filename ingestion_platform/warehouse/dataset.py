@@ -393,8 +393,10 @@ def _between(
         bounds.append(pc.field(name) <= high)
     if not bounds:
         return None
-    inside = reduce(and_, bounds)
-    return (inside | pc.field(name).is_null()) if nullable else inside
+    if nullable:
+        # Null by null: Arrow does not see through "(low and high) or null".
+        bounds = [bound | pc.field(name).is_null() for bound in bounds]
+    return reduce(and_, bounds)
 
 
 def _literal(kind: Any, value: Any) -> Any:
