@@ -17,8 +17,18 @@ from ingestion_platform.errors import SettingError
 CATALOG = "lakehouse"
 _CATALOG_PREFIX = f"PYICEBERG_CATALOG__{CATALOG.upper()}__"
 
-# Read by producers and consumers of one domain, not properties of librdkafka.
-_NOT_LIBRDKAFKA = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC", "KAFKA_GROUP_ID"}
+# Read elsewhere (by producers of one domain, by Kafka's own scripts): no librdkafka properties.
+_NOT_LIBRDKAFKA = {
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "KAFKA_GROUP_ID",
+    "KAFKA_HEAP_OPTS",
+    "KAFKA_HOME",
+    "KAFKA_JMX_OPTS",
+    "KAFKA_JVM_PERFORMANCE_OPTS",
+    "KAFKA_LOG4J_OPTS",
+    "KAFKA_OPTS",
+    "KAFKA_TOPIC",
+}
 _SECRET_WORDS = ("password", "secret", "token", "key", "uri", "credential", "jaas", "pem")
 
 

@@ -27,6 +27,7 @@ FEW = 0.2
 """Up to this share of records without some field are completed one by one; more change the way
 the rest is read."""
 
+_INPUT_COLUMNS = ["_value", "_broken", "_given"]
 _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 
 
@@ -55,7 +56,7 @@ class Parser:
             f.kind is Kind.DECIMAL and (f.precision or 0) > 15 for f in contract.fields
         )
         self._sent = {f.name for f in contract.fields if f.derived is None}
-        self._lacking = False  # whether the last records left fields out, and so may the next
+        self._regular = True  # whether the last records all had every field once
         self._local = threading.local()
 
     def parse(self, values: pa.Array) -> Parsed:
@@ -65,9 +66,10 @@ class Parser:
         suspects = set(every) if self._careful else set(self._decoder.refused(listed))
         texts, unreadable = _as_text(values, listed, suspects)
         suspects |= unreadable
-        judged = self._judge_quickly(texts, listed, suspects)
+        examined = {i: self._decoder.examine(listed[i]) for i in sorted(suspects)}
+        judged = self._judge_quickly(texts, examined)
         if judged is None:
-            judged = self._judge_carefully(texts, listed, suspects)
+            judged = self._judge_carefully(texts, listed, examined)
         reasons = judged[REASONS].combine_chunks()
         rows = judged.drop_columns([REASONS])
         valid = pc.equal(reasons, "")
@@ -76,38 +78,32 @@ class Parser:
         refused = reasons.filter(pc.invert(valid))
         return Parsed(valid, rows.cast(self.schema), pc.split_pattern(refused, SEPARATOR))
 
-    def _judge_quickly(
-        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
-    ) -> pa.Table | None:
+    def _judge_quickly(self, texts: pa.Array, examined: dict[int, Examined]) -> pa.Table | None:
         """All records at once, None when one of them lacks a field or has one twice."""
-        if self._lacking:
+        if not self._regular:
             return None
         try:
-            return self._run(self._strict, self._batch(texts, listed, suspects))
+            return self._run(self._strict, _batch(texts, examined))
         except duckdb.Error:
+            self._regular = False
             return None
 
     def _judge_carefully(
-        self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]
+        self, texts: pa.Array, listed: list[bytes | None], examined: dict[int, Examined]
     ) -> pa.Table:
         """Find the records that lack a field or have one twice, and read on strictly if few do."""
-        batch = self._batch(texts, listed, suspects)
-        doubled, lacking = self._by_keys(batch)
-        self._lacking = len(lacking) > len(listed) * FEW
-        suspects = suspects | doubled
-        if not self._lacking:
+        doubled, lacking = self._by_keys(_batch(texts, examined))
+        self._regular = not doubled and not lacking
+        few = len(lacking) <= len(listed) * FEW
+        more = doubled | lacking if few else doubled
+        examined = examined | {i: self._decoder.examine(listed[i]) for i in sorted(more)}
+        batch = _batch(texts, dict(sorted(examined.items())))
+        if few:
             try:
-                return self._run(self._strict, self._batch(texts, listed, suspects | lacking))
+                return self._run(self._strict, batch)
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
-        return self._judge(self._batch(texts, listed, suspects))
-
-    def _batch(self, texts: pa.Array, listed: list[bytes | None], suspects: set[int]) -> pa.Table:
-        """The query's input: suspects are replaced by what can be kept of them."""
-        if suspects:
-            return _with(texts, {i: self._decoder.examine(listed[i]) for i in sorted(suspects)})
-        nothing = [pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())]
-        return pa.table([texts, *nothing], names=["_value", "_broken", "_given"])
+        return self._judge(batch)
 
     def _run(self, query: str, batch: pa.Table) -> pa.Table:
         connection = self._connection()
@@ -191,8 +187,11 @@ def _utf8(value: bytes) -> bool:
     return True
 
 
-def _with(texts: pa.Array, examined: dict[int, Examined]) -> pa.Table:
-    """The batch with examined records in the places of the originals."""
+def _batch(texts: pa.Array, examined: dict[int, Examined]) -> pa.Table:
+    """The query's input; what was examined (in order of place) is replaced by what is kept."""
+    if not examined:
+        nothing = [pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())]
+        return pa.table([texts, *nothing], names=_INPUT_COLUMNS)
     mask = np.zeros(len(texts), bool)
     mask[list(examined)] = True
     found = examined.values()
@@ -203,6 +202,4 @@ def _with(texts: pa.Array, examined: dict[int, Examined]) -> pa.Table:
     places[mask] = np.arange(len(examined))
     sparse = pa.array(places, mask=~mask)
     values = pc.replace_with_mask(texts, pa.array(mask), clean)
-    return pa.table(
-        [values, broken.take(sparse), given.take(sparse)], names=["_value", "_broken", "_given"]
-    )
+    return pa.table([values, broken.take(sparse), given.take(sparse)], names=_INPUT_COLUMNS)

@@ -215,10 +215,13 @@ def _length_reasons(item: Field, name: str) -> Iterator[str]:
         return
     if item.min_length is not None:
         said = f"must have at least {item.min_length} characters"
-        yield _reason(f"length({name}) < {item.min_length}", _is(item.name, said, name))
+        # Bytes are known at once, characters have to be counted: only where they can matter.
+        few = f"strlen({name}) < {4 * item.min_length} AND length({name}) < {item.min_length}"
+        yield _reason(few, _is(item.name, said, name))
     if item.max_length is not None:
         said = f"must have at most {item.max_length} characters"
-        yield _reason(f"length({name}) > {item.max_length}", _is(item.name, said, name))
+        many = f"strlen({name}) > {item.max_length} AND length({name}) > {item.max_length}"
+        yield _reason(many, _is(item.name, said, name))
 
 
 def _is(field: str, said: str, value: str) -> str:

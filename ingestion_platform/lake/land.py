@@ -235,14 +235,14 @@ class _Builder:
 def _table(messages: list[Message], stamps: np.ndarray, partition: int) -> pa.Table:
     """Messages of one partition as a table of records.SCHEMA."""
     count = len(messages)
-    headers = [m.headers() for m in messages]
+    headers = [m.headers() or [] for m in messages]
     known = pa.array(stamps[:, 0] == 0)
     times = pa.array(stamps[:, 1], pa.int64(), mask=known.to_numpy(zero_copy_only=False))
     return pa.Table.from_arrays(
         [
             pa.array([m.key() for m in messages], pa.binary()),
             pa.array([m.value() for m in messages], pa.binary()),
-            pa.nulls(count, HEADERS) if not any(headers) else pa.array(headers, HEADERS),
+            pa.array(headers, HEADERS) if any(headers) else _no_headers(count),
             times.cast(SCHEMA.field("timestamp").type),
             pa.DictionaryArray.from_arrays(stamps[:, 0].astype(np.int8), _TYPES).cast(pa.string()),
             pa.array(np.full(count, partition, np.int32)),
@@ -250,6 +250,12 @@ def _table(messages: list[Message], stamps: np.ndarray, partition: int) -> pa.Ta
         ],
         schema=SCHEMA,
     )
+
+
+def _no_headers(count: int) -> pa.Array:
+    """`count` empty lists of headers."""
+    nothing = pa.array([], HEADERS.value_type)
+    return pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), nothing).cast(HEADERS)
 
 
 class _Writer:

@@ -112,9 +112,9 @@ class Log:
         from confluent_kafka import KafkaException, TopicCollection
 
         try:
-            cluster = self._admin.describe_cluster(request_timeout=TIMEOUT)
             if self._settings.embedded:
-                return self._embedded_topic(cluster.result().cluster_id)
+                return self._embedded_topic()
+            cluster = self._admin.describe_cluster(request_timeout=TIMEOUT)
             described = self._admin.describe_topics(
                 TopicCollection([self._name]), request_timeout=TIMEOUT
             )[self._name].result()
@@ -128,15 +128,15 @@ class Log:
             partitions=tuple(sorted(p.id for p in described.partitions)),
         )
 
-    def _embedded_topic(self, cluster_id: str | None) -> Topic:
+    def _embedded_topic(self) -> Topic:
         """The mock cluster has no topic ids; its process's own id stands in for them."""
         found = address(self._settings.home)
-        metadata = self._admin.list_topics(self._name, timeout=TIMEOUT).topics[self._name]
+        metadata = self._admin.list_topics(self._name, timeout=TIMEOUT)
         return Topic(
             name=self._name,
             generation=found.generation if found else "embedded",
-            cluster_id=cluster_id or "",
-            partitions=tuple(sorted(metadata.partitions)),
+            cluster_id=metadata.cluster_id or "",
+            partitions=tuple(sorted(metadata.topics[self._name].partitions)),
         )
 
     def watermarks(self, partitions: Sequence[int]) -> dict[int, Watermarks]:

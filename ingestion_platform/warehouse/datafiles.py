@@ -17,7 +17,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.partitioning import PartitionKey
-    from pyiceberg.table import Table, WriteTask
+    from pyiceberg.table import Table
 
 
 def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
@@ -26,30 +26,56 @@ def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
     The table's partition fields must be identities of columns. Files that no commit comes to
     name are orphans, which upkeep removes.
     """
-    from pyiceberg.io.pyarrow import write_file
+    from pyiceberg.utils.concurrent import ExecutorFactory
 
     if rows.num_rows == 0:
         return []
-    tasks = _tasks(table, rows)
-    return list(write_file(io=table.io, table_metadata=table.metadata, tasks=tasks))
-
-
-def _tasks(table: Table, rows: pa.Table) -> Iterator[WriteTask]:
-    from pyiceberg.io.pyarrow import pyarrow_to_schema
-    from pyiceberg.table import WriteTask
-
-    schema = pyarrow_to_schema(rows.schema, name_mapping=table.schema().name_mapping)
+    rows = conformed(table, rows)
     write = uuid.uuid4()
-    counter = itertools.count()
-    for key, part in _split(table, rows):
-        batches = part.combine_chunks().to_batches()
-        yield WriteTask(
-            write_uuid=write,
-            task_id=next(counter),
-            schema=schema,
-            record_batches=batches,
-            partition_key=key,
-        )
+    parts = [(f"{i:05d}-{write}.parquet", *part) for i, part in enumerate(_split(table, rows))]
+    writers = ExecutorFactory.get_or_create()
+    return list(writers.map(lambda part: _write(table, *part), parts))
+
+
+def conformed(table: Table, rows: pa.Table) -> pa.Table:
+    """The rows with exactly the table's columns, types and field ids.
+
+    PyIceberg's own projection makes empty lists of null ones; a cast keeps them.
+    """
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    schema = schema_to_pyarrow(table.schema())
+    columns = []
+    for wanted in schema:
+        if wanted.name not in rows.schema.names:
+            columns.append(pa.nulls(rows.num_rows, wanted.type))
+            continue
+        column = rows[wanted.name]
+        columns.append(column if column.type == wanted.type else column.cast(wanted.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _write(table: Table, name: str, key: PartitionKey | None, rows: pa.Table) -> DataFile:
+    from pyiceberg.io.pyarrow import ParquetFormatWriter
+    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+    from pyiceberg.typedef import Record
+
+    location = table.location_provider().new_data_location(name, key)
+    output = table.io.new_output(location)
+    with ParquetFormatWriter(output, table.schema(), table.properties) as writer:
+        writer.write(rows)
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=location,
+        file_format=FileFormat.PARQUET,
+        partition=key.partition if key is not None else Record(),
+        file_size_in_bytes=len(output),
+        spec_id=table.spec().spec_id,
+        sort_order_id=None,
+        equality_ids=None,
+        key_metadata=None,
+        **writer.result().to_serialized_dict(),
+    )
 
 
 def _split(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
