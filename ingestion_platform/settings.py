@@ -51,6 +51,8 @@ class Settings:
     dagster_home: Path
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
+    dotenv: frozenset[str] = frozenset()
+    """Those of them that the `.env` file gave."""
 
     @property
     def embedded(self) -> bool:
@@ -67,9 +69,11 @@ class Settings:
             SettingError: a value that cannot work; names the setting and an example.
         """
         root = (root or Path.cwd()).absolute()
-        env = dict(os.environ) | {} if environ is None else dict(environ)
-        if environ is None:
-            env = _with_dotenv(root, env)
+        env = dict(os.environ) if environ is None else dict(environ)
+        dotenv = _dotenv(root, env) if environ is None else {}
+        # Libraries (PyIceberg, dbt, Dagster) read the environment themselves: they see the same.
+        export(dotenv)
+        env |= dotenv
         env = {k: v for k, v in env.items() if v.strip() != "" or k.startswith("KAFKA_SASL")}
         home = _folder(env, "PLATFORM_HOME", root / ".platform", root)
         return cls(
@@ -81,6 +85,7 @@ class Settings:
             catalog=_catalog(env, home),
             dagster_home=_folder(env, "DAGSTER_HOME", home / "dagster", root),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
+            dotenv=frozenset(filter(_ours, dotenv)),
         )
 
 
@@ -94,16 +99,19 @@ def export(values: Mapping[str, str]) -> None:
     os.environ.update(values)
 
 
-def _with_dotenv(root: Path, env: dict[str, str]) -> dict[str, str]:
+def is_secret(name: str) -> bool:
+    """Whether the value of a setting or property of that name must not be shown."""
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _dotenv(root: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """What `root`/.env adds to the environment."""
     file = root / ".env"
     if not file.is_file():
-        return env
+        return {}
     from dotenv import dotenv_values
 
-    values = {k: v for k, v in dotenv_values(file).items() if v is not None and k not in env}
-    # Libraries (PyIceberg, dbt, Dagster) read the environment themselves: they must see the same.
-    export(values)
-    return env | values
+    return {k: v for k, v in dotenv_values(file).items() if v is not None and k not in env}
 
 
 def _folder(env: Mapping[str, str], name: str, default: Path, root: Path) -> Path:
@@ -217,5 +225,4 @@ def _ours(name: str) -> bool:
 
 
 def _masked(name: str, value: str) -> str:
-    secret = any(word in name.lower() for word in _SECRET_WORDS)
-    return "***" if secret else value
+    return "***" if is_secret(name) else value
