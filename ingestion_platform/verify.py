@@ -289,7 +289,7 @@ def _offsets(*tables: pa.Table) -> np.ndarray:
 def _different(wanted: pa.Table, got: pa.Table) -> np.ndarray:
     """The offsets at which two tables, sorted by offset, do not have the same rows."""
     names = [name for name in wanted.schema.names if name not in _VOLATILE]
-    wanted = wanted.select(names).combine_chunks()
+    wanted = wanted.select(names).sort_by(c.OFFSET).combine_chunks()
     got = got.select(names).cast(wanted.schema).combine_chunks()
     if wanted.equals(got):
         return np.array([], np.int64)

@@ -82,13 +82,13 @@ class Judge:
         return decode(store.read(link.name.path))
 
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """The rows for bronze and for quarantine, each in the order of the offsets."""
+        """The rows for bronze and for quarantine, in no particular order."""
         parsed = self._parser.parse(records["value"].combine_chunks())
         bronze = self._bronze_rows(link, records, parsed)
         return bronze, self._quarantine_rows(link, records, parsed)
 
     def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
-        offsets = records["offset"].filter(parsed.valid)
+        offsets = records["offset"].take(parsed.valid)
         origin = self._origin_columns(link, offsets)
         arrays = [
             *parsed.rows.columns,
@@ -98,7 +98,7 @@ class Judge:
 
     def _quarantine_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
         schema = self._quarantine_schema
-        refused = records.filter(pc.invert(parsed.valid))
+        refused = records.take(parsed.refused)
         origin = self._origin_columns(link, refused["offset"])
         origin |= {
             c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),

@@ -33,11 +33,15 @@ _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Records judged: `valid` masks them, in their order; `rows` has the typed rows of the valid
-    ones, `reasons` a list of strings for each of the others."""
+    """Records judged, by their places among those given.
 
-    valid: pa.BooleanArray
+    `rows` has the typed rows of the records at the places `valid`, `reasons` a list of strings
+    for each of those at the places `refused`; every place is in one of them.
+    """
+
+    valid: pa.Int64Array
     rows: pa.Table
+    refused: pa.Int64Array
     reasons: pa.ListArray
 
 
@@ -64,46 +68,57 @@ class Parser:
         listed = values.to_pylist()
         every = range(len(listed))
         suspects = set(every) if self._careful else set(self._decoder.refused(listed))
-        texts, unreadable = _as_text(values, listed, suspects)
-        suspects |= unreadable
-        examined = {i: self._decoder.examine(listed[i]) for i in sorted(suspects)}
-        judged = self._judge_quickly(texts, examined)
+        texts, places = _others(values, listed, suspects)
+        judged = self._judge_quickly(texts)
         if judged is None:
-            judged = self._judge_carefully(texts, listed, examined)
+            judged, odd = self._judge_carefully(texts)
+            suspects.update(places[odd].tolist())
+            places = np.delete(places, odd)
+        if suspects:
+            odd_places = np.array(sorted(suspects), np.int64)
+            examined = [self._decoder.examine(listed[i]) for i in odd_places]
+            judged = pa.concat_tables([judged, self._judge(_examined(examined))])
+            places = np.concatenate([places, odd_places])
+        return self._parsed(judged, places)
+
+    def _parsed(self, judged: pa.Table, places: np.ndarray) -> Parsed:
         reasons = judged[REASONS].combine_chunks()
         rows = judged.drop_columns([REASONS])
-        valid = pc.equal(reasons, "")
-        if not pc.all(valid, min_count=0).as_py():
-            rows = rows.filter(valid)
-        refused = reasons.filter(pc.invert(valid))
-        return Parsed(valid, rows.cast(self.schema), pc.split_pattern(refused, SEPARATOR))
+        fine = pc.equal(reasons, "")
+        if not pc.all(fine, min_count=0).as_py():
+            rows = rows.filter(fine)
+        mask = fine.to_numpy(zero_copy_only=False).astype(bool)
+        refused = pc.split_pattern(reasons.filter(pc.invert(fine)), SEPARATOR)
+        valid, others = pa.array(places[mask]), pa.array(places[~mask])
+        return Parsed(valid, rows.cast(self.schema), others, refused)
 
-    def _judge_quickly(self, texts: pa.Array, examined: dict[int, Examined]) -> pa.Table | None:
+    def _judge_quickly(self, texts: pa.Array) -> pa.Table | None:
         """All records at once, None when one of them lacks a field or has one twice."""
         if not self._regular:
             return None
         try:
-            return self._run(self._strict, _batch(texts, examined))
+            return self._run(self._strict, _plain(texts))
         except duckdb.Error:
             self._regular = False
             return None
 
-    def _judge_carefully(
-        self, texts: pa.Array, listed: list[bytes | None], examined: dict[int, Examined]
-    ) -> pa.Table:
-        """Find the records that lack a field or have one twice, and read on strictly if few do."""
-        doubled, lacking = self._by_keys(_batch(texts, examined))
-        self._regular = not doubled and not lacking
-        few = len(lacking) <= len(listed) * FEW
-        more = doubled | lacking if few else doubled
-        examined = examined | {i: self._decoder.examine(listed[i]) for i in sorted(more)}
-        batch = _batch(texts, dict(sorted(examined.items())))
+    def _judge_carefully(self, texts: pa.Array) -> tuple[pa.Table, np.ndarray]:
+        """Judge all but the odd records, whose places are given too.
+
+        Those are the ones with a field twice, and those that lack one, when they are few.
+        """
+        doubled, lacking = self._by_keys(texts)
+        self._regular = not doubled.any() and not lacking.any()
+        few = lacking.sum() <= len(texts) * FEW
+        odd = doubled | lacking if few else doubled
+        batch = _plain(texts.filter(pa.array(~odd)) if odd.any() else texts)
+        places = np.flatnonzero(odd)
         if few:
             try:
-                return self._run(self._strict, batch)
+                return self._run(self._strict, batch), places
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
-        return self._judge(batch)
+        return self._judge(batch), places
 
     def _run(self, query: str, batch: pa.Table) -> pa.Table:
         connection = self._connection()
@@ -113,20 +128,19 @@ class Parser:
         finally:
             connection.unregister(INPUT)
 
-    def _by_keys(self, batch: pa.Table) -> tuple[set[int], set[int]]:
-        """The records with a key twice, and those that lack one: told once per list of keys."""
-        hashes = self._run(_KEYS, batch)["keys"].to_numpy()
-        doubled: set[int] = set()
-        lacking: set[int] = set()
+    def _by_keys(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of the records with a key twice, and of those that lack one.
+
+        Records with the same list of keys are told apart from others once for all.
+        """
+        hashes = self._run(_KEYS, _plain(texts))["keys"].to_numpy()
+        doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
-            text = batch["_value"][int(first)].as_py()
-            if text is None:
-                continue
-            keys = object_keys(text)
+            keys = object_keys(texts[int(first)].as_py())
             if len(set(keys)) < len(keys):
-                doubled.update(np.flatnonzero(hashes == value).tolist())
+                doubled |= hashes == value
             elif not self._sent.issubset(keys):
-                lacking.update(np.flatnonzero(hashes == value).tolist())
+                lacking |= hashes == value
         return doubled, lacking
 
     def _judge(self, batch: pa.Table) -> pa.Table:
@@ -166,40 +180,48 @@ class Parser:
         return connection
 
 
-def _as_text(
+def _others(
     values: pa.Array, listed: list[bytes | None], suspects: set[int]
-) -> tuple[pa.Array, set[int]]:
-    """The values as strings, and which cannot be: strings are checked at the speed of memory."""
+) -> tuple[pa.Array, np.ndarray]:
+    """The values that are not suspect, as strings, and their places.
+
+    Strings are checked at the speed of memory; what is no UTF-8 in parts that the gate skips
+    becomes suspect too.
+    """
+    mask = np.ones(len(listed), bool)
+    mask[list(suspects)] = False
     try:
-        return values.cast(pa.string()), set()
+        texts = (values.filter(pa.array(mask)) if suspects else values).cast(pa.string())
     except pa.ArrowInvalid:
-        unreadable = {i for i, v in enumerate(listed) if v is not None and not _utf8(v)}
-        mask = np.zeros(len(listed), bool)
-        mask[sorted(unreadable | suspects)] = True
-        return pc.if_else(pa.array(mask), None, values).cast(pa.string()), unreadable
+        suspects |= {i for i in np.flatnonzero(mask).tolist() if not _utf8(listed[i])}
+        return _others(values, listed, suspects)
+    return texts, np.flatnonzero(mask)
 
 
-def _utf8(value: bytes) -> bool:
+def _utf8(value: bytes | None) -> bool:
     try:
-        value.decode()
+        (value or b"").decode()
     except UnicodeDecodeError:
         return False
     return True
 
 
-def _batch(texts: pa.Array, examined: dict[int, Examined]) -> pa.Table:
-    """The query's input; what was examined (in order of place) is replaced by what is kept."""
-    if not examined:
-        nothing = [pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())]
-        return pa.table([texts, *nothing], names=_INPUT_COLUMNS)
-    mask = np.zeros(len(texts), bool)
-    mask[list(examined)] = True
-    found = examined.values()
-    clean = pa.array([e.clean for e in found], pa.binary()).cast(pa.string())
-    broken = pa.array([e.broken or None for e in found], pa.list_(pa.string()))
-    given = pa.array([SEPARATOR.join(e.reasons) or None for e in found], pa.string())
-    places = np.full(len(texts), -1, np.int64)
-    places[mask] = np.arange(len(examined))
-    sparse = pa.array(places, mask=~mask)
-    values = pc.replace_with_mask(texts, pa.array(mask), clean)
-    return pa.table([values, broken.take(sparse), given.take(sparse)], names=_INPUT_COLUMNS)
+def _plain(texts: pa.Array) -> pa.Table:
+    """The query's input for records that have no reason against them yet."""
+    count = len(texts)
+    return pa.table(
+        [texts, pa.nulls(count, pa.list_(pa.string())), pa.nulls(count, pa.string())],
+        names=_INPUT_COLUMNS,
+    )
+
+
+def _examined(examined: list[Examined]) -> pa.Table:
+    """The query's input for records that were examined: what is kept of them, and what is not."""
+    return pa.table(
+        [
+            pa.array([e.clean for e in examined], pa.binary()).cast(pa.string()),
+            pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
+            pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
+        ],
+        names=_INPUT_COLUMNS,
+    )
