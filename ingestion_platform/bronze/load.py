@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 WORKERS = 2
-AHEAD = 4  # files judged or being judged before the oldest is committed: bounds the memory
+AHEAD = 3  # files judged or being judged before the oldest is committed: bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +213,14 @@ class Loader:
 
     def _plan(self, item: Item) -> _Task | None:
         """What a file changes in each table; the ledgers move on as if it were done."""
-        bronze = self._change("bronze", item.link)
-        quarantine = self._change("quarantine", item.link)
+        bronze = self._change("bronze", item)
+        quarantine = self._change("quarantine", item)
         if bronze is None and quarantine is None:
             return None
         return _Task(item, bronze, quarantine)
 
-    def _change(self, which: str, link: Link) -> Change | None:
+    def _change(self, which: str, item: Item) -> Change | None:
+        link = item.link
         partition = link.name.partition
         ledger = self._ledgers[which].get(partition, Ledger())
         parts = ledger.of(link.generation, link.gap_start, link.end)
@@ -228,12 +229,12 @@ class Loader:
             return None
         if all(part.contract == self._version for part in parts):
             at = ledger.position
+            if not _follows(at, link, handed=item.records is not None):
+                raise PositionMoved(
+                    f"{link.name.path} does not follow offset {at}",
+                    action="start again from the positions",
+                )
             if at is not None and at[0] == link.generation:
-                if link.gap_start > at[1]:
-                    raise PositionMoved(
-                        f"{link.name.path} does not follow offset {at[1]}",
-                        action="start again from the positions",
-                    )
                 span = Span(link.generation, at[1], link.end, self._version)
             parts = []
         change = Change(partition, ledger, span, (), replace=bool(parts))
@@ -275,6 +276,15 @@ class _Judged:
     bronze: Change | None
     quarantine: Change | None
     loaded: Loaded
+
+
+def _follows(at: tuple[str, int] | None, link: Link, *, handed: bool) -> bool:
+    """Whether a file continues what is loaded; what was handed over may have overtaken others'."""
+    if at is None:
+        return not handed or link.previous_generation is None
+    if at[0] == link.generation:
+        return link.gap_start <= at[1]
+    return (link.previous_generation, link.previous_end) == at
 
 
 def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:
