@@ -139,11 +139,13 @@ class Loader:
 
     def position(self, partition: int) -> tuple[str, int] | None:
         """The generation and offset from which on a partition is not in both tables."""
-        positions = [of.get(partition, Ledger()).position for of in self._ledgers.values()]
-        if None in positions:
+        bronze, quarantine = (of.get(partition, Ledger()).position for of in self._ledgers.values())
+        if bronze is None or quarantine is None:
             return None
-        # Quarantine is committed first, so bronze can only be level or behind.
-        return positions[0]
+        if bronze[0] == quarantine[0]:
+            return min(bronze, quarantine)
+        # Quarantine is committed first: it is the one that has come to the next generation.
+        return bronze
 
     def behind(
         self, chain: Chain, partitions: Iterable[int], *, last: date | None = None
