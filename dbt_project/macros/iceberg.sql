@@ -42,5 +42,5 @@
   {%- for relation in relations -%}
     {%- do adapter.get_columns_in_relation(relation) -%}
   {%- endfor -%}
-  {{ return(dbt_duckdb.duckdb__get_catalog_relations(information_schema, relations)) }}
+  {{ return(dbt.duckdb__get_catalog_relations(information_schema, relations)) }}
 {%- endmacro %}

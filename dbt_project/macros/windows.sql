@@ -18,7 +18,7 @@
   {%- endif -%}
   {%- set dates = [] -%}
   {%- for text in [start, end] -%}
-    {%- if not modules.re.fullmatch('\d{4}-\d{2}-\d{2}', text | string) -%}
+    {%- if not modules.re.fullmatch('[0-9]{4}-[0-9]{2}-[0-9]{2}', text | string) -%}
       {%- do exceptions.raise_compiler_error('not a date like 2026-01-31: ' ~ text) -%}
     {%- endif -%}
     {%- do dates.append(text | string) -%}

@@ -29,10 +29,10 @@ from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.reading import Views, quoted
 from ingestion_platform.warehouse.replace import Outcome, Replacement, Shape
-from ingestion_platform.warehouse.rewrite import without
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask
 
 _BATCH_ROWS = 131_072
@@ -180,24 +180,27 @@ class _Model:
         return "upsert" if "keys" in self._touched else "replace"
 
     def _full(self) -> Outcome:
-        with self._stream(self._sorted(self._sql)) as (replacement, rows):
-            replacement.write(rows)
-            if self._base is not None:
-                replacement.remove(task.file for task in self._base.tasks())
-            return replacement.commit()
+        return self._commit(self._sql, self._base.tasks() if self._base is not None else [])
 
     def _replace(self, column: str, values: Sequence[str]) -> Outcome:
         from pyiceberg.expressions import In
 
-        with self._stream(self._sorted(self._sql)) as (replacement, rows):
-            replacement.write(_only(rows, column, values))
-            if self._base is None or not values:
-                return replacement.commit()
-            chosen = In(column, list(values))
-            removed, kept = without(self._base.table, [chosen])
-            replacement.adopt(kept)
-            replacement.remove(removed)
-            return replacement.commit(conflicts=chosen)
+        if not values:
+            # Nothing was touched; a table that is not there yet is made all the same.
+            return Outcome(0, 0, None) if self._base is not None else self._commit(self._sql, [])
+        name, chosen = quoted(column), In(column, list(values))
+        dates = ", ".join(f"DATE '{value}'" for value in values)
+        whole, partly = _matching(self._base, chosen)
+        # A row outside of what the run replaces would be there twice afterwards.
+        stray = f"error('the model gives a row with {column} ' || coalesce({name}::VARCHAR, 'null')"
+        stray += " || ', which this run does not replace')"
+        sql = f"SELECT * REPLACE (if({name} IN ({dates}), {name}, {stray}) AS {name})"
+        sql += f" FROM ({self._sql}\n)"
+        if self._base is not None and partly:
+            self._connection.register("dbt_rewritten", self._base.subset(partly))
+            sql += f" UNION ALL BY NAME SELECT * FROM dbt_rewritten WHERE ({name} IN ({dates}))"
+            sql += " IS NOT TRUE"
+        return self._commit(sql, [*whole, *partly], conflicts=chosen)
 
     def _upsert(self, keys: Sequence[str], touched_sql: str) -> Outcome:
         names = ", ".join(quoted(key) for key in keys)
@@ -217,10 +220,7 @@ class _Model:
                 f" UNION ALL BY NAME SELECT * FROM dbt_rewritten ANTI JOIN dbt_touched"
                 f" USING ({names})"
             )
-        with self._stream(self._sorted(sql)) as (replacement, rows):
-            replacement.write(rows)
-            replacement.remove(task.file for task in files)
-            outcome = replacement.commit()
+        outcome = self._commit(sql, files)
         run("DROP TABLE dbt_result; DROP TABLE dbt_touched")
         return outcome
 
@@ -252,20 +252,23 @@ class _Model:
         self._connection.unregister("dbt_keys")
         return [tasks[number] for (number,) in found]
 
-    @contextmanager
-    def _stream(self, sql: str) -> Iterator[tuple[Replacement, pa.RecordBatchReader]]:
-        """A query's rows, batch by batch, and the replacement they are for."""
+    def _commit(
+        self,
+        sql: str,
+        replaced: Sequence[FileScanTask],
+        conflicts: BooleanExpression | None = None,
+    ) -> Outcome:
+        """Put the query's rows in place of those of some files."""
+        if self._order:
+            # In the order of the partitions, so that one file is written after the other.
+            sql = f"SELECT * FROM ({sql}\n) ORDER BY {', '.join(quoted(c) for c in self._order)}"
         rows = self._connection.execute(sql).to_arrow_reader(_BATCH_ROWS)
         base = self._base.table if self._base is not None else None
         shape, identifier = self._shape, self._identifier
         with Replacement(self._catalog, identifier, base, rows.schema, shape) as replacement:
-            yield replacement, rows
-
-    def _sorted(self, sql: str) -> str:
-        """In the order of the partitions, so that one file is written after the other."""
-        if not self._order:
-            return sql
-        return f"SELECT * FROM ({sql}\n) ORDER BY {', '.join(quoted(c) for c in self._order)}"
+            replacement.write(rows)
+            replacement.remove(task.file for task in replaced)
+            return replacement.commit(conflicts)
 
 
 def _columns(partition_by: Sequence[str]) -> list[str]:
@@ -288,22 +291,20 @@ def _numbered(
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _only(
-    rows: pa.RecordBatchReader, column: str, values: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The same rows; a row outside of what the run replaces would be there twice afterwards."""
-    import pyarrow.compute as pc
+def _matching(
+    dataset: TableDataset | None, chosen: BooleanExpression
+) -> tuple[list[FileScanTask], list[FileScanTask]]:
+    """The files whose rows all match, known without reading, and those of which some may."""
+    from pyiceberg.expressions.visitors import ROWS_MUST_MATCH, _StrictMetricsEvaluator
 
-    allowed = pa.array(values, pa.string()).cast(rows.schema.field(column).type)
-    for batch in rows:
-        inside = pc.is_in(batch.column(column), value_set=allowed)
-        if not pc.all(inside, min_count=0).as_py():
-            outside = batch.filter(pc.invert(inside)).column(column)[0].as_py()
-            raise DbtRuntimeError(
-                f"the model gives a row with {column} = {outside}, outside of what this run"
-                f" replaces: {', '.join(values[:5])}{', ...' if len(values) > 5 else ''}"
-            )
-        yield batch
+    if dataset is None:
+        return [], []
+    strict = _StrictMetricsEvaluator(dataset.table.schema(), chosen)
+    whole: list[FileScanTask] = []
+    partly: list[FileScanTask] = []
+    for task in dataset.table.scan(row_filter=chosen).plan_files():
+        (whole if strict.eval(task.file) == ROWS_MUST_MATCH else partly).append(task)
+    return whole, partly
 
 
 @contextmanager

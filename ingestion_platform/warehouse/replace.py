@@ -125,10 +125,6 @@ class Replacement:
         """Take files of `base` out of the table."""
         self._removed.extend(files)
 
-    def adopt(self, files: Iterable[DataFile]) -> None:
-        """Add files that hold rows of the table already, written for this replacement."""
-        self._files.done.extend(files)
-
     def commit(self, conflicts: BooleanExpression | None = None) -> Outcome:
         """Make it visible, in one snapshot.
 

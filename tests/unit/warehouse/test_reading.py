@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -12,20 +11,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from iceberg_deletes import delete_positions
 from pyiceberg.catalog import Catalog
-from pyiceberg.manifest import (
-    DataFile,
-    DataFileContent,
-    FileFormat,
-    ManifestContent,
-    ManifestEntry,
-    ManifestEntryStatus,
-    ManifestWriterV2,
-)
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from ingestion_platform.settings import Settings
@@ -87,53 +78,6 @@ def table(catalog: Catalog) -> Table:
     for index, day in enumerate([*JAN, None]):
         made.append(rows(day, range(index * 10, index * 10 + 10)))
     return catalog.load_table("ns.events")
-
-
-class _DeleteManifest(ManifestWriterV2):
-    """PyIceberg writes manifests of data files only."""
-
-    def content(self) -> ManifestContent:
-        return ManifestContent.DELETES
-
-    @property
-    def _meta(self) -> dict[str, str]:
-        return {**super()._meta, "content": "deletes"}
-
-
-def delete_positions(table: Table, file: DataFile, positions: list[int]) -> None:
-    """Commit a position delete file, as a MERGE of Trino leaves one."""
-    location = f"{table.location()}/data/{uuid.uuid4()}-deletes.parquet"
-    fields = [
-        pa.field("file_path", pa.string(), False, {"PARQUET:field_id": "2147483546"}),
-        pa.field("pos", pa.int64(), False, {"PARQUET:field_id": "2147483545"}),
-    ]
-    content = pa.table([[file.file_path] * len(positions), positions], schema=pa.schema(fields))
-    with table.io.new_output(location).create() as out:
-        pq.write_table(content, out)
-    delete = DataFile.from_args(
-        content=DataFileContent.POSITION_DELETES,
-        file_path=location,
-        file_format=FileFormat.PARQUET,
-        partition=file.partition,
-        record_count=len(positions),
-        file_size_in_bytes=len(table.io.new_input(location)),
-        spec_id=file.spec_id,
-    )
-    transaction = table.transaction()
-    producer = transaction.update_snapshot().fast_append()
-    spec = table.specs()[file.spec_id]
-    output, snapshot_id = producer.new_manifest_output(), producer.snapshot_id
-    with _DeleteManifest(spec, table.schema(), output, snapshot_id, "deflate") as writer:
-        writer.add(
-            ManifestEntry.from_args(
-                status=ManifestEntryStatus.ADDED, snapshot_id=snapshot_id, data_file=delete
-            )
-        )
-    kept = producer._existing_manifests()
-    producer._existing_manifests = lambda: [*kept, writer.to_manifest_file()]
-    producer.commit()
-    transaction.commit_transaction()
-    table.refresh()
 
 
 def file_of(table: Table, day: dt.date | None) -> DataFile:
