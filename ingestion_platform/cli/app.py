@@ -1,0 +1,116 @@
+"""The Typer application: global options, the commands' table of contents, errors to exit codes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ingestion_platform.cli import (
+    broker,
+    contract,
+    demo,
+    dev,
+    doctor,
+    produce,
+    query,
+    run,
+    status,
+    verify,
+)
+from ingestion_platform.cli.terminal import Terminal
+from ingestion_platform.errors import ContractError, PlatformError, SettingError, UnknownStream
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+_MISUSE = (ContractError, SettingError, UnknownStream)
+
+
+class Commands(TyperGroup):
+    """The commands, in the order of a first visit; any error ends as one message and a code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """As they were added, not by the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; never shows a traceback unless asked to."""
+        try:
+            return super().invoke(ctx)
+        except PlatformError as error:
+            _terminal(ctx).error(error)
+            raise typer.Exit(WRONG_USE if isinstance(error, _MISUSE) else FAILED) from error
+        except KeyboardInterrupt as interrupt:
+            _terminal(ctx).say("interrupted")
+            raise typer.Exit(INTERRUPTED) from interrupt
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            terminal = _terminal(ctx)
+            if terminal.debug or _is_typers(error):
+                raise
+            hint = "run `ingest --debug ...` for the traceback; please report it"
+            unexpected = PlatformError(f"{type(error).__name__}: {error}", action=hint)
+            terminal.error(unexpected)
+            raise typer.Exit(FAILED) from error
+
+
+def _terminal(ctx: Any) -> Terminal:
+    return ctx.obj if isinstance(ctx.obj, Terminal) else Terminal()
+
+
+def _is_typers(error: Exception) -> bool:
+    # typer.Exit and Abort are RuntimeErrors, and a reader who left (`| head`) an OSError.
+    return isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError))
+
+
+app = typer.Typer(
+    name="ingest",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ingestion_platform import __version__
+
+        typer.echo(f"ingest {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no remarks; results only.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """From Kafka topics to a raw lake, typed Iceberg tables and dbt models, exactly once.
+
+    Without settings everything runs embedded, in the folder .platform.
+    KAFKA_BOOTSTRAP_SERVERS, LAKE_URL and PYICEBERG_CATALOG__LAKEHOUSE__*
+    point it at real servers.
+
+    [dim]First:[/] ingest demo    [dim]Then:[/] ingest status, ingest query "show all tables"
+    """
+    ctx.obj = Terminal(quiet=quiet, debug=debug)
+
+
+app.command("demo")(demo.demo)
+app.command("dev")(dev.dev)
+app.add_typer(broker.app, name="broker")
+app.command("produce")(produce.produce)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("query")(query.query)
+app.command("doctor")(doctor.doctor)
+app.add_typer(contract.app, name="contract")

@@ -1,0 +1,333 @@
+"""What `ingest doctor` looks at: one function per check, each giving findings with a next action.
+
+Nothing is mended here, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingestion_platform.errors import PlatformError
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream, declared_streams
+
+if TYPE_CHECKING:
+    from ingestion_platform.status import StreamStatus
+
+TIMEOUT = 5.0  # seconds for a broker to answer
+
+
+class Level(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; an action wherever something is not ok."""
+
+    level: Level
+    message: str
+    action: str = ""
+    check: str = ""
+
+
+def ok(message: str) -> Finding:
+    """All is well."""
+    return Finding(Level.OK, message)
+
+
+def warn(message: str, action: str) -> Finding:
+    """Something deserves attention, and nothing is wrong yet."""
+    return Finding(Level.WARN, message, action)
+
+
+def fail(message: str, action: str) -> Finding:
+    """Something does not work."""
+    return Finding(Level.FAIL, message, action)
+
+
+@dataclass
+class Patient:
+    """What is examined, and what earlier checks found out about it."""
+
+    settings: Settings
+    streams: list[Stream] = field(default_factory=list)
+    topics: dict[str, int] | None = None
+    """The broker's topics with their partition counts; None when it does not answer."""
+    lake: bool = False
+    catalog: bool = False
+
+    def __post_init__(self) -> None:
+        self.platform = Platform(self.settings)
+
+
+Check = Callable[[Patient], Iterable[Finding]]
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in order, each as soon as it is known; never raises a PlatformError."""
+    try:
+        patient = Patient(Settings.load())
+    except PlatformError as error:
+        yield Finding(Level.FAIL, error.message, error.action, "settings")
+        return
+    for name, check in CHECKS.items():
+        try:
+            for finding in check(patient):
+                yield replace(finding, check=name)
+        except PlatformError as error:
+            yield Finding(Level.FAIL, error.message, error.action, name)
+
+
+def _settings(patient: Patient) -> Iterator[Finding]:
+    """What is set, and where; what is not set has the embedded default."""
+    settings = patient.settings
+    for name, value in sorted(settings.source.items()):
+        origin = ".env" if name in settings.dotenv else "environment"
+        yield ok(f"{name}={value} ({origin})")
+    kafka = "the embedded broker" if settings.embedded else "the Kafka of KAFKA_BOOTSTRAP_SERVERS"
+    yield ok(f"home {settings.home}, {kafka}, lake {settings.lake_url}")
+
+
+def _contracts(patient: Patient) -> Iterator[Finding]:
+    from ingestion_platform.contract.lint import Severity, lint
+
+    streams = list(declared_streams().values())
+    findings = lint(stream.contract_file for stream in streams)
+    errors = [f for f in findings if f.severity is Severity.ERROR]
+    for error in errors:
+        yield fail(f"{error.file}: {error.element}: {error.problem}", error.action)
+    if errors:
+        return
+    patient.streams = streams
+    if not streams:
+        yield warn("no stream is declared", "add a folder with a defs.yaml below defs/")
+        return
+    yield ok(f"{len(streams)} valid: {', '.join(stream.name for stream in streams)}")
+    if findings:
+        more = "`ingest contract lint` lists them"
+        yield warn(f"{len(findings)} could say more than they do", more)
+
+
+def _broker(patient: Patient) -> Iterator[Finding]:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    from ingestion_platform.sources.client import bootstrap_servers, checked, client_config
+
+    admin = checked(lambda: AdminClient(client_config(patient.settings)))
+    servers = bootstrap_servers(patient.settings)
+    try:
+        metadata = admin.list_topics(timeout=TIMEOUT)
+    except KafkaException as error:
+        yield fail(
+            f"{servers} does not answer: {error.args[0].str()}",
+            "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and that the brokers are up",
+        )
+        return
+    patient.topics = {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+    yield ok(f"{servers} answers, {len(metadata.brokers)} broker{_s(len(metadata.brokers))}")
+
+
+def _topics(patient: Patient) -> Iterator[Finding]:
+    if patient.topics is None:
+        yield _not_looked_at("the broker")
+        return
+    for stream in patient.streams:
+        partitions = patient.topics.get(stream.topic)
+        if partitions is None:
+            yield warn(
+                f"{stream.name}: there is no topic {stream.topic}",
+                f"create it, or `ingest produce {stream.name} --count 1000` does",
+            )
+        elif partitions > stream.partitions:
+            yield warn(
+                f"{stream.name}: topic {stream.topic} has {partitions} partitions, assets are "
+                f"declared for {stream.partitions}",
+                f"set `partitions: {partitions}` in the stream's defs.yaml",
+            )
+        else:
+            yield ok(f"{stream.topic}: {partitions} partitions")
+
+
+def _lake(patient: Patient) -> Iterator[Finding]:
+    """Writes an object twice on condition that it is absent; exactness leans on that."""
+    store = patient.platform.store
+    path = f"_doctor-{uuid.uuid4().hex}"
+    try:
+        first, second = store.create(path, b"one"), store.create(path, b"two")
+        intact = store.read(path) == b"one"
+    finally:
+        store.remove(path)
+    if not (first and not second and intact):
+        yield fail(
+            f"{store.url} lets a conditional put replace an object",
+            "use a store with conditional writes (If-None-Match), such as S3 or MinIO",
+        )
+        return
+    patient.lake = True
+    yield ok(f"{store.url} takes objects, and refuses a second one of the same name")
+
+
+def _catalog(patient: Patient) -> Iterator[Finding]:
+    from ingestion_platform.warehouse.catalog import answering
+
+    with answering():
+        namespaces = [".".join(name) for name in patient.platform.catalog.list_namespaces()]
+    patient.catalog = True
+    yield ok(f"answers, namespaces: {', '.join(namespaces) or 'none yet'}")
+
+
+def _tables(patient: Patient) -> Iterator[Finding]:
+    """Whether each stream's tables have what their ledgers and the lake say."""
+    if not (patient.lake and patient.catalog):
+        yield _not_looked_at("lake or catalog")
+        return
+    for stream in patient.streams:
+        yield from _tables_of(patient.platform, stream)
+
+
+def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
+    from ingestion_platform.lake.chain import Chain
+    from ingestion_platform.verify import slice_counts
+
+    chain = Chain(platform.store, stream.topic)
+    slices = [(window, p) for window in chain.windows() for p in chain.names(window)]
+    counts = slice_counts(platform, stream, slices)
+    wrong = [s for s, c in counts.items() if c.loaded and not c.ok]
+    stale = [s for s, c in counts.items() if c.stale]
+    if wrong:
+        window, partition = wrong[0]
+        yield fail(
+            f"{stream.name}: {len(wrong)} slice{_s(len(wrong))} with more or fewer rows than the "
+            f"lake has records, first {window}|{partition}",
+            f"`ingest verify {stream.name}` shows which; then materialize the slices again",
+        )
+    if stale:
+        window, partition = stale[0]
+        yield warn(
+            f"{stream.name}: {len(stale)} slice{_s(len(stale))} judged by an earlier contract, "
+            f"first {window}|{partition}",
+            f"materialize them in Dagster, asset {stream.bronze_table.replace('.', '/')}",
+        )
+    if not wrong and not stale:
+        yield ok(f"{stream.name}: {len(slices)} slice{_s(len(slices))} agree with the lake")
+
+
+def _behind(patient: Patient) -> Iterator[Finding]:
+    """Whether bronze is where the log is; for how long not, against the promised freshness."""
+    if not (patient.topics and patient.lake and patient.catalog):
+        yield _not_looked_at("broker, lake or catalog")
+        return
+    from ingestion_platform.status import stream_status
+
+    for stream in patient.streams:
+        if stream.topic in patient.topics:
+            status = stream_status(patient.platform, stream)
+            yield from _positions(status)
+            yield _lag(patient.platform, stream, status)
+
+
+def _positions(status: StreamStatus) -> Iterator[Finding]:
+    for p in status.partitions:
+        where = f"{status.stream}, partition {p.partition}"
+        lake = p.lake_position or 0
+        if lake > p.log_end:
+            yield fail(
+                f"{where}: the log ends at {p.log_end:,}, the lake has it up to {lake:,}: "
+                "the broker lost records",
+                "restore the broker's data, or recreate the topic to go on",
+            )
+        if (p.bronze_position or 0) > lake:
+            yield fail(
+                f"{where}: bronze was loaded up to {p.bronze_position:,}, the lake ends at "
+                f"{lake:,}: files are missing",
+                f"restore the lake's files of topic={status.topic} from a backup",
+            )
+
+
+def _lag(platform: Platform, stream: Stream, status: StreamStatus) -> Finding:
+    if not status.lag:
+        return ok(f"{stream.name}: up to date")
+    age = _seconds_since_load(platform, stream)
+    promised = stream.contract.freshness_seconds
+    behind = f"{stream.name}: {status.lag:,} record{_s(status.lag)} behind the log"
+    if age is not None and promised is not None and age > promised:
+        behind += f", stale: last loaded {age:,.0f} s ago, promised every {promised:,.0f} s"
+    return warn(behind, f"`ingest run {stream.name}`, or `ingest dev` to keep it current")
+
+
+def _seconds_since_load(platform: Platform, stream: Stream) -> float | None:
+    from ingestion_platform.warehouse.tables import load_or_none
+
+    table = load_or_none(platform.catalog, stream.bronze_table)
+    snapshot = table.current_snapshot() if table else None
+    return datetime.now(UTC).timestamp() - snapshot.timestamp_ms / 1000 if snapshot else None
+
+
+def _dagster_home(patient: Patient) -> Iterator[Finding]:
+    home = patient.settings.dagster_home
+    if not home.is_dir():
+        yield warn(f"{home} does not exist yet", "`ingest dev` or `ingest demo` makes it")
+    elif not os.access(home, os.W_OK):
+        yield fail(f"{home} cannot be written", "change its rights, or set DAGSTER_HOME")
+    elif not (home / "dagster.yaml").is_file():
+        yield warn(
+            f"{home} has no dagster.yaml, so Dagster's own defaults hold",
+            "`ingest dev` links the project's there",
+        )
+    else:
+        yield ok(f"{home} is ready")
+
+
+def _embedded_broker(patient: Patient) -> Iterator[Finding]:
+    from ingestion_platform.sources.broker import address
+
+    home: Path = patient.settings.home
+    broker = address(home)
+    if broker is None and (home / "broker.json").exists():
+        yield warn(f"one of {home} ended without cleaning up", "`ingest broker stop` cleans up")
+    elif broker is not None and not patient.settings.embedded:
+        yield warn(
+            f"one runs in {home} (process {broker.pid}), unused: KAFKA_BOOTSTRAP_SERVERS is set",
+            "`ingest broker stop` ends it",
+        )
+    elif broker is not None:
+        yield ok(f"runs since {broker.started_at} (process {broker.pid})")
+    else:
+        yield ok("none is left over")
+
+
+def _not_looked_at(what: str) -> Finding:
+    return warn(f"not looked at: {what} did not answer", "mend that first")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+CHECKS: dict[str, Check] = {
+    "settings": _settings,
+    "contracts": _contracts,
+    "broker": _broker,
+    "topics": _topics,
+    "lake": _lake,
+    "catalog": _catalog,
+    "tables": _tables,
+    "streams": _behind,
+    "dagster home": _dagster_home,
+    "embedded broker": _embedded_broker,
+}
+"""The checks by the names that the report gives them; later ones use what earlier ones found."""

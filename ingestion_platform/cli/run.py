@@ -1,0 +1,122 @@
+"""`ingest run`: land and load streams once, up to the end of their logs as they are now."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
+from ingestion_platform.cli.status import not_landed
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+from ingestion_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.land import Landed
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.streams import Stream
+
+_REASONS = 5
+
+
+@dataclass
+class Tally:
+    """What a run did for one stream."""
+
+    stream: str
+    landed: int = 0
+    bronze: int = 0
+    quarantined: int = 0
+    seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tally as plain data, for JSON; the most frequent reason first."""
+        return asdict(self) | {"reasons": dict(self.reasons.most_common())}
+
+
+def run(
+    ctx: typer.Context,
+    streams: StreamNames = None,
+    everything: All = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring streams up to date once: topic to lake, lake to bronze and quarantine.
+
+    Ends at the end of the log as it is at the start. May be stopped and
+    repeated at any time, also beside other runs: nothing is lost or doubled.
+    Exits with 1 if a stream failed.
+
+    [dim]Examples:[/]
+      ingest run pgr_events
+      ingest run --all --json
+    """
+    terminal: Terminal = ctx.obj
+    wanted = chosen(streams, everything=everything)
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+
+    platform = Platform(Settings.load())
+    with terminal.progress() as progress:
+        tallies = [_attempt(terminal, progress, platform, each) for each in wanted]
+    if as_json:
+        terminal.json([tally.as_dict() for tally in tallies])
+    else:
+        _show(terminal, tallies)
+    if any(tally.error for tally in tallies):
+        raise typer.Exit(1)
+
+
+def _attempt(terminal: Terminal, progress: Progress, platform: Platform, stream: Stream) -> Tally:
+    """Run one stream; an error is told, and does not keep the others from running."""
+    tally = Tally(stream.name)
+    began = time.monotonic()
+    try:
+        _run(progress, platform, stream, tally)
+    except PlatformError as error:
+        tally.error = error.message
+        terminal.error(error)
+    tally.seconds = round(time.monotonic() - began, 3)
+    return tally
+
+
+def _run(progress: Progress, platform: Platform, stream: Stream, tally: Tally) -> None:
+    from ingestion_platform.pipeline import run_stream
+    from ingestion_platform.status import stream_status
+
+    before = stream_status(platform, stream)
+    landing = progress.add_task(f"{stream.name} to the lake", total=not_landed(before))
+    loading = progress.add_task(f"{stream.name} to bronze", total=before.lag)
+
+    def on_landed(landed: Landed) -> None:
+        tally.landed += landed.link.rows
+        progress.update(landing, completed=tally.landed)
+
+    def on_loaded(loaded: Loaded) -> None:
+        tally.bronze += loaded.bronze_rows
+        tally.quarantined += loaded.quarantine_rows
+        tally.reasons.update(loaded.reasons)
+        progress.update(loading, completed=tally.bronze + tally.quarantined)
+
+    run_stream(platform, stream, on_landed=on_landed, on_loaded=on_loaded)
+
+
+def _show(terminal: Terminal, tallies: list[Tally]) -> None:
+    numbers = ("landed", "bronze", "quarantined", "seconds")
+    table = new_table("", ("stream", *numbers, "result"), numbers=numbers)
+    for tally in tallies:
+        figures = (tally.landed, tally.bronze, tally.quarantined)
+        result = "[bold red]failed[/]" if tally.error else "[green]up to date[/]"
+        table.add_row(tally.stream, *map(count, figures), f"{tally.seconds:.1f}", result)
+    terminal.table(table)
+    for tally in tallies:
+        for reason, times in tally.reasons.most_common(_REASONS):
+            terminal.say(f"  {count(times):>8} x {literal(reason)}")

@@ -1,0 +1,112 @@
+"""`ingest status`: where each stream's log, lake and tables stand."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ingestion_platform.cli.options import Json, complete_stream
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ingestion_platform.status import StreamStatus
+
+_AT_ONCE = 4
+
+
+def status(
+    ctx: typer.Context,
+    stream: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STREAM]", help="One stream, by partition.", autocompletion=complete_stream
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far each stream has come: log, lake, bronze, quarantine, lag.
+
+    [dim]Examples:[/]
+      ingest status                    one line per stream
+      ingest status pgr_events         one line per log partition
+      ingest status --json | jq '.[].partitions[].lag'
+    """
+    terminal: Terminal = ctx.obj
+    found = read([stream] if stream else None)
+    if as_json:
+        terminal.json([each.as_dict() for each in found])
+    elif stream:
+        terminal.out.print(_heading(found[0]), soft_wrap=True)
+        terminal.table(partitions_table(found[0]))
+    else:
+        terminal.table(streams_table(found))
+
+
+def read(names: list[str] | None) -> list[StreamStatus]:
+    """The status of the named streams, or of all, several at once.
+
+    Raises:
+        UnknownStream: no stream of a name is declared.
+        SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+    from ingestion_platform.status import stream_status
+    from ingestion_platform.streams import declared_streams, select
+
+    streams = declared_streams()
+    wanted = select(streams, names) if names else list(streams.values())
+    platform = Platform(Settings.load())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda each: stream_status(platform, each), wanted))
+
+
+def streams_table(found: list[StreamStatus]) -> Table:
+    """One line per stream: records in the log, rows in the tables, offsets not there yet."""
+    numbers = ("in log", "bronze", "quarantine", "not in lake", "lag")
+    table = new_table("", ("stream", "topic", *numbers, "bronze table"), numbers=numbers)
+    for each in found:
+        table.add_row(
+            each.stream,
+            each.topic,
+            count(sum(p.log_end - p.log_start for p in each.partitions)),
+            count(each.bronze_rows),
+            count(each.quarantine_rows),
+            _lag(not_landed(each)),
+            _lag(each.lag),
+            each.bronze_table,
+        )
+    return table
+
+
+def not_landed(found: StreamStatus) -> int:
+    """Offsets of the log that the lake lacks, over all partitions."""
+    return sum(max(0, p.log_end - max(p.log_start, p.lake_position or 0)) for p in found.partitions)
+
+
+def partitions_table(found: StreamStatus) -> Table:
+    """One line per log partition, with offsets."""
+    numbers = ("log start", "log end", "lake", "bronze", "quarantine", "lag")
+    table = new_table("", ("partition", *numbers), numbers=numbers)
+    for p in found.partitions:
+        positions = (p.log_start, p.log_end, p.lake_position, p.bronze_position)
+        table.add_row(
+            str(p.partition), *map(count, (*positions, p.quarantine_position)), _lag(p.lag)
+        )
+    return table
+
+
+def _heading(found: StreamStatus) -> str:
+    return (
+        f"[bold]{found.stream}[/]: topic {literal(found.topic)} ({found.topic_id})\n"
+        f"{count(found.bronze_rows)} rows in {found.bronze_table}, "
+        f"{count(found.quarantine_rows)} in {found.quarantine_table}"
+    )
+
+
+def _lag(lag: int) -> str:
+    return f"[yellow]{count(lag)}[/]" if lag else "[green]0[/]"

@@ -1,0 +1,80 @@
+"""`ingest verify`: the reconciliation of lake, bronze and quarantine, told and counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+
+if TYPE_CHECKING:
+    from ingestion_platform.verify import Verification
+
+_FIGURES = (
+    "expected",
+    "bronze",
+    "quarantined",
+    "gaps",
+    "missing",
+    "duplicated",
+    "mismatched",
+    "stale",
+)
+
+
+def verify(
+    ctx: typer.Context,
+    streams: StreamNames = None,
+    everything: All = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that every record of the lake is in bronze or in quarantine, once and as it should be.
+
+    Compares by position and by value. Exits with 1, and shows the first
+    differences, if it does not hold.
+
+    [dim]Examples:[/]
+      ingest verify pgr_events
+      ingest verify --all --json
+    """
+    terminal: Terminal = ctx.obj
+    wanted = chosen(streams, everything=everything)
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+    from ingestion_platform.verify import verify_stream
+
+    platform = Platform(Settings.load())
+    found = []
+    with terminal.progress(total=False) as progress:
+        for stream in wanted:
+            task = progress.add_task(f"{stream.name} compared", total=None)
+
+            def advance(done: int, task: int = task) -> None:
+                progress.update(task, completed=done)  # type: ignore[arg-type]
+
+            found.append(verify_stream(platform, stream, on_progress=advance))
+    if as_json:
+        terminal.json([each.as_dict() for each in found])
+    else:
+        _show(terminal, found)
+    if not all(each.ok for each in found):
+        raise typer.Exit(1)
+
+
+def _show(terminal: Terminal, found: list[Verification]) -> None:
+    table = new_table("", ("stream", *_FIGURES, "holds"), numbers=_FIGURES)
+    for each in found:
+        holds = "[green]yes[/]" if each.ok else "[bold red]NO[/]"
+        table.add_row(each.stream, *(count(getattr(each, name)) for name in _FIGURES), holds)
+    terminal.table(table)
+    for each in found:
+        for difference in each.differences:
+            terminal.out.print(f"  [red]{literal(each.stream)}:[/] {literal(difference)}")
+        if each.stale:
+            terminal.say(
+                f"  {count(each.stale)} records of {literal(each.stream)} were judged by an "
+                "earlier contract\n  [cyan]->[/] materialize their slices of bronze in Dagster"
+            )
