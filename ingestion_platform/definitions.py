@@ -1,0 +1,38 @@
+"""What Dagster loads: the declared streams, the models built on them, and how both are run."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import dagster as dg
+
+from ingestion_platform.orchestration.automation import automation_sensor
+from ingestion_platform.orchestration.dbt import dbt_definitions
+from ingestion_platform.orchestration.resources import PlatformResource
+from ingestion_platform.streams import DEFS, declared_streams
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """All definitions of the code location."""
+    return _built()
+
+
+@cache  # a single command of Dagster's evaluates `defs` six times
+def _built() -> dg.Definitions:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        streams = declared_streams()
+        return dg.Definitions.merge(
+            # Not load_from_defs_folder: it also imports every component that is installed, which
+            # takes longer than all the rest, at the start of every run.
+            dg.ComponentTree.for_project(DEFS).build_defs(DEFS),
+            dbt_definitions(streams),
+            dg.Definitions(
+                sensors=[automation_sensor()],
+                resources={"platform": PlatformResource()},
+                # One process per run: a process per step costs nine seconds each.
+                executor=dg.in_process_executor,
+            ),
+        )

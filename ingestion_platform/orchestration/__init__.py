@@ -1,0 +1,26 @@
+"""All of Dagster: one module per concept, each turning declared streams into its definitions.
+
+Nothing is computed here; assets, checks and sensors call the plain functions of the platform.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingestion_platform.orchestration.component import Stream
+
+__all__ = ["Stream"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `instance` serves the command line without importing Dagster.
+    if name == "Stream":
+        from ingestion_platform.orchestration.component import Stream
+
+        return Stream
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,388 @@
+"""Assets of a stream: its topic (observed), its lake and its bronze table, slice by slice.
+
+What materializing a slice means is written in `pipeline`; here its outcome becomes events.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ingestion_platform.errors import PlatformError, SourceUnavailable, Transient
+from ingestion_platform.orchestration import checks, metadata, partitions
+from ingestion_platform.orchestration.checks import Findings
+from ingestion_platform.orchestration.metadata import Stored
+from ingestion_platform.orchestration.partitions import Slice, slice_key
+from ingestion_platform.pipeline import Platform, land_stream, load_stream
+from ingestion_platform.streams import Stream
+
+if TYPE_CHECKING:
+    from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.land import Landed
+    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.verify import SliceCount
+
+LAKE_VERSION = "1"
+"""Of the code that copies the log: raise it when the same records would make other files."""
+
+PREVIEWS = 4  # slices of a run whose events show rows: the newest ones
+ATTEMPTS = 3  # of a step that meets a passing error
+
+
+def raw_key(stream: Stream) -> dg.AssetKey:
+    """The topic."""
+    return dg.AssetKey(["raw", stream.topic])
+
+
+def lake_key(stream: Stream) -> dg.AssetKey:
+    """The verbatim copy."""
+    return dg.AssetKey(["lake", stream.name])
+
+
+def bronze_key(stream: Stream) -> dg.AssetKey:
+    """The typed table."""
+    return dg.AssetKey(stream.bronze_table.split("."))
+
+
+def pool(stream: Stream) -> str:
+    """What the runs of a stream share, so that they take turns."""
+    return f"stream_{stream.name}"
+
+
+def raw_asset(stream: Stream) -> dg.AssetSpec:
+    """The topic, a Dagster partition per log partition; the stream's sensor observes it."""
+    contract = stream.contract
+    return dg.AssetSpec(
+        raw_key(stream),
+        description=f"Kafka topic {stream.topic}. {contract.description}",
+        partitions_def=partitions.log_partitions(stream),
+        kinds={"kafka"},
+        metadata={"topic": stream.topic, "group": stream.group_id},
+        group_name=stream.domain,
+        owners=metadata.owners(contract.owner),
+        tags=_tags(stream),
+    )
+
+
+def lake_asset(stream: Stream) -> dg.AssetsDefinition:
+    """The copy of the log: materializing slices lands what the log has up to their last window."""
+    key = lake_key(stream)
+
+    @dg.asset(
+        key=key,
+        deps=[
+            dg.AssetDep(
+                raw_key(stream),
+                partition_mapping=dg.MultiToSingleDimensionPartitionMapping(
+                    partitions.LOG_PARTITION
+                ),
+            )
+        ],
+        description=f"Every record of topic {stream.topic} as it was sent, in Parquet files by "
+        "window and log partition.",
+        partitions_def=partitions.slices(stream),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        code_version=LAKE_VERSION,
+        kinds={"parquet", "python"},
+        metadata={"dagster/column_schema": metadata.lake_schema()},
+        pool=pool(stream),
+        group_name=stream.domain,
+        owners=metadata.owners(stream.contract.owner),
+        tags=_tags(stream),
+    )
+    def lake(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[Any]:
+        asked = partitions.requested_slices(context)
+        newest: dict[Slice, Landed] = {}
+
+        def note(landed: "Landed") -> None:
+            name = landed.link.name
+            newest[name.window, name.partition] = landed
+            context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
+
+        with _told_to_dagster():
+            rows = land_stream(
+                platform,
+                stream,
+                partitions=sorted({p for _, p in asked}),
+                last=max(window for window, _ in asked),
+                on_landed=note,
+            )
+            events = _lake_events(platform, stream, {*asked, *newest}, newest)
+        for of in sorted(set(events) - set(asked)):
+            context.log_event(
+                dg.AssetMaterialization(
+                    key,
+                    partition=slice_key(of),
+                    metadata=events[of],
+                    tags={"dagster/code_version": LAKE_VERSION},
+                )
+            )
+        for of in asked:
+            context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
+        context.log.info(f"{rows:,} records landed; the rest of the slices was there")
+        return dg.MaterializeResult()
+
+    return lake
+
+
+def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
+    """The typed table and its checks: materializing slices makes them equal to f(lake, contract).
+
+    Events, which release a day to silver and gold, are told for the days that pass the gate only;
+    a day that does not pass is observed instead, with the reason.
+    """
+    from ingestion_platform.bronze.parse import Parser
+
+    key = bronze_key(stream)
+    version = Parser(stream.contract).code_version
+    schema = metadata.bronze_schema(stream.contract)
+
+    @dg.multi_asset(
+        name=f"load_{stream.name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[lake_key(stream)],
+                skippable=True,
+                description=f"{stream.contract.description}\n\nRecords that break the contract "
+                f"are in {stream.quarantine_table}, with the reasons.",
+                code_version=version,
+                kinds={"iceberg", "python"},
+                metadata={
+                    "dagster/table_name": stream.bronze_table,
+                    "dagster/column_schema": schema,
+                    "contract": f"{stream.contract.id} {stream.contract.version}",
+                },
+                partitions_def=partitions.slices(stream),
+                group_name=stream.domain,
+                owners=metadata.owners(stream.contract.owner),
+                tags=_tags(stream),
+            )
+        ],
+        check_specs=checks.specs(stream, key),
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=pool(stream),
+    )
+    def bronze(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        wanted = {check.name for check in context.selected_asset_check_keys}
+        asked = partitions.requested_slices(context)
+        with _told_to_dagster():
+            if context.selected_asset_keys:
+                touched = _load(context, platform, stream, asked)
+                findings = _findings(platform, stream, touched, wanted)
+                _tell(context, platform, stream, touched, findings, version)
+            else:
+                findings = _findings(platform, stream, asked or _all(platform, stream), wanted)
+        for name in sorted(wanted):
+            yield checks.evaluate(name, stream, key, findings)
+
+    return bronze
+
+
+def _tags(stream: Stream) -> dict[str, str]:
+    return {"domain": stream.domain, **metadata.tags(stream.contract.tags)}
+
+
+@contextmanager
+def _told_to_dagster() -> Iterator[None]:
+    """Have a passing error tried again, and a lasting one fail at once with its next action."""
+    try:
+        yield
+    except Transient as error:
+        raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
+    except PlatformError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _lake_events(
+    platform: Platform, stream: Stream, touched: Iterable[Slice], landed: "dict[Slice, Landed]"
+) -> dict[Slice, metadata.Metadata]:
+    held = metadata.stored(platform, stream, partitions.declared(stream, touched))
+    lags = _lags(_status(platform, stream))
+    events = {
+        of: metadata.lake_event(stream, platform.store.url, of, what, lags.get(of[1]))
+        for of, what in held.items()
+    }
+    for of in sorted(set(landed) & set(events))[-PREVIEWS:]:
+        events[of]["preview"] = metadata.raw_preview(landed[of].table)
+    return events
+
+
+def _load(
+    context: dg.AssetExecutionContext, platform: Platform, stream: Stream, asked: list[Slice]
+) -> list[Slice]:
+    """Load; gives the slices asked for and those that had to be loaded before them."""
+    touched = set(asked)
+
+    def note(loaded: "Loaded") -> None:
+        name = loaded.link.name
+        touched.add((name.window, name.partition))
+        verb = "replaced" if loaded.replaced else "loaded"
+        counts = f"{loaded.bronze_rows:,} rows, {loaded.quarantine_rows:,} in quarantine"
+        context.log.info(f"{verb} {name.path}: {counts}")
+
+    load_stream(
+        platform,
+        stream,
+        partitions=sorted({p for _, p in asked}),
+        windows=sorted({window for window, _ in asked}),
+        last=max(window for window, _ in asked),
+        on_loaded=note,
+    )
+    if beyond := sorted(of for of in touched if not partitions.is_declared(stream, of)):
+        context.log.warning(
+            f"loaded slices that have no partition key: {', '.join(map(slice_key, beyond))}; "
+            f"declare an earlier start_date for stream {stream.name} to see and release them"
+        )
+    return partitions.declared(stream, touched)
+
+
+def _findings(
+    platform: Platform, stream: Stream, touched: Iterable[Slice], wanted: set[str]
+) -> Findings:
+    """What the gate and the wanted checks judge: all slices of the windows touched."""
+    windows = sorted({window for window, _ in touched})
+    days = [(window, p) for window in windows for p in range(stream.partitions)]
+    status = _status(platform, stream)
+    waits = _waits(platform, stream, status) if checks.FRESHNESS in wanted else None
+    reasons = metadata.quarantine_reasons(platform, stream, windows)
+    return Findings(_counts(platform, stream, days), reasons, status, waits)
+
+
+def _counts(platform: Platform, stream: Stream, slices: list[Slice]) -> "dict[Slice, SliceCount]":
+    from ingestion_platform.verify import slice_counts
+
+    counts = slice_counts(platform, stream, slices)
+    if all(count.ok for count in counts.values() if count.loaded):
+        return counts
+    # The two tables are read one after the other: a writer may have come in between.
+    return slice_counts(platform, stream, slices)
+
+
+def _all(platform: Platform, stream: Stream) -> list[Slice]:
+    from ingestion_platform.lake.chain import Chain
+
+    chain = Chain(platform.store, stream.topic)
+    found = [(window, p) for window in chain.windows() for p in chain.names(window)]
+    return partitions.declared(stream, found)
+
+
+def _status(platform: Platform, stream: Stream) -> "StreamStatus | None":
+    from ingestion_platform.status import stream_status
+
+    try:
+        return stream_status(platform, stream)
+    except SourceUnavailable:
+        return None  # a slice of the lake can be loaded without its log
+
+
+def _lags(status: "StreamStatus | None") -> dict[int, int]:
+    return {} if status is None else {p.partition: p.lag for p in status.partitions}
+
+
+def _waits(
+    platform: Platform, stream: Stream, status: "StreamStatus | None"
+) -> dict[int, float] | None:
+    """Seconds that the oldest record which bronze lacks has waited, by log partition."""
+    if status is None:
+        return None
+    behind = [p for p in status.partitions if p.lag > 0]
+    if not behind:
+        return {}
+    now = datetime.now(UTC).timestamp()
+    waits = {}
+    try:
+        with platform.log(stream) as log:
+            for p in behind:
+                first = max(p.log_start, p.bronze_position or 0)
+                stamp = log.first_timestamp(p.partition, first, p.log_end)
+                waits[p.partition] = 0.0 if stamp is None else max(0.0, now - stamp / 1000)
+    except Transient:
+        return None
+    return waits
+
+
+def _tell(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    stream: Stream,
+    touched: list[Slice],
+    findings: Findings,
+    version: str,
+) -> None:
+    """Tell Dagster of the slices: materializations of released days, observations of the others."""
+    key = bronze_key(stream)
+    bad = checks.held_back(stream, findings.counts)
+    for window, why in bad.items():
+        context.log.warning(f"{window} is held back from silver and gold: {why}")
+    waiting = _released_with(context, stream, touched, findings, bad)
+    events = _bronze_events(platform, stream, [*touched, *waiting], findings)
+    # Those with rows last: overviews show the latest event.
+    for of in sorted(events, key=lambda of: (findings.counts[of].bronze > 0, of)):
+        told, held = events[of]
+        if of[0] in bad:
+            told |= {"held_back": bad[of[0]]}
+            context.log_event(dg.AssetObservation(key, partition=slice_key(of), metadata=told))
+            continue
+        context.log_event(
+            dg.AssetMaterialization(
+                key,
+                partition=slice_key(of),
+                metadata=told,
+                tags={
+                    "dagster/code_version": version,
+                    "dagster/data_version": f"{held.version}-{version}",
+                },
+            )
+        )
+
+
+def _released_with(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    touched: list[Slice],
+    findings: Findings,
+    bad: dict[Any, str],
+) -> list[Slice]:
+    """Slices of the same days, loaded before but held back then, whose day is good now."""
+    candidates = [
+        of
+        for of, count in findings.counts.items()
+        if of not in touched and of[0] not in bad and count.records and count.loaded
+    ]
+    if not candidates:
+        return []
+    told = context.instance.get_materialized_partitions(bronze_key(stream))
+    return [of for of in candidates if slice_key(of) not in told]
+
+
+def _bronze_events(
+    platform: Platform, stream: Stream, slices: list[Slice], findings: Findings
+) -> dict[Slice, tuple[metadata.Metadata, Stored]]:
+    table = platform.catalog.load_table(stream.bronze_table)
+    lags = _lags(findings.status)
+    events = {}
+    for of, held in metadata.stored(platform, stream, slices).items():
+        count = findings.counts[of]
+        told = metadata.bronze_event(
+            stream,
+            table,
+            held,
+            bronze=count.bronze,
+            quarantined=count.quarantined,
+            reasons=findings.reasons.get(of, Counter()),
+            lag=lags.get(of[1]),
+        )
+        events[of] = (told, held)
+    full = sorted(of for of in events if findings.counts[of].bronze)
+    for of in full[-PREVIEWS:]:
+        events[of][0]["preview"] = metadata.slice_preview(table, stream.contract, of)
+    return events

@@ -1,0 +1,221 @@
+"""Checks of a bronze table, and the gate that holds a bad day back: judgements on plain data.
+
+What they judge is read by `assets`, in the run that materializes or in one of checks alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ingestion_platform.orchestration.metadata import reasons_table
+from ingestion_platform.orchestration.partitions import Slice, slice_key
+from ingestion_platform.streams import Stream
+
+if TYPE_CHECKING:
+    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.verify import SliceCount
+
+CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"
+
+LAG_LIMIT = 250_000
+"""Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the checks of a stream judge.
+
+    `status` and `waits` are None when the log does not answer; `waits` has, for each log
+    partition with records that bronze lacks, the seconds that the oldest has waited.
+    """
+
+    counts: Mapping[Slice, SliceCount]
+    reasons: Mapping[Slice, Counter[str]] = field(default_factory=dict)
+    status: StreamStatus | None = None
+    waits: Mapping[int, float] | None = None
+
+
+def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The checks of a stream's bronze table; freshness only where the contract promises it."""
+    share = f"{stream.contract.quarantine_share:.2%}"
+    said = {
+        CONTRACT: f"At most {share} of a slice's records break the contract; more, and the day is "
+        "not released to silver and gold.",
+        RECONCILIATION: "Every record of the lake is in bronze or in quarantine, or is a gap.",
+        LAG: f"No log partition has more than {LAG_LIMIT:,} records waiting, and none is left out.",
+    }
+    if stream.contract.freshness_seconds is not None:
+        promise = timedelta(seconds=stream.contract.freshness_seconds)
+        said[FRESHNESS] = f"No record of the log waits longer than {promise} to be in bronze."
+    return [dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in said.items()]
+
+
+def held_back(stream: Stream, counts: Mapping[Slice, SliceCount]) -> dict[date, str]:
+    """The days that must not be released, and why; one bad slice holds back its day only."""
+    found: dict[date, list[str]] = {}
+    for of, count in sorted(counts.items()):
+        if problem := _problem(stream, count):
+            found.setdefault(of[0], []).append(f"{slice_key(of)}: {problem}")
+    return {window: "; ".join(problems) for window, problems in found.items()}
+
+
+def _problem(stream: Stream, count: SliceCount) -> str:
+    if count.loaded and not count.ok:
+        present = count.bronze + count.quarantined
+        return f"the lake has {count.records:,} records, bronze and quarantine {present:,}"
+    if _share(count) > stream.contract.quarantine_share:
+        allowed = f"{stream.contract.quarantine_share:.2%} allowed"
+        return f"{_share(count):.2%} of {count.records:,} records in quarantine, {allowed}"
+    return ""
+
+
+def _share(count: SliceCount) -> float:
+    total = count.bronze + count.quarantined
+    return count.quarantined / total if total else 0.0
+
+
+def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.AssetCheckResult:
+    """The result of one of the checks."""
+    judge = {
+        CONTRACT: _contract,
+        RECONCILIATION: _reconciliation,
+        LAG: _lag,
+        FRESHNESS: _freshness,
+    }[name]
+    verdict = judge(stream, of)
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=asset,
+        passed=not verdict.problems,
+        severity=verdict.severity,
+        description="\n".join([*verdict.problems[:_SHOWN], *verdict.advice]) or verdict.good,
+        metadata=verdict.metadata,
+    )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    problems: list[str]
+    good: str
+    action: str
+    metadata: dict[str, Any]
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
+
+    @property
+    def advice(self) -> list[str]:
+        return [f"-> {self.action}"] if self.problems else []
+
+
+def _contract(stream: Stream, of: Findings) -> _Verdict:
+    allowed = stream.contract.quarantine_share
+    shares = {key: _share(count) for key, count in of.counts.items()}
+    bad = {key: share for key, share in sorted(shares.items()) if share > allowed}
+    refused = sum(count.quarantined for count in of.counts.values())
+    total = sum(count.bronze for count in of.counts.values()) + refused
+    return _Verdict(
+        problems=[
+            f"{slice_key(key)}: {share:.2%} in quarantine, {allowed:.2%} allowed; "
+            f"{key[0]} is held back from silver and gold"
+            for key, share in bad.items()
+        ],
+        good=f"{refused:,} of {total:,} records in quarantine",
+        action="have the producer or the contract corrected, then materialize the slices again",
+        metadata={
+            "allowed_share": allowed,
+            "worst_share": max(shares.values(), default=0.0),
+            "records": total,
+            "quarantined": refused,
+            "reasons": reasons_table(sum(of.reasons.values(), Counter())),
+            "slices": [slice_key(key) for key in sorted(of.counts)],
+        },
+    )
+
+
+def _reconciliation(stream: Stream, of: Findings) -> _Verdict:
+    loaded = {key: count for key, count in sorted(of.counts.items()) if count.loaded}
+    sums = {
+        "records": sum(count.records for count in loaded.values()),
+        "bronze": sum(count.bronze for count in loaded.values()),
+        "quarantined": sum(count.quarantined for count in loaded.values()),
+        "gaps": sum(count.gaps for count in loaded.values()),
+    }
+    return _Verdict(
+        problems=[
+            f"{slice_key(key)}: {count.records:,} records in the lake, "
+            f"{count.bronze:,} in bronze and {count.quarantined:,} in quarantine"
+            for key, count in loaded.items()
+            if not count.ok
+        ],
+        good=f"{sums['records']:,} records, each in bronze or in quarantine",
+        action=f"see which with `ingest verify {stream.name}`",
+        metadata={
+            **sums,
+            "waiting": [slice_key(key) for key, count in of.counts.items() if not count.loaded],
+            "judged_by_another_contract": [
+                slice_key(key) for key, count in sorted(of.counts.items()) if count.stale
+            ],
+        },
+    )
+
+
+def _lag(stream: Stream, of: Findings) -> _Verdict:
+    if of.status is None:
+        return _silent(stream)
+    partitions = of.status.partitions
+    problems = [
+        f"log partition {p.partition}: {p.lag:,} records wait, {LAG_LIMIT:,} may"
+        for p in partitions
+        if p.lag > LAG_LIMIT
+    ]
+    action = "see why runs of this stream fail or do not start"
+    if undeclared := [p.partition for p in partitions if p.partition >= stream.partitions]:
+        problems.append(f"log partitions {undeclared} have no assets: nothing lands them")
+        action = f"declare `partitions: {max(undeclared) + 1}` in the stream's defs.yaml"
+    rows = [
+        f"| {p.partition} | {p.log_start:,} | {p.log_end:,} | {p.lake_position or 0:,} |"
+        f" {p.bronze_position or 0:,} | {p.lag:,} |"
+        for p in partitions
+    ]
+    head = ["| partition | log start | log end | lake | bronze | lag |", "|--:" * 6 + "|"]
+    return _Verdict(
+        problems=problems,
+        good=f"{of.status.lag:,} records of the log are not in bronze yet",
+        action=action,
+        metadata={"lag": of.status.lag, "partitions": dg.MetadataValue.md("\n".join(head + rows))},
+    )
+
+
+def _freshness(stream: Stream, of: Findings) -> _Verdict:
+    if of.waits is None:
+        return _silent(stream)
+    promise = stream.contract.freshness_seconds or 0.0
+    worst = max(of.waits.values(), default=0.0)
+    return _Verdict(
+        problems=[
+            f"log partition {partition}: a record has waited {timedelta(seconds=round(wait))}, "
+            f"{timedelta(seconds=promise)} promised"
+            for partition, wait in sorted(of.waits.items())
+            if wait > promise
+        ],
+        good=f"no record has waited longer than {timedelta(seconds=round(worst))}",
+        action=f"materialize the slices that are behind, or see `ingest status {stream.name}`",
+        metadata={"promised_seconds": promise, "longest_wait_seconds": round(worst, 1)},
+    )
+
+
+def _silent(stream: Stream) -> _Verdict:
+    return _Verdict(
+        problems=[f"topic {stream.topic} does not answer, so this is unknown"],
+        good="",
+        action="see `ingest doctor`",
+        metadata={},
+        severity=dg.AssetCheckSeverity.WARN,
+    )

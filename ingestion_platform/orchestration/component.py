@@ -1,0 +1,69 @@
+"""Component: the YAML `type` that declares a stream, and the definitions that follow from it."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import dagster as dg
+from pydantic import BaseModel
+
+from ingestion_platform import streams
+from ingestion_platform.orchestration.assets import bronze_asset, lake_asset, raw_asset
+from ingestion_platform.orchestration.sensors import stream_sensor
+
+
+class StreamAttributes(dg.Model):
+    """The attributes of a stream, for editors and `dg check yaml`.
+
+    Only their names and types: what they mean, and what they are when absent, is decided in
+    `streams.stream_of`, as for the command line.
+    """
+
+    name: str
+    topic: str
+    contract: str | None = None
+    group_id: str | None = None
+    partitions: int | None = None
+    start_date: date | str | None = None
+
+
+class Stream(dg.Component):
+    """A stream: a Kafka topic with a contract, landed in the lake and loaded into bronze."""
+
+    def __init__(self, stream: streams.Stream) -> None:
+        self.stream = stream
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The attributes that the YAML may have."""
+        return StreamAttributes
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """How listings of components present it."""
+        return dg.ComponentTypeSpec(
+            description="A Kafka topic with a contract, landed in the lake and loaded into bronze.",
+            produces=["asset", "asset_check", "sensor"],
+        )
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Stream:
+        """The stream of a YAML document.
+
+        Raises:
+            ContractError: an attribute is missing or wrong; names file and attribute.
+        """
+        given = {} if attributes is None else attributes.model_dump(exclude_unset=True)
+        return cls(streams.stream_of(given, context.path))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets, checks and sensor of the stream."""
+        return stream_definitions(self.stream)
+
+
+def stream_definitions(stream: streams.Stream) -> dg.Definitions:
+    """All that a stream is in Dagster, but for the models built on it."""
+    return dg.Definitions(
+        assets=[raw_asset(stream), lake_asset(stream), bronze_asset(stream)],
+        sensors=[stream_sensor(stream)],
+    )

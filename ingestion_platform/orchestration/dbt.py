@@ -1,0 +1,209 @@
+"""dbt: the models of each domain as assets by day, their tests as checks.
+
+The models themselves, and what a window touches, are the dbt project's.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from filelock import FileLock
+from packaging.version import Version
+
+from ingestion_platform.errors import ContractError
+from ingestion_platform.orchestration import metadata, partitions
+from ingestion_platform.orchestration.automation import when_inputs_changed
+from ingestion_platform.orchestration.instance import ROOT
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import export
+from ingestion_platform.streams import Stream
+
+PROJECT = ROOT / "dbt_project"
+_SOURCES = ("*.sql", "*.yml", "*.yaml", "*.csv", "*.md")
+RETRIES = dg.RetryPolicy(max_retries=2, delay=2)
+"""Another run may replace the same rows: the commit refuses then, and nothing was changed."""
+
+
+def dbt_project() -> DbtProject:
+    """The project, its manifest made anew when a file of it is newer.
+
+    Artifacts have a folder of their own, so that a person's dbt commands do not meet Dagster's.
+    """
+    project = DbtProject(PROJECT, target_path="target/dagster")
+    if _stale(project):
+        project.manifest_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(project.manifest_path.with_suffix(".lock")):
+            if _stale(project):  # no other process was quicker
+                arguments = ["parse", "--quiet", "--no-version-check"]
+                dbt_command(project).cli(arguments, target_path=project.target_path).wait()
+    return project
+
+
+class Dbt(DbtCliResource):
+    """dagster-dbt's resource without what it does ahead of every command, for seconds.
+
+    It would start dbt to ask for its version, and open an adapter to fetch metadata that
+    `iceberg_event` has from the catalog.
+    """
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        return Version(version("dbt-core"))
+
+    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> None:  # type: ignore[override]
+        return None
+
+
+def dbt_command(project: DbtProject) -> Dbt:
+    """dbt of the environment that this process runs in, whether it is activated or not."""
+    beside = Path(sys.executable).with_name("dbt")
+    return Dbt(
+        project_dir=str(project.project_dir),
+        dbt_executable=str(beside if beside.exists() else "dbt"),
+    )
+
+
+def _stale(project: DbtProject) -> bool:
+    if not project.manifest_path.exists():
+        return True
+    made = project.manifest_path.stat().st_mtime
+    generated = project.project_dir / "target"
+    return any(
+        file.stat().st_mtime > made
+        for pattern in _SOURCES
+        for file in project.project_dir.rglob(pattern)
+        if generated not in file.parents
+    )
+
+
+class Translator(DagsterDbtTranslator):
+    """How dbt's nodes look as assets: namespace/table, grouped by domain, a day at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=False))
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """The table's namespace and name."""
+        name = dbt_resource_props.get("identifier") or dbt_resource_props.get("alias")
+        return dg.AssetKey([dbt_resource_props["schema"], name or dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        """The domain: the folder below models/."""
+        return str(dbt_resource_props["fqn"][1])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        """`meta: {owner: ...}`."""
+        return metadata.owners(str(dbt_resource_props.get("meta", {}).get("owner", "")))
+
+    def get_automation_condition(
+        self, dbt_resource_props: Mapping[str, Any]
+    ) -> dg.AutomationCondition[Any]:
+        """As soon as an input is new."""
+        return when_inputs_changed()
+
+    def get_partition_mapping(
+        self,
+        dbt_resource_props: Mapping[str, Any],
+        dbt_parent_resource_props: Mapping[str, Any],
+    ) -> dg.PartitionMapping | None:
+        """A day of a source is that of all log partitions; models depend day on day."""
+        if dbt_parent_resource_props["resource_type"] == "source":
+            return dg.MultiToSingleDimensionPartitionMapping(partitions.WINDOW)
+        return None
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetSpec:
+        """dagster-dbt's asset, and what it is in the platform."""
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        domain = str(self.get_resource_props(manifest, unique_id)["fqn"][1])
+        return spec.replace_attributes(
+            kinds={"dbt", "iceberg"}, tags={**spec.tags, "domain": domain}
+        )
+
+
+def dbt_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
+    """The models of every domain that has any, and the resource that runs dbt.
+
+    Raises:
+        ContractError: streams of a domain with models start on different days.
+    """
+    project = dbt_project()
+    domains = {stream.domain: _start_date(streams, stream.domain) for stream in streams.values()}
+    return dg.Definitions(
+        assets=[
+            _models(project, domain, start)
+            for domain, start in domains.items()
+            if (project.project_dir / "models" / domain).is_dir()
+        ],
+        resources={"dbt": dbt_command(project)},
+    )
+
+
+def _start_date(streams: Mapping[str, Stream], domain: str) -> str:
+    starts = {s.start_date for s in streams.values() if s.domain == domain}
+    if len(starts) > 1:
+        raise ContractError(
+            f"defs/{domain}/defs.yaml",
+            "start_date",
+            f"differs between streams of a domain: {', '.join(sorted(starts))}",
+            action="give them one start_date: the domain's models are partitioned by it",
+        )
+    return starts.pop()
+
+
+def _models(project: DbtProject, domain: str, start_date: str) -> dg.AssetsDefinition:
+    @dbt_assets(
+        manifest=project.manifest_path,
+        project=project,
+        select=f"path:models/{domain}",
+        name=f"dbt_{domain}",
+        partitions_def=partitions.windows(start_date),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        dagster_dbt_translator=Translator(),
+        pool=f"dbt_{domain}",
+        retry_policy=RETRIES,
+    )
+    def models(
+        context: dg.AssetExecutionContext,
+        dbt: Dbt,
+        platform: dg.ResourceParam[Platform],
+    ) -> Iterator[Any]:
+        # dbt runs in the project's folder: it must not take another one for its home.
+        export({"PLATFORM_HOME": str(platform.settings.home)})
+        # Unit tests judge the models' code, not the data.
+        arguments = ["build", "--exclude-resource-type", "unit_test"]
+        arguments += ["--vars", json.dumps(window_vars(context.partition_keys))]
+        for event in dbt.cli(arguments, context=context).stream():
+            if isinstance(event, dg.Output):
+                yield event.with_metadata({**event.metadata, **_table(context, platform, event)})
+            else:
+                yield event
+
+    return models
+
+
+def window_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:
+    """dbt's variables for a run of consecutive days: the end is the day after the last."""
+    end = date.fromisoformat(max(days)) + timedelta(days=1)
+    return {"window_start": min(days), "window_end": end.isoformat()}
+
+
+def _table(
+    context: dg.AssetExecutionContext, platform: Platform, event: dg.Output[Any]
+) -> metadata.Metadata:
+    key = context.asset_key_for_output(event.output_name)
+    return metadata.iceberg_event(platform.catalog.load_table(tuple(key.path)))

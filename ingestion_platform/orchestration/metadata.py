@@ -1,0 +1,327 @@
+"""Metadata: what assets and their events tell a person, made from plain data of the platform.
+
+Nothing is decided by it; every event carries all of it, since overviews show the latest event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.model import Contract, Field
+from ingestion_platform.contract.schemas import duckdb_type
+from ingestion_platform.orchestration.partitions import Slice
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.streams import Stream
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.table import Table
+
+    from ingestion_platform.lake.chain import Link
+
+Metadata = dict[str, Any]
+
+PREVIEW_ROWS = 5
+TOP_REASONS = 10
+_WIDE = 120  # characters of a value that a preview shows
+# The offending value, in brackets, would make every reason another.
+_COUNT_REASONS = f"""
+    SELECT {c.WINDOW}, {c.PARTITION}, split_part(reason, ' (is ', 1) AS kind, count(*)
+    FROM (SELECT {c.WINDOW}, {c.PARTITION}, unnest({c.REASONS}) AS reason FROM refused)
+    GROUP BY ALL"""
+_NOT_A_TEAM = re.compile(r"[^A-Za-z0-9_-]+")
+
+_LAKE_COLUMNS = {
+    "key": ("binary", "key, as sent"),
+    "value": ("binary", "value, as sent"),
+    "headers": ("list<struct<key: string, value: binary>>", "headers, as sent"),
+    "timestamp": ("timestamp[ms, UTC]", "broker timestamp"),
+    "timestamp_type": ("string", "what the timestamp tells: create or append time"),
+    "partition": ("int32", "log partition"),
+    "offset": ("int64", "offset in the log partition"),
+}
+_PLATFORM_COLUMNS = {
+    c.WINDOW: ("date", "UTC day of the record in its log", "timestamp"),
+    c.GENERATION: ("varchar", "topic id of the log that held the record", None),
+    c.PARTITION: ("integer", "partition of the log", "partition"),
+    c.OFFSET: ("bigint", "offset in the partition", "offset"),
+    c.INGESTED_AT: ("timestamp with time zone", "when the row was written", None),
+    c.CONTRACT: ("varchar", "contract and parser that judged the record", None),
+}
+
+
+def owners(owner: str) -> list[str]:
+    """An owner as Dagster spells it: an email address, or else a team."""
+    if not owner:
+        return []
+    return [owner if "@" in owner else f"team:{_NOT_A_TEAM.sub('-', owner).strip('-')}"]
+
+
+def tags(names: Iterable[str]) -> dict[str, str]:
+    """Plain tags as Dagster has them: keys without values."""
+    return {re.sub(r"[^\w.-]+", "-", name)[:63]: "" for name in names}
+
+
+def lake_schema() -> dg.TableSchema:
+    """The columns of a lake file."""
+    return dg.TableSchema(
+        [dg.TableColumn(n, kind, doc) for n, (kind, doc) in _LAKE_COLUMNS.items()]
+    )
+
+
+def bronze_schema(contract: Contract) -> dg.TableSchema:
+    """The columns of a bronze table, with what the contract says of them."""
+    own = [
+        dg.TableColumn(
+            field.name,
+            duckdb_type(field).lower(),
+            field.description,
+            dg.TableColumnConstraints(nullable=not field.required, other=_constraints(field)),
+            tags=tags([field.classification] if field.classification else []),
+        )
+        for field in contract.fields
+    ]
+    added = [dg.TableColumn(n, kind, doc) for n, (kind, doc, _) in _PLATFORM_COLUMNS.items()]
+    return dg.TableSchema([*own, *added])
+
+
+def bronze_lineage(contract: Contract, lake: dg.AssetKey) -> dg.TableColumnLineage:
+    """Which columns of the lake a bronze table's columns are made from."""
+    made_from = {field.name: "value" for field in contract.fields}
+    made_from |= {name: of for name, (_, _, of) in _PLATFORM_COLUMNS.items() if of}
+    return dg.TableColumnLineage(
+        {name: [dg.TableColumnDep(lake, column)] for name, column in made_from.items()}
+    )
+
+
+def _constraints(field: Field) -> list[str]:
+    bounds = {
+        ">=": field.minimum,
+        "<=": field.maximum,
+        ">": field.exclusive_minimum,
+        "<": field.exclusive_maximum,
+        "length >=": field.min_length,
+        "length <=": field.max_length,
+        "matches": field.pattern,
+        "format": field.format,
+        "derived:": field.derived,
+    }
+    said = [f"{what} {value}" for what, value in bounds.items() if value is not None]
+    if field.allowed:
+        said.append(f"one of {', '.join(map(str, field.allowed))}")
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the lake holds of a slice: its files in log order, and their size in bytes."""
+
+    links: tuple[Link, ...] = ()
+    size: int = 0
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(link.rows for link in self.links)
+
+    @property
+    def offsets(self) -> str:
+        """The offsets accounted for, as text; generations apart."""
+        ranges: dict[str, tuple[int, int]] = {}
+        for link in self.links:
+            start, _ = ranges.get(link.generation, (link.gap_start, 0))
+            ranges[link.generation] = (start, link.end)
+        return ", ".join(f"{start:,} to before {end:,}" for start, end in ranges.values()) or "none"
+
+    @property
+    def version(self) -> str:
+        """Changes with the content: the last file's generation and end."""
+        return f"{self.links[-1].generation}-{self.links[-1].end}" if self.links else "empty"
+
+
+def stored(platform: Platform, stream: Stream, slices: Iterable[Slice]) -> dict[Slice, Stored]:
+    """What the lake holds of some slices, from its files' names, sizes and footers.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    from ingestion_platform.lake.chain import Chain
+    from ingestion_platform.lake.names import window_folder
+
+    wanted = list(slices)
+    chain = Chain(platform.store, stream.topic)
+    sizes = {
+        entry.path: entry.size
+        for window in {window for window, _ in wanted}
+        for entry in platform.store.files(window_folder(stream.topic, window))
+    }
+    found = {}
+    for window, partition in wanted:
+        links = tuple(chain.slice(window, partition))
+        found[window, partition] = Stored(links, sum(sizes.get(k.name.path, 0) for k in links))
+    return found
+
+
+def lake_event(stream: Stream, url: str, of: Slice, held: Stored, lag: int | None) -> Metadata:
+    """What an event of a lake slice tells, but for its preview."""
+    from ingestion_platform.lake.names import window_folder
+
+    folder = f"{window_folder(stream.topic, of[0])}partition={of[1]}/"
+    return {
+        "dagster/partition_row_count": held.records,
+        "dagster/column_schema": lake_schema(),
+        "dagster/uri": dg.MetadataValue.url(f"{url}/{folder}"),
+        "rows": held.records,
+        "bytes": held.size,
+        "files": len(held.links),
+        "offsets": held.offsets,
+        "gaps": sum(link.gaps for link in held.links),
+        **_lag(lag),
+    }
+
+
+def bronze_event(
+    stream: Stream,
+    table: Table,
+    held: Stored,
+    *,
+    bronze: int,
+    quarantined: int,
+    reasons: Counter[str],
+    lag: int | None,
+) -> Metadata:
+    """What an event of a bronze slice tells, but for its preview."""
+    return {
+        "dagster/partition_row_count": bronze,
+        "dagster/row_count": total_rows(table),
+        "dagster/table_name": stream.bronze_table,
+        "dagster/column_schema": bronze_schema(stream.contract),
+        "dagster/column_lineage": bronze_lineage(
+            stream.contract, dg.AssetKey(["lake", stream.name])
+        ),
+        "dagster/uri": dg.MetadataValue.url(table.location()),
+        "rows": bronze,
+        "quarantined": quarantined,
+        "quarantine_table": stream.quarantine_table,
+        "reasons": reasons_table(reasons),
+        "records": held.records,
+        "bytes": held.size,
+        "offsets": held.offsets,
+        "contract": f"{stream.contract.id} {stream.contract.version}",
+        **_lag(lag),
+    }
+
+
+def iceberg_event(table: Table) -> Metadata:
+    """What an event of any Iceberg table tells of the table as it is."""
+    columns = [
+        dg.TableColumn(f.name, str(f.field_type), f.doc, dg.TableColumnConstraints(f.optional))
+        for f in table.schema().fields
+    ]
+    return {
+        "dagster/row_count": total_rows(table),
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/uri": dg.MetadataValue.url(table.location()),
+        "bytes": _summary(table, "total-files-size"),
+        "files": _summary(table, "total-data-files"),
+    }
+
+
+def total_rows(table: Table) -> int:
+    """The rows of a table, by its newest snapshot's summary."""
+    return _summary(table, "total-records") - _summary(table, "total-position-deletes")
+
+
+def _summary(table: Table, name: str) -> int:
+    snapshot = table.current_snapshot()
+    if snapshot is None or snapshot.summary is None:
+        return 0
+    return int(snapshot.summary.additional_properties.get(name, 0))
+
+
+def _lag(lag: int | None) -> Metadata:
+    return {"lag": "unknown: the log does not answer" if lag is None else lag}
+
+
+def reasons_table(reasons: Mapping[str, int]) -> dg.MarkdownMetadataValue:
+    """The most frequent reasons for quarantine, with their counts."""
+    top = Counter(reasons).most_common(TOP_REASONS)
+    lines = [f"| {count:,} | {_cell(reason)} |" for reason, count in top]
+    return dg.MetadataValue.md("\n".join(["| records | reason |", "|---:|---|", *lines]))
+
+
+def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:
+    """The last records of a lake file, values as text."""
+    import pyarrow as pa
+
+    last = records.slice(max(0, records.num_rows - PREVIEW_ROWS))
+    shown = {
+        name: [None if v is None else v.decode(errors="replace") for v in last[name].to_pylist()]
+        for name in ("key", "value")
+    }
+    rows = last.select(["offset", "timestamp"])
+    return preview(pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **shown}))
+
+
+def preview(rows: pa.Table) -> dg.MarkdownMetadataValue:
+    """A few rows as a table in markdown."""
+    frame = rows.slice(0, PREVIEW_ROWS).to_pandas()
+    return dg.MetadataValue.md(frame.map(_cell).to_markdown(index=False))
+
+
+def _cell(value: Any) -> str:
+    # Only NaN, which stands for null here, differs from itself.
+    text = "" if value is None or value != value else str(value)
+    text = text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def slice_preview(table: Table, contract: Contract, of: Slice) -> dg.MarkdownMetadataValue:
+    """A few rows of a slice of a bronze table; opens no more files than it needs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from ingestion_platform.warehouse.dataset import TableDataset
+
+    condition = (pc.field(c.WINDOW) == pa.scalar(of[0], pa.date32())) & (
+        pc.field(c.PARTITION) == pa.scalar(of[1], pa.int32())
+    )
+    columns = [c.OFFSET, *(field.name for field in contract.fields)]
+    rows = TableDataset(table).scanner(columns=columns, filter=condition).head(PREVIEW_ROWS)
+    return preview(rows)
+
+
+def quarantine_reasons(
+    platform: Platform, stream: Stream, windows: Iterable[date]
+) -> dict[Slice, Counter[str]]:
+    """Why records of some windows are in quarantine, by slice: reasons and how often each.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer.
+    """
+    import duckdb
+    from pyiceberg.expressions import In
+
+    from ingestion_platform.warehouse.tables import load_or_none
+
+    table = load_or_none(platform.catalog, stream.quarantine_table)
+    days = {day.isoformat() for day in windows}
+    if table is None or not days:
+        return {}
+    columns = (c.WINDOW, c.PARTITION, c.REASONS)
+    rows = table.scan(row_filter=In(c.WINDOW, days), selected_fields=columns).to_arrow()
+    with duckdb.connect() as connection:
+        connection.register("refused", rows)
+        counts = connection.execute(_COUNT_REASONS).fetchall()
+    found: dict[Slice, Counter[str]] = {}
+    for window, partition, reason, count in counts:
+        found.setdefault((window, partition), Counter())[reason] = count
+    return found

@@ -1,0 +1,169 @@
+"""Sensors: one per stream, which observes its topic and asks for a run of the slices behind.
+
+It compares positions and nothing else; a request that it should not have made does no harm.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+
+from ingestion_platform.errors import PlatformError
+from ingestion_platform.orchestration import assets
+from ingestion_platform.orchestration.backlog import Backlog, read_backlog
+from ingestion_platform.orchestration.partitions import slice_key
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.streams import Stream
+
+INTERVAL = 2
+"""Seconds between two ticks; Dagster makes it five."""
+
+BACKOFF = (0, 0, 10, 30, 60, 120, 300)
+"""Seconds to wait for the next run after as many in a row that moved nothing."""
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+# What Dagster tags a run with for every pool of its steps.
+_POOL_TAG = ".dagster/pool/"
+
+
+@dataclass
+class Cursor:
+    """What the sensor remembers: what it observed, and how its last requests fared."""
+
+    observed: dict[str, list[Any]] = field(default_factory=dict)
+    """By log partition: generation, log start, log end, position of bronze."""
+    positions: list[Any] = field(default_factory=list)
+    """Of lake and bronze, when the last run was asked for."""
+    asked_at: float = 0.0
+    attempts: int = 0
+    """Runs asked for in a row at these positions."""
+
+    @classmethod
+    def of(cls, text: str | None) -> "Cursor":
+        """A cursor from the text that Dagster keeps; a new one if there is none."""
+        return cls(**json.loads(text)) if text else cls()
+
+    def to_text(self) -> str:
+        """The text that Dagster keeps."""
+        return json.dumps(asdict(self))
+
+
+def stream_sensor(stream: Stream) -> dg.SensorDefinition:
+    """The sensor of a stream."""
+
+    @dg.sensor(
+        name=f"{stream.name}_log",
+        target=[assets.lake_key(stream), assets.bronze_key(stream)],
+        minimum_interval_seconds=INTERVAL,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Observes topic {stream.topic}, and asks for a run of lake and bronze for "
+        "the slices that are behind it.",
+        tags={"domain": stream.domain},
+    )
+    def watch(
+        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.SensorResult:
+        try:
+            backlog = read_backlog(platform, stream)
+        except PlatformError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        cursor = Cursor.of(context.cursor)
+        events = _observations(stream, backlog, cursor)
+        answer = _request(context, stream, backlog, cursor)
+        return dg.SensorResult(
+            run_requests=[answer] if isinstance(answer, dg.RunRequest) else None,
+            skip_reason=answer if isinstance(answer, str) else None,
+            asset_events=events,
+            cursor=cursor.to_text(),
+        )
+
+    return watch
+
+
+def _request(
+    context: dg.SensorEvaluationContext, stream: Stream, backlog: Backlog, cursor: Cursor
+) -> dg.RunRequest | str:
+    """One run for all slices behind, or why there is none."""
+    positions = [[p.partition, p.lake, p.bronze] for p in backlog.progress]
+    positions = json.loads(json.dumps(positions))
+    if not backlog.behind:
+        cursor.attempts = 0
+        return f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
+    unfinished = context.instance.get_runs(
+        dg.RunsFilter(statuses=UNFINISHED, tags={f"{_POOL_TAG}{assets.pool(stream)}": "true"}),
+        limit=1,
+    )
+    if unfinished:
+        return f"run {unfinished[0].run_id[:8]} of this stream is not finished"
+    if positions != cursor.positions:
+        cursor.attempts = 0
+    pause = BACKOFF[min(cursor.attempts, len(BACKOFF) - 1)]
+    if (left := cursor.asked_at + pause - time.time()) > 0:
+        return (
+            f"{cursor.attempts} runs in a row moved nothing: read why in the last one; "
+            f"the next is asked for in {left:.0f} s"
+        )
+    cursor.positions, cursor.asked_at = positions, time.time()
+    cursor.attempts += 1
+    return run_request(stream, backlog)
+
+
+def run_request(stream: Stream, backlog: Backlog) -> dg.RunRequest:
+    """A run of the rectangle from the first window behind to today, of the partitions behind."""
+    today = datetime.now(UTC).date()
+    first = max(min(backlog.behind.values()), date.fromisoformat(stream.start_date))
+    return dg.RunRequest(
+        asset_selection=[assets.lake_key(stream), assets.bronze_key(stream)],
+        tags={
+            "dagster/asset_partition_range_start": slice_key((first, min(backlog.behind))),
+            "dagster/asset_partition_range_end": slice_key((today, max(backlog.behind))),
+        },
+    )
+
+
+def _left_out(stream: Stream, backlog: Backlog) -> str:
+    beyond = [p.partition for p in backlog.progress if p.partition >= stream.partitions]
+    if not beyond:
+        return ""
+    return f", but for log partitions {beyond}: declare `partitions: {max(beyond) + 1}`"
+
+
+def _observations(stream: Stream, backlog: Backlog, cursor: Cursor) -> list[dg.AssetObservation]:
+    """An observation of each log partition that changed since the last tick."""
+    events = []
+    for p in backlog.progress:
+        if p.partition >= stream.partitions:
+            continue
+        at = p.bronze[1] if p.bronze is not None else None
+        seen = [backlog.topic.generation, p.log.start, p.log.end, at]
+        if cursor.observed.get(str(p.partition)) == seen:
+            continue
+        cursor.observed[str(p.partition)] = seen
+        events.append(
+            dg.AssetObservation(
+                assets.raw_key(stream),
+                partition=str(p.partition),
+                metadata={
+                    "high_watermark": p.log.end,
+                    "log_start": p.log.start,
+                    "records": p.log.end - p.log.start,
+                    "lag": backlog.lag(p),
+                    "lake_position": p.lake[1] if p.lake is not None else 0,
+                    "bronze_position": at or 0,
+                    "topic_id": backlog.topic.generation,
+                    "cluster_id": backlog.topic.cluster_id,
+                },
+                tags={"dagster/data_version": f"{backlog.topic.generation}-{p.log.end}"},
+            )
+        )
+    return events

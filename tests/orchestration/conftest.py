@@ -1,0 +1,27 @@
+"""Fixtures: a stream of the test's own on the embedded broker, run by Dagster in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+from lab import Lab
+
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory."""
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def lab(
+    embedded_settings: Settings, make_stream: Callable[..., Stream], instance: dg.DagsterInstance
+) -> Lab:
+    """A stream with an empty topic."""
+    return Lab(make_stream(embedded_settings), embedded_settings, instance)
