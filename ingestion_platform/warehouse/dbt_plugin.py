@@ -7,7 +7,6 @@ names them, so parsing needs no catalog; the `iceberg` materialization stores th
 from __future__ import annotations
 
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from ingestion_platform.errors import PlatformError
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.dataset import TableDataset
-from ingestion_platform.warehouse.reading import Views, quoted
+from ingestion_platform.warehouse.reading import Views, quoted, spill_folder
 from ingestion_platform.warehouse.replace import Outcome, Replacement, Shape
 
 if TYPE_CHECKING:
@@ -52,16 +51,15 @@ class Plugin(BasePlugin):
         vars(local)["DuckDBCursorWrapper"] = partial(_Cursor, plugin=self)
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
-        """Spill where the machine keeps temporary files, not into the working directory."""
-        config.setdefault("temp_directory", str(Path(tempfile.gettempdir()) / "duckdb-spill"))
-
-    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Do nothing: what is needed is set per cursor."""
+        """Keep what exceeds the memory out of the working directory."""
+        config.setdefault("temp_directory", spill_folder())
 
     @property
     def catalog(self) -> Catalog:
         """The catalog of the present settings, opened when the first statement names a table."""
-        settings = Settings.load()
+        # dbt runs in its project's folder; what the settings leave out is beside that.
+        here = Path.cwd()
+        settings = Settings.load(root=here.parent if (here / "dbt_project.yml").exists() else here)
         with self._lock:
             if self._catalog is None or self._settings != settings:
                 self._settings, self._catalog = settings, open_catalog(settings)

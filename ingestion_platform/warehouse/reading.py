@@ -5,9 +5,12 @@ Reading only; what a dbt model writes goes through `replace`.
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingestion_platform.errors import Permanent
@@ -113,7 +116,7 @@ def connect(settings: Settings, sql: str | None = None) -> DuckDBPyConnection:
     """
     import duckdb
 
-    connection = duckdb.connect()
+    connection = duckdb.connect(config={"temp_directory": spill_folder()})
     connection.execute("SET TimeZone='UTC'")
     views = Views(connection, open_catalog(settings))
     if sql is None or _LISTING.search(sql):
@@ -138,8 +141,16 @@ def query(settings: Settings, sql: str) -> pa.Table:
         try:
             return connection.execute(sql).to_arrow_table()
         except duckdb.Error as error:
-            hint = "`show all tables` lists the tables, named namespace.table"
+            hint = "tables are named namespace.table; `show all tables` lists them"
             raise QueryError(str(error), action=hint) from error
+
+
+def spill_folder() -> str:
+    """Where DuckDB may put what exceeds its memory: not the working directory, nor shared.
+
+    DuckDB makes the folder when it needs it and removes it in the end.
+    """
+    return str(Path(tempfile.gettempdir()) / f"duckdb-spill-{os.getpid()}")
 
 
 def quoted(name: str) -> str:
