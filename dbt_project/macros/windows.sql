@@ -69,7 +69,8 @@
   that the model's result lacks is removed.
 #}
 {% macro touched_keys(keys, queries) %}
-  {%- set query = queries | join('\nunion\n') -%}
+  {#- Each key once, also when there is one query: the models join with it. -#}
+  {%- set query = 'select distinct * from (' ~ queries | join('\nunion\n') ~ ') as found' -%}
   {%- do _touch({'keys': keys, 'sql': query}) -%}
   {{ return(query) }}
 {% endmacro %}
