@@ -178,12 +178,12 @@ def _show_quarantine(terminal: Terminal, platform: Platform, stream: Stream) -> 
     """Show how often which reason was given, and one record whole, the newest."""
     from ingestion_platform.warehouse.reading import query
 
-    # The offending value, in brackets, would make every reason another.
+    # The offending value or place, in brackets, would make every reason another.
     reasons = query(
         platform.settings,
         f"""
         with reasons as (
-            select split_part(unnest(_reasons), ' (is ', 1) as reason
+            select regexp_replace(unnest(_reasons), ' [(](is|byte) .*', '', 's') as reason
             from {stream.quarantine_table}
         )
         select reason, count(*) as records from reasons
@@ -198,7 +198,7 @@ def _show_quarantine(terminal: Terminal, platform: Platform, stream: Stream) -> 
         platform.settings,
         f"""
         select _partition, _offset, _reasons, _value from {stream.quarantine_table}
-        where len(_value) > 100 order by _timestamp desc limit 1
+        where octet_length(_value) > 100 order by _timestamp desc limit 1
         """,
     )
     for row in newest.to_pylist():

@@ -11,7 +11,7 @@ import typer
 
 from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
 from ingestion_platform.cli.status import not_landed
-from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table, redacted
 from ingestion_platform.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _attempt(terminal: Terminal, progress: Progress, platform: Platform, stream:
     try:
         _run(progress, platform, stream, tally)
     except PlatformError as error:
-        tally.error = error.message
+        tally.error = redacted(error.message)
         terminal.error(error)
     tally.seconds = round(time.monotonic() - began, 3)
     return tally
