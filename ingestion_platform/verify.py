@@ -17,6 +17,7 @@ from ingestion_platform.contract import columns as c
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import range_filter, read_ledgers
 from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import load_or_none
@@ -100,10 +101,7 @@ def verify_stream(
     ledgers = {} if bronze is None else read_ledgers(bronze)
     for partition in _partitions(chain):
         ledger = ledgers.get(partition, Ledger())
-        for link, start in _once(chain.after(partition, None)):
-            span = _loaded_part(link, start, ledger)
-            if span is None:
-                continue
+        for link, span in _due(chain.after(partition, None), ledger.position):
             records = judge.read(platform.store, link)
             records = _between(records, "offset", span.start, span.end)
             found = [_rows(table, partition, span) for table in (bronze, quarantine)]
@@ -147,7 +145,7 @@ def slice_counts(
             gaps=sum(link.gaps for link in links),
             bronze=counts[0].get((window, partition), 0),
             quarantined=counts[1].get((window, partition), 0),
-            loaded=all(_loaded_part(k, k.start, ledger) == _whole(k) for k in links),
+            loaded=all(_covers(ledger, link) for link in links),
             stale=any(part.contract != version for part in parts),
         )
     return found
@@ -167,14 +165,23 @@ def _once(links: list[Link]) -> Iterator[tuple[Link, int]]:
             generation, end = link.generation, link.end
 
 
-def _whole(link: Link) -> Span:
-    return Span(link.generation, link.start, link.end, "")
+def _due(links: list[Link], position: tuple[str, int] | None) -> Iterator[tuple[Link, Span]]:
+    """The parts of links that a table at a position must have: all that lies before it."""
+    order = list(dict.fromkeys(link.generation for link in links))
+    if position is None or position[0] not in order:
+        return
+    present = order.index(position[0])
+    for link, start in _once(links):
+        at = order.index(link.generation)
+        end = min(link.end, position[1]) if at == present else link.end
+        if at <= present and start < end:
+            yield link, Span(link.generation, start, end, "")
 
 
-def _loaded_part(link: Link, start: int, ledger: Ledger) -> Span | None:
-    """The part of a link, from `start` on, that bronze's ledger says is loaded."""
-    parts = ledger.of(link.generation, start, link.end)
-    return Span(link.generation, start, parts[-1].end, "") if parts else None
+def _covers(ledger: Ledger, link: Link) -> bool:
+    """Whether all of a link was loaded, by whichever contract."""
+    parts = ledger.of(link.generation, link.start, link.end)
+    return sum(part.end - part.start for part in parts) == link.end - link.start
 
 
 def _between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
@@ -186,7 +193,8 @@ def _rows(table: Table | None, partition: int, span: Span) -> pa.Table | None:
     """The rows of a span, in the order of their offsets."""
     if table is None:
         return None
-    rows = table.scan(row_filter=range_filter(partition, [span])).to_arrow()
+    with answering():
+        rows = table.scan(row_filter=range_filter(partition, [span])).to_arrow()
     return rows.sort_by(c.OFFSET)
 
 
@@ -199,7 +207,9 @@ def _by_slice(table: Table | None, windows: list[date]) -> dict[tuple[date, int]
         GreaterThanOrEqual(c.WINDOW, min(windows).isoformat()),
         LessThanOrEqual(c.WINDOW, max(windows).isoformat()),
     )
-    rows = table.scan(row_filter=condition, selected_fields=(c.WINDOW, c.PARTITION)).to_arrow()
+    fields = (c.WINDOW, c.PARTITION)
+    with answering():
+        rows = table.scan(row_filter=condition, selected_fields=fields).to_arrow()
     groups = rows.group_by([c.WINDOW, c.PARTITION]).aggregate([([], "count_all")]).to_pylist()
     return {(g[c.WINDOW], g[c.PARTITION]): g["count_all"] for g in groups}
 
@@ -253,7 +263,8 @@ class _Tally:
 
         if table is None:
             return
-        rows = table.scan(row_filter=NotNull(c.OFFSET), selected_fields=(c.OFFSET,)).to_arrow()
+        with answering():
+            rows = table.scan(row_filter=NotNull(c.OFFSET), selected_fields=(c.OFFSET,)).to_arrow()
         beyond = rows.num_rows - counted
         if beyond > 0:
             self.mismatched += beyond

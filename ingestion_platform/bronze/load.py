@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+_TABLES = ("bronze", "quarantine")
 WORKERS = 2
 AHEAD = 3  # files judged or being judged before the oldest is committed: bounds the memory
+_MILLIS = pa.timestamp("ms", tz="UTC")
+_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), _MILLIS)
+_LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), _MILLIS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Judge:
         refused = records.take(parsed.refused)
         origin = self._origin_columns(link, refused["offset"])
         origin |= {
-            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
+            c.TIMESTAMP: _instants(refused["timestamp"], schema.field(c.TIMESTAMP).type),
             c.KEY: refused["key"],
             c.VALUE: refused["value"],
             c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
@@ -134,26 +138,42 @@ class Loader:
         self._version = self._judging.version
         self._bronze = ensure_bronze(catalog, stream.bronze_table, stream.contract)
         self._quarantine = ensure_quarantine(catalog, stream.quarantine_table)
-        self._ledgers = {"bronze": read_ledgers(self._bronze)}
-        self._ledgers["quarantine"] = read_ledgers(self._quarantine)
+        tables = (self._bronze, self._quarantine)
+        self._ledgers = {w: read_ledgers(t) for w, t in zip(_TABLES, tables, strict=True)}
 
     def position(self, partition: int) -> tuple[str, int] | None:
         """The generation and offset from which on a partition is not in both tables."""
-        bronze, quarantine = (of.get(partition, Ledger()).position for of in self._ledgers.values())
+        ledgers = [self._ledgers[which].get(partition, Ledger()) for which in _TABLES]
+        bronze, quarantine = (ledger.position for ledger in ledgers)
         if bronze is None or quarantine is None:
             return None
         if bronze[0] == quarantine[0]:
             return min(bronze, quarantine)
-        # Quarantine is committed first: it is the one that has come to the next generation.
-        return bronze
+        # A table that has passed the other's generation is ahead of it.
+        passed = {span.generation for span in ledgers[0].spans}
+        return quarantine if quarantine[0] in passed else bronze
 
     def behind(
         self, chain: Chain, partitions: Iterable[int], *, last: date | None = None
     ) -> Iterator[Item]:
-        """The files of the chain that are not loaded, up to a window."""
+        """The files of the chain that are not loaded, or not in both tables, up to a window."""
         for partition in partitions:
+            for torn in self._torn(partition):
+                for link in chain.after(partition, (torn.generation, torn.start)):
+                    if link.generation == torn.generation and link.gap_start < torn.end:
+                        yield Item(link)
             for link in chain.after(partition, self.position(partition), last=last):
                 yield Item(link)
+
+    def _torn(self, partition: int) -> list[Span]:
+        """Where one table was replaced and the other was not: a load died between the two."""
+        bronze, quarantine = (self._ledgers[w].get(partition, Ledger()) for w in _TABLES)
+        return [
+            part
+            for span in quarantine.spans
+            for part in bronze.of(span.generation, span.start, span.end)
+            if part.contract != span.contract
+        ]
 
     def stale(self, chain: Chain, slices: Iterable[tuple[date, int]]) -> Iterator[Item]:
         """The loaded files of some slices that another contract or parser judged."""
@@ -299,6 +319,12 @@ def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | Non
     )
     files = write_data_files(table, rows)
     return Change(change.partition, change.base, change.span, files, change.replace)
+
+
+def _instants(stamps: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Timestamps as tables can hold them: null beyond the years 1 to 9999 (the lake has them)."""
+    sane = pc.and_(pc.greater_equal(stamps, _FIRST), pc.less_equal(stamps, _LAST))
+    return pc.if_else(sane, stamps, None).cast(kind)
 
 
 def _count(quarantine: pa.Table) -> Counter[str]:

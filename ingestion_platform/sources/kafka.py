@@ -272,6 +272,8 @@ class Log:
         """
         from confluent_kafka import KafkaException
 
+        if not positions:
+            return
         try:
             offsets = [self._partition(p, at) for p, at in positions.items()]
             self._consumer.commit(offsets=offsets, asynchronous=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ingestion_platform.errors import CatalogUnavailable
+from ingestion_platform.errors import CatalogUnavailable, StoreUnavailable
 from ingestion_platform.settings import CATALOG, Settings
 
 if TYPE_CHECKING:
@@ -26,13 +26,19 @@ def open_catalog(settings: Settings) -> Catalog:
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
         Path(urlsplit(uri).path).parent.mkdir(parents=True, exist_ok=True)
-    with answering():
-        return load_catalog(CATALOG, **settings.catalog)
+    try:
+        with answering():
+            return load_catalog(CATALOG, **settings.catalog)
+    except CatalogUnavailable:
+        # Several processes may create a new catalog's own tables at once: all but one fail.
+        with answering():
+            return load_catalog(CATALOG, **settings.catalog)
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what a catalog's driver raises when it cannot answer into CatalogUnavailable."""
+    """Turn what drivers raise when a catalog, or the store of its tables, cannot answer into
+    CatalogUnavailable and StoreUnavailable."""
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -42,4 +48,11 @@ def answering() -> Iterator[None]:
         raise CatalogUnavailable(
             f"the Iceberg catalog {CATALOG!r} does not answer: {type(error).__name__}",
             action="check PYICEBERG_CATALOG__LAKEHOUSE__URI and that its server is up",
+        ) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store of the Iceberg tables does not answer: {str(error).splitlines()[0][:300]}",
+            action="check the catalog's warehouse, AWS_ENDPOINT_URL, and that its server is up",
         ) from error

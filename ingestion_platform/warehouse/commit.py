@@ -53,12 +53,17 @@ def read_ledgers(table: Table) -> dict[int, Ledger]:
     once that snapshot has expired.
     """
     snapshot = table.current_snapshot()
+    if snapshot is None:
+        return {}
     while snapshot is not None:
         summary = snapshot.summary.additional_properties if snapshot.summary else {}
         if found := ledgers.parse(summary):
             return found
+        if snapshot.sequence_number == 1:
+            return {}  # the table's first: its whole history is there, and none of it is ours
+        # Expiring ends the chain, with a snapshot that has no parent or one that is gone.
         parent = snapshot.parent_snapshot_id
-        snapshot = table.snapshot_by_id(parent) if parent is not None else None
+        snapshot = None if parent is None else table.snapshot_by_id(parent)
     return ledgers.parse(table.properties)
 
 
@@ -71,10 +76,12 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
             reading the ledgers again tells.
     """
     for attempt in range(ATTEMPTS):
-        table = _load(catalog, name)
-        _compare(name, read_ledgers(table), changes)
         try:
             with answering():
+                table = catalog.load_table(name)
+                ensure_no_retries(table)
+                # Of the very metadata that the commit is based on.
+                _compare(name, read_ledgers(table), changes)
                 return _commit_once(table, changes)
         except _conflicts():
             # Somebody committed to other rows of the table; the files are still good.
@@ -106,7 +113,6 @@ def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
 
 
 def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
-    ensure_no_retries(table)
     after = read_ledgers(table)
     for change in changes:
         after[change.partition] = after.get(change.partition, Ledger()).with_span(change.span)
@@ -149,11 +155,6 @@ def _compare(name: str, now: dict[int, Ledger], changes: Sequence[Change]) -> No
                 f"{name}: another writer loaded records of log partition {change.partition}",
                 action="read the positions again and go on",
             )
-
-
-def _load(catalog: Catalog, name: str) -> Table:
-    with answering():
-        return catalog.load_table(name)
 
 
 def _conflicts() -> tuple[type[Exception], ...]:

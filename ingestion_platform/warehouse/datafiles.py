@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ingestion_platform.warehouse.catalog import answering
+
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.partitioning import PartitionKey
@@ -25,6 +27,9 @@ def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
 
     The table's partition fields must be identities of columns. Files that no commit comes to
     name are orphans, which upkeep removes.
+
+    Raises:
+        StoreUnavailable: the tables' store does not answer.
     """
     from pyiceberg.utils.concurrent import ExecutorFactory
 
@@ -34,7 +39,8 @@ def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
     write = uuid.uuid4()
     parts = [(f"{i:05d}-{write}.parquet", *part) for i, part in enumerate(_split(table, rows))]
     writers = ExecutorFactory.get_or_create()
-    return list(writers.map(lambda part: _write(table, *part), parts))
+    with answering():
+        return list(writers.map(lambda part: _write(table, *part), parts))
 
 
 def conformed(table: Table, rows: pa.Table) -> pa.Table:

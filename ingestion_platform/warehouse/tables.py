@@ -41,13 +41,27 @@ def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
     """
     wanted = iceberg_schema(contract)
     table = ensure_table(catalog, name, lambda: (wanted, partition_spec(contract)))
-    _check_types(table, wanted, contract)
-    present = set(table.schema().column_names)
-    if any(field.name not in present for field in wanted.fields):
+    for last in (False, False, True):
+        _check_types(table, wanted, contract)
+        present = set(table.schema().column_names)
+        if all(field.name in present for field in wanted.fields):
+            break
+        table = _widen(catalog, table, wanted, last=last)
+    return table
+
+
+def _widen(catalog: Catalog, table: Table, wanted: Schema, *, last: bool) -> Table:
+    """The table after new columns were added, by this process or by another."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    try:
         with answering(), table.update_schema() as update:
             update.union_by_name(wanted)
-        table.refresh()
-    return table
+    except CommitFailedException:  # another process was quicker
+        if last:
+            raise
+    with answering():
+        return catalog.load_table(table.name())
 
 
 def ensure_quarantine(catalog: Catalog, name: str) -> Table:
@@ -69,11 +83,20 @@ def ensure_table(
         return table
     schema, spec = shape()
     with answering():
-        catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
+        _ensure_namespace(catalog, name.rpartition(".")[0])
         try:
             return catalog.create_table(name, schema, partition_spec=spec, properties=PROPERTIES)
         except TableAlreadyExistsError:  # another process was quicker
             return catalog.load_table(name)
+
+
+def _ensure_namespace(catalog: Catalog, namespace: str) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    try:
+        catalog.create_namespace_if_not_exists(namespace)
+    except IntegrityError:  # another process was quicker
+        return
 
 
 def load_or_none(catalog: Catalog, name: str) -> Table | None:

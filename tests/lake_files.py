@@ -1,0 +1,79 @@
+"""Lake files put by hand, so that chain and loading are tested without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+
+from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.names import Name
+from ingestion_platform.lake.records import SCHEMA, encode
+from ingestion_platform.lake.store import Store
+
+DAY = date(2026, 11, 18)
+
+
+def link_of(
+    topic: str,
+    start: int,
+    end: int,
+    *,
+    partition: int = 0,
+    window: date = DAY,
+    generation: str = "A",
+    ordinal: int = 0,
+    previous: tuple[str, int] | None = None,
+    rows: int | None = None,
+) -> Link:
+    """The link of a file; by default each of its offsets has a record."""
+    return Link(
+        name=Name(ordinal=ordinal, start=start, window=window, partition=partition, topic=topic),
+        generation=generation,
+        cluster_id="cluster",
+        end=end,
+        rows=end - start if rows is None else rows,
+        previous_generation=previous and previous[0],
+        previous_end=previous and previous[1],
+    )
+
+
+def records(
+    values: Sequence[bytes | None],
+    *,
+    start: int = 0,
+    partition: int = 0,
+    offsets: Sequence[int] | None = None,
+    window: date = DAY,
+) -> pa.Table:
+    """Records at consecutive offsets from `start`, or at the offsets given."""
+    count = len(values)
+    noon = datetime(window.year, window.month, window.day, 12, tzinfo=UTC)
+    columns = {
+        "key": [b"key"] * count,
+        "value": list(values),
+        "headers": [[{"key": "n", "value": b"%d" % n}] for n in range(count)],
+        "timestamp": [noon] * count,
+        "timestamp_type": ["create_time"] * count,
+        "partition": [partition] * count,
+        "offset": list(offsets) if offsets is not None else list(range(start, start + count)),
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def put(store: Store, link: Link, values: Sequence[bytes | None] | None = None) -> Link:
+    """Store a file for a link; without values, small JSON objects that no contract knows."""
+    if values is None:
+        values = [b'{"n": %d}' % n for n in range(link.start, link.end)]
+    table = records(
+        values, start=link.start, partition=link.name.partition, window=link.name.window
+    )
+    assert store.create(link.name.path, encode(table, link)), f"{link.name.path} was there"
+    return link
+
+
+def put_all(store: Store, links: Sequence[Link], good: bytes) -> None:
+    """Store files all of whose records have the value `good`."""
+    for link in links:
+        put(store, link, [good] * (link.end - link.start))
