@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 # Made anew by each load, or by whichever call placed the record: no part of its content.
-_VOLATILE = {c.INGESTED_AT}
+_VOLATILE = {c.INGESTED_AT, c.WINDOW, c.ORIGIN}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 
@@ -45,19 +45,19 @@ def records(
     start: int = 0,
     partition: int = 0,
     offsets: Sequence[int] | None = None,
-    window: date = DAY,
 ) -> pa.Table:
-    """Records at consecutive offsets from `start`, or at the offsets given."""
+    """Records at consecutive offsets from `start`, or at the offsets given; one per second."""
     count = len(values)
-    noon = datetime(window.year, window.month, window.day, 12, tzinfo=UTC)
+    places = list(offsets) if offsets is not None else list(range(start, start + count))
+    noon = datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC)
     columns = {
         "key": [b"key"] * count,
         "value": list(values),
-        "headers": [[{"key": "n", "value": b"%d" % n}] for n in range(count)],
-        "timestamp": [noon] * count,
+        "headers": [[{"key": "n", "value": b"%d" % n}] for n in places],
+        "timestamp": [noon + timedelta(seconds=n) for n in places],
         "timestamp_type": ["create_time"] * count,
         "partition": [partition] * count,
-        "offset": list(offsets) if offsets is not None else list(range(start, start + count)),
+        "offset": places,
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -66,14 +66,6 @@ def put(store: Store, link: Link, values: Sequence[bytes | None] | None = None) 
     """Store a file for a link; without values, small JSON objects that no contract knows."""
     if values is None:
         values = [b'{"n": %d}' % n for n in range(link.start, link.end)]
-    table = records(
-        values, start=link.start, partition=link.name.partition, window=link.name.window
-    )
+    table = records(values, start=link.start, partition=link.name.partition)
     assert store.create(link.name.path, encode(table, link)), f"{link.name.path} was there"
     return link
-
-
-def put_all(store: Store, links: Sequence[Link], good: bytes) -> None:
-    """Store files all of whose records have the value `good`."""
-    for link in links:
-        put(store, link, [good] * (link.end - link.start))

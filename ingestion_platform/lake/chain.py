@@ -209,13 +209,15 @@ class Chain:
     def _check(self, links: list[Link], position: tuple[str, int] | None) -> None:
         at = position
         for link in links:
-            reachable = (
-                at is None
-                or (link.generation == at[0] and link.start <= at[1])
-                or (link.previous_generation, link.previous_end) == at
-            )
+            if at is None:
+                reachable = link.previous_generation is None
+            else:
+                reachable = (link.previous_generation, link.previous_end) == at or (
+                    link.generation == at[0] and link.start <= at[1]
+                )
             if not reachable:
-                raise _broken(self._store, link.name.path, f"does not follow offset {at}")
+                where = f"offset {at[1]} of {at[0]}" if at else "the start of the log"
+                raise _broken(self._store, link.name.path, f"does not follow {where}")
             if at is None or link.generation != at[0] or link.end > at[1]:
                 at = (link.generation, link.end)
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from conftest import edited
 from oracle import Oracle, content, read_table, snapshots
 from pyiceberg.catalog import load_catalog
+from testbed import edited
 
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.pipeline import Platform, land_stream, load_stream, run_stream
