@@ -32,6 +32,10 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+SILENCE = 600.0
+"""Seconds without an event after which a started run is taken for dead: its steps tell of every
+file, and a process that was killed can report nothing."""
+
 # What Dagster tags a run with for every pool of its steps.
 _POOL_TAG = ".dagster/pool/"
 
@@ -99,12 +103,8 @@ def _request(
     if not backlog.behind:
         cursor.attempts = 0
         return f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
-    unfinished = context.instance.get_runs(
-        dg.RunsFilter(statuses=UNFINISHED, tags={f"{_POOL_TAG}{assets.pool(stream)}": "true"}),
-        limit=1,
-    )
-    if unfinished:
-        return f"run {unfinished[0].run_id[:8]} of this stream is not finished"
+    if run := _unfinished(context.instance, stream):
+        return f"run {run.run_id[:8]} of this stream is not finished"
     if positions != cursor.positions:
         cursor.attempts = 0
     pause = BACKOFF[min(cursor.attempts, len(BACKOFF) - 1)]
@@ -116,6 +116,24 @@ def _request(
     cursor.positions, cursor.asked_at = positions, time.time()
     cursor.attempts += 1
     return run_request(stream, backlog)
+
+
+def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun | None:
+    """A run of the stream that is queued or at work; dead ones are reported failed, since they
+    would keep the stream's pool for good."""
+    of_stream = {f"{_POOL_TAG}{assets.pool(stream)}": "true"}
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=of_stream)):
+        if run.status == dg.DagsterRunStatus.QUEUED or _silence(instance, run) < SILENCE:
+            return run
+        message = f"no sign of life for {SILENCE:.0f} s: the run's process is taken for dead"
+        instance.report_run_failed(run, message)
+    return None
+
+
+def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
+    """Seconds since a run's last event."""
+    records = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    return time.time() - records[0].timestamp if records else 0.0
 
 
 def run_request(stream: Stream, backlog: Backlog) -> dg.RunRequest:

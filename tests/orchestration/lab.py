@@ -94,12 +94,12 @@ class Lab:
         """Materialize a slice or a rectangle of lake and bronze, or of some of them."""
         selection = list(only) or [self.lake, self.bronze]
         if end is None:
-            return self._run(asset_selection=selection, partition_key=slice_key(start))
+            return self.run(asset_selection=selection, partition_key=slice_key(start))
         tags = {
             "dagster/asset_partition_range_start": slice_key(start),
             "dagster/asset_partition_range_end": slice_key(end),
         }
-        return self._run(asset_selection=selection, tags=tags)
+        return self.run(asset_selection=selection, tags=tags)
 
     def check(self) -> Told:
         """Execute the checks of bronze alone."""
@@ -121,7 +121,8 @@ class Lab:
                 ),
             )
 
-    def _run(self, **how: Any) -> Told:
+    def run(self, **how: Any) -> Told:
+        """Execute a run of some assets in this process."""
         job = self.definitions().resolve_implicit_global_asset_job_def()
         return _told(job.execute_in_process(instance=self.instance, **how))
 

@@ -1,0 +1,107 @@
+"""dbt's models as assets: which windows a run rebuilds, and a day's way to gold."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from lab import TODAY, Lab, days_ago
+
+from ingestion_platform.definitions import defs
+from ingestion_platform.errors import ContractError
+from ingestion_platform.orchestration import dbt
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import Settings
+from ingestion_platform.sources.client import ensure_topic
+from ingestion_platform.streams import declared_streams
+
+
+def test_the_windows_of_a_run_end_before_the_day_after_its_last() -> None:
+    """dbt's end is excluded, Dagster's included."""
+    assert dbt.window_vars(["2026-02-27", "2026-02-28"]) == {
+        "window_start": "2026-02-27",
+        "window_end": "2026-03-01",
+    }
+    assert dbt.window_vars(["2026-02-27"])["window_end"] == "2026-02-28"
+
+
+def test_streams_of_a_domain_start_on_one_day() -> None:
+    """Their models are partitioned by that day's windows; the error says what to change."""
+    stream = declared_streams()["pgr_events"]
+    other = replace(stream, name="other", topic="other", start_date="2025-01-01")
+    with pytest.raises(ContractError, match="start_date"):
+        dbt.dbt_definitions({"pgr_events": stream, "other": other})
+
+
+def test_the_manifest_is_made_when_a_file_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dbt parses once, and again after an edit, without being told."""
+    project = tmp_path / "project"
+    _copy(dbt.PROJECT, project)
+    monkeypatch.setattr(dbt, "PROJECT", project)
+    made = dbt.dbt_project().manifest_path
+    first = made.stat().st_mtime_ns
+    assert dbt.dbt_project().manifest_path.stat().st_mtime_ns == first
+    later = time.time() + 2
+    os.utime(project / "models" / "pgr" / "silver_pgr_events.sql", (later, later))
+    assert dbt.dbt_project().manifest_path.stat().st_mtime_ns > first
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("target*", "logs"))
+
+
+@pytest.fixture
+def pgr(
+    embedded_settings: Settings, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> Lab:
+    """The declared stream; dbt, a process of its own, reads the settings from the environment."""
+    catalog = "PYICEBERG_CATALOG__LAKEHOUSE__"
+    monkeypatch.setenv("PLATFORM_HOME", str(embedded_settings.home))
+    monkeypatch.setenv("LAKE_URL", embedded_settings.lake_url)
+    monkeypatch.setenv(f"{catalog}URI", embedded_settings.catalog["uri"])
+    monkeypatch.setenv(f"{catalog}WAREHOUSE", embedded_settings.catalog["warehouse"])
+    stream = declared_streams()["pgr_events"]
+    ensure_topic(embedded_settings, stream.topic)
+    return Lab(stream, embedded_settings, instance)
+
+
+@pytest.mark.slow
+def test_a_range_of_days_reaches_gold_with_its_checks_and_metadata(pgr: Lab) -> None:
+    """Bronze's days become rows of silver and gold in one dbt run, told day by day."""
+    pgr.produce(300, days_ago(1), bad=0.01)
+    pgr.produce(300, TODAY, seed=2, bad=0.01)
+    pgr.materialize((days_ago(1), 0), (TODAY, 3))
+    job = defs().resolve_implicit_global_asset_job_def()
+    keys = [
+        dg.AssetKey(["silver", "silver_pgr_events"]),
+        dg.AssetKey(["gold", "gold_pgr_case_lifecycle"]),
+        dg.AssetKey(["gold", "gold_pgr_funnel_daily"]),
+    ]
+    tags = {
+        "dagster/asset_partition_range_start": days_ago(1).isoformat(),
+        "dagster/asset_partition_range_end": TODAY.isoformat(),
+    }
+    result = job.execute_in_process(instance=pgr.instance, asset_selection=keys, tags=tags)
+    checks = [e for e in result.all_events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
+    assert len(checks) > 10
+    assert all(check.event_specific_data.passed for check in checks)  # type: ignore[union-attr]
+    catalog = Platform(pgr.settings).catalog
+    for key in keys:
+        days = pgr.instance.get_materialized_partitions(key)
+        assert days == {days_ago(1).isoformat(), TODAY.isoformat()}
+        event = pgr.instance.get_latest_materialization_event(key)
+        told = event.asset_materialization.metadata  # type: ignore[union-attr]
+        rows = catalog.load_table(tuple(key.path)).scan().count()
+        assert told["dagster/row_count"].value == rows > 0
+        assert any(c.description for c in told["dagster/column_schema"].value.columns)
+    silver = catalog.load_table(("silver", "silver_pgr_events")).scan().to_arrow()
+    bronze = catalog.load_table(("bronze", "service_events_raw")).scan().to_arrow()
+    assert set(silver["entity_id"].to_pylist()) == set(bronze["entity_id"].to_pylist())

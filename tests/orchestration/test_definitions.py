@@ -1,0 +1,187 @@
+"""The code location: what Dagster shows for the declared streams."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from lab import TODAY, days_ago
+
+from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.definitions import defs
+from ingestion_platform.errors import ContractError
+from ingestion_platform.orchestration import instance, metadata, partitions
+from ingestion_platform.orchestration.component import Stream, StreamAttributes
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import declared_streams
+
+RAW, LAKE = dg.AssetKey(["raw", "pgr-events"]), dg.AssetKey(["lake", "pgr_events"])
+BRONZE = dg.AssetKey(["bronze", "service_events_raw"])
+SILVER = dg.AssetKey(["silver", "silver_pgr_events"])
+LIFECYCLE = dg.AssetKey(["gold", "gold_pgr_case_lifecycle"])
+FUNNEL = dg.AssetKey(["gold", "gold_pgr_funnel_daily"])
+CHAIN = [RAW, LAKE, BRONZE, SILVER, LIFECYCLE, FUNNEL]
+
+
+@pytest.fixture(scope="module")
+def repository() -> dg.RepositoryDefinition:
+    """The whole code location."""
+    return defs().get_repository_def()
+
+
+def _node(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> Any:
+    return repository.asset_graph.get(key)
+
+
+def test_the_lineage_goes_from_the_topic_to_gold(repository: dg.RepositoryDefinition) -> None:
+    """Raw topic, lake, bronze, silver, gold: each asset depends on the one before."""
+    assert set(CHAIN) <= repository.asset_graph.get_all_asset_keys()
+    for upstream, downstream in zip(CHAIN, CHAIN[1:], strict=False):
+        assert upstream in _node(repository, downstream).parent_keys
+
+
+def test_slices_read_date_bar_partition(repository: dg.RepositoryDefinition) -> None:
+    """Lake and bronze are partitioned by window and log partition, today's window included."""
+    for key in (LAKE, BRONZE):
+        keys = _node(repository, key).partitions_def.get_partition_keys()
+        assert {f"{TODAY}|3", f"{days_ago(1)}|0", "2026-01-01|0"} <= set(keys)
+    assert _node(repository, RAW).partitions_def.get_partition_keys() == ["0", "1", "2", "3"]
+    for key in (SILVER, LIFECYCLE, FUNNEL):
+        assert TODAY.isoformat() in _node(repository, key).partitions_def.get_partition_keys()
+
+
+def test_a_range_is_one_run(repository: dg.RepositoryDefinition) -> None:
+    """Backfills of any number of slices or days start one run."""
+    for key in CHAIN[1:]:
+        assert _node(repository, key).backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_a_day_of_silver_needs_all_log_partitions_of_bronze(
+    repository: dg.RepositoryDefinition,
+) -> None:
+    """And a slice of bronze concerns its own day only."""
+    mapping = _node(repository, SILVER).partition_mappings[BRONZE]
+    upstream = _node(repository, BRONZE).partitions_def
+    downstream = _node(repository, SILVER).partitions_def
+    needed = mapping.get_upstream_mapped_partitions_result_for_partitions(
+        downstream.subset_with_partition_keys([TODAY.isoformat()]), downstream, upstream
+    ).partitions_subset
+    assert set(needed.get_partition_keys()) == {f"{TODAY}|{p}" for p in range(4)}
+
+
+def test_assets_say_what_they_are_and_whose(repository: dg.RepositoryDefinition) -> None:
+    """Groups by domain, kinds, owners from the contract, a description each."""
+    kinds = {RAW: "kafka", LAKE: "parquet", BRONZE: "iceberg", SILVER: "dbt", FUNNEL: "iceberg"}
+    for key in CHAIN:
+        node = _node(repository, key)
+        assert node.group_name == "pgr"
+        assert list(node.owners) == ["team:civic-data"]
+        assert node.description
+        assert node.tags["domain"] == "pgr"
+        assert kinds.get(key, "dbt") in node.kinds
+
+
+def test_bronze_carries_the_contract(repository: dg.RepositoryDefinition) -> None:
+    """Its code version is contract and parser; its columns have the contract's words and bounds."""
+    node = _node(repository, BRONZE)
+    contract = declared_streams()["pgr_events"].contract
+    assert node.code_version == Parser(contract).code_version
+    columns = {c.name: c for c in node.metadata["dagster/column_schema"].columns}
+    assert columns["entity_id"].description == "The complaint; all events of one case share it."
+    assert not columns["entity_id"].constraints.nullable
+    assert "matches ^CMP_.+$" in columns["entity_id"].constraints.other
+    assert "PII" in columns["actor_id"].tags
+
+
+def test_bronze_has_its_checks_and_models_have_dbts_tests(
+    repository: dg.RepositoryDefinition,
+) -> None:
+    """Contract, reconciliation, lag, freshness; and every dbt test of a model."""
+    names = {key.name for key in _node(repository, BRONZE).check_keys}
+    assert names == {"contract", "reconciliation", "lag", "freshness"}
+    for key in (SILVER, LIFECYCLE, FUNNEL):
+        assert any("not_null" in check.name for check in _node(repository, key).check_keys)
+
+
+def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefinition) -> None:
+    """One per stream and the automation, quick and running by default."""
+    found = {sensor.name: sensor for sensor in repository.sensor_defs}
+    assert found.keys() == {"pgr_events_log", "carry_on"}
+    for sensor in found.values():
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+        assert sensor.minimum_interval_seconds <= 2
+
+
+def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:
+    """A pool per stream and per domain's models; one process per run."""
+    pools = {key: _node(repository, key).pools for key in CHAIN[1:]}
+    assert pools[LAKE] == pools[BRONZE] == {"stream_pgr_events"}
+    assert pools[SILVER] == pools[FUNNEL] == {"dbt_pgr"}
+    assert defs().executor is dg.in_process_executor
+
+
+def test_a_wrong_declaration_names_file_and_attribute(tmp_path: Path) -> None:
+    """The component says what the command line would say."""
+    from ingestion_platform.streams import stream_of
+
+    with pytest.raises(ContractError, match=r"defs\.yaml: stream x: no contract x\.odcs\.yaml"):
+        stream_of({"name": "x", "topic": "t"}, tmp_path)
+    with pytest.raises(ValueError, match="topics"):
+        StreamAttributes(name="x", topic="t", topics="u")  # type: ignore[call-arg]
+    assert Stream.get_model_cls() is StreamAttributes
+
+
+def test_attributes_of_the_component_are_those_of_a_stream() -> None:
+    """Nothing can be declared that only one of Dagster and the command line knows."""
+    from dataclasses import fields
+
+    from ingestion_platform.streams import Stream as Declared
+
+    declared = {f.name for f in fields(Declared)} - {"domain", "contract_file"} | {"contract"}
+    assert set(StreamAttributes.model_fields) == declared
+
+
+@pytest.mark.parametrize(
+    ("owner", "shown"),
+    [("civic-data", ["team:civic-data"]), ("a@b.org", ["a@b.org"]), ("A b/c", ["team:A-b-c"]), ("", [])],
+)
+def test_owners_are_teams_or_addresses(owner: str, shown: list[str]) -> None:
+    """Whatever a contract calls its owner, Dagster takes it."""
+    assert metadata.owners(owner) == shown
+
+
+def test_slice_keys_and_slices_are_each_others_inverse() -> None:
+    """A key read is the slice that was written."""
+    assert partitions.parse_slice(partitions.slice_key((TODAY, 12))) == (TODAY, 12)
+
+
+def test_dagster_home_is_made_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the project's configuration, and keeps one that somebody put there."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    settings = Settings.load({"PLATFORM_HOME": str(tmp_path / "home")}, root=tmp_path)
+    for _ in range(2):
+        home = instance.prepare_dagster_home(settings)
+        assert home == tmp_path / "home" / "dagster"
+        assert (home / "dagster.yaml").read_text() == instance.CONFIG.read_text()
+    with dg.DagsterInstance.get() as made:
+        assert made.root_directory == str(home)
+        assert not made.telemetry_enabled
+        assert made.run_coordinator.dequeue_interval_seconds == 1
+    (home / "dagster.yaml").unlink()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    instance.prepare_dagster_home(settings)
+    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+
+
+def test_the_command_line_can_prepare_dagster_without_importing_it() -> None:
+    """`instance` is imported by commands that must answer at once."""
+    code = (
+        "import sys; from ingestion_platform.orchestration.instance import prepare_dagster_home;"
+        "sys.exit('dagster' in sys.modules)"
+    )
+    root = Path(instance.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
