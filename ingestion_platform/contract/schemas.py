@@ -116,8 +116,8 @@ def quarantine_schema() -> Schema:
 
 
 def partition_spec(contract: Contract) -> PartitionSpec:
-    """Identity partitions of the bronze table, in the contract's order."""
-    return _identity(iceberg_schema(contract), contract.partition_by)
+    """Identity partitions of the bronze table: the contract's, in its order, or by window."""
+    return _identity(iceberg_schema(contract), contract.partition_by or (c.WINDOW,))
 
 
 def quarantine_partition_spec() -> PartitionSpec:

@@ -66,8 +66,8 @@ def produce(
 ) -> Report:
     """Send the records and wait until each is acknowledged by all replicas, or has failed.
 
-    Deliveries that fail in passing are retried for as long as anything gets through; records of
-    one key are never reordered. When nothing is acknowledged for `patience` seconds, everything
+    They go to `topic`, but for those that name one of their own. Deliveries that fail in passing
+    are retried for as long as anything gets through; records of one key are never reordered. When nothing is acknowledged for `patience` seconds, everything
     outstanding is given up and no further record is taken: the report then has failures, and
     fewer sent than there were. `rate` is in records per second, evenly spaced. `on_progress` gets
     the number delivered so far, a few times a second.
@@ -183,12 +183,12 @@ class _Delivery:
             self.on_progress(self.sent - len(self.failed))
 
     def _enqueue(self, record: Record) -> None:
-        key, value, headers, stamp, _ = record
+        key, value, headers, stamp, _, topic = record
         if headers:
             # The message in a delivery report has no headers: remember the record itself.
             told = partial(self._on_failure, record)
             self._producer.produce(
-                self.topic,
+                topic or self.topic,
                 value,
                 key,
                 on_delivery=told,
@@ -196,7 +196,7 @@ class _Delivery:
                 headers=list(headers),
             )
         else:
-            self._producer.produce(self.topic, value, key, timestamp=stamp or 0)
+            self._producer.produce(topic or self.topic, value, key, timestamp=stamp or 0)
 
     def _enqueue_later(self, record: Record, error: Exception) -> None:
         """Try again while the queue is full; note any other refusal as the record's failure."""
@@ -213,7 +213,8 @@ class _Delivery:
 
     def _on_report(self, error: KafkaError | None, message: Message) -> None:
         _, stamp = message.timestamp()
-        record = Record(message.key(), message.value() or b"", (), stamp or None)
+        topic = message.topic() if message.topic() != self.topic else None
+        record = Record(message.key(), message.value() or b"", (), stamp or None, None, topic)
         self._on_failure(record, error, message)
 
     def _on_failure(self, record: Record, error: KafkaError | None, _: Message) -> None:

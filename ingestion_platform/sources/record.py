@@ -15,3 +15,5 @@ class Record(NamedTuple):
     """Milliseconds since the epoch; None lets the producer take the present time."""
     fault: str | None = None
     """What a simulator broke about the record, None for a good one; never sent."""
+    topic: str | None = None
+    """Where it belongs; None leaves that to `produce`, which is told a topic."""
