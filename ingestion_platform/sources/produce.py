@@ -67,10 +67,11 @@ def produce(
     """Send the records and wait until each is acknowledged by all replicas, or has failed.
 
     They go to `topic`, but for those that name one of their own. Deliveries that fail in passing
-    are retried for as long as anything gets through; records of one key are never reordered. When nothing is acknowledged for `patience` seconds, everything
-    outstanding is given up and no further record is taken: the report then has failures, and
-    fewer sent than there were. `rate` is in records per second, evenly spaced. `on_progress` gets
-    the number delivered so far, a few times a second.
+    are retried for as long as anything gets through; records of one key are never reordered. When
+    nothing is acknowledged for `patience` seconds, everything outstanding is given up and no
+    further record is taken: the report then has failures, and fewer sent than there were. `rate` is
+    in records per second, evenly spaced. `on_progress` gets the number delivered so far, a few
+    times a second.
 
     Raises:
         SourceUnavailable: the embedded broker is meant, and does not run.
