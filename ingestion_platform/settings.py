@@ -7,8 +7,9 @@ A `.env` file in the working directory fills what the environment does not set.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,6 +34,34 @@ _SECRET_WORDS = ("password", "secret", "token", "key", "uri", "credential", "jaa
 
 
 @dataclass(frozen=True)
+class GatewaySettings:
+    """What the HTTP door allows, and how long it waits; each a GATEWAY_<FIELD>."""
+
+    auth: bool = True
+    """Whether a request needs an API key; off only by GATEWAY_AUTH=off."""
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """SHA-256 of each client's key, in hex, by the client's name."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    """Of a request body, as it was sent and decompressed."""
+    max_records: int = 5000
+    """Records of one request."""
+    max_json_depth: int = 32
+    """Objects and arrays within each other, from the body's outermost."""
+    max_requests: int = 64
+    """Requests in progress at once; more are told to come again."""
+    rate_records: int = 50_000
+    """Records (requests without any count as one) per second and client; 0 is no limit."""
+    body_seconds: int = 30
+    """For a whole request body to arrive."""
+    ack_seconds: int = 15
+    """For Kafka to acknowledge a record before it is given up."""
+    idempotency_seconds: int = 3600
+    """How long the answer to an Idempotency-Key is remembered."""
+    idempotency_bytes: int = 64 * 1024 * 1024
+    """Of remembered answers; the oldest go first."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
 
@@ -49,6 +78,9 @@ class Settings:
     catalog: Mapping[str, str] = field(repr=False)
     """Properties of the PyIceberg catalog `lakehouse`."""
     dagster_home: Path
+    drop_url: str
+    """file:///folder or s3://bucket/prefix: the drop zones of the file door lie below."""
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
     dotenv: frozenset[str] = frozenset()
@@ -80,10 +112,12 @@ class Settings:
             home=home,
             bootstrap_servers=_bootstrap(env),
             kafka=_kafka(env),
-            lake_url=_lake_url(env, home),
+            lake_url=_store_url(env, "LAKE_URL", home / "lake" / "master_dataset"),
             s3=_s3(env),
             catalog=_catalog(env, home),
             dagster_home=_folder(env, "DAGSTER_HOME", home / "dagster", root),
+            drop_url=_store_url(env, "DROP_URL", home / "drop"),
+            gateway=_gateway(env),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             dotenv=frozenset(filter(_ours, dotenv)),
         )
@@ -143,13 +177,12 @@ def _kafka(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _lake_url(env: Mapping[str, str], home: Path) -> str:
-    name = "LAKE_URL"
-    value = env.get(name, (home / "lake" / "master_dataset").as_uri()).rstrip("/")
+def _store_url(env: Mapping[str, str], name: str, default: Path) -> str:
+    value = env.get(name, default.as_uri()).rstrip("/")
     # Spark's and Hadoop's spelling of the same store.
     value = "s3://" + value.removeprefix("s3a://") if value.startswith("s3a://") else value
     url = urlsplit(value)
-    examples = "s3://bucket/master_dataset"
+    examples = f"s3://bucket/{default.name}"
     if url.scheme not in ("file", "s3"):
         problem = f"{value!r} does not start with file:// or s3://"
         raise SettingError(name, problem, example=examples)
@@ -157,8 +190,52 @@ def _lake_url(env: Mapping[str, str], home: Path) -> str:
         raise SettingError(name, f"{value!r} names no bucket", example=examples)
     if url.scheme == "file" and (url.netloc or not url.path.startswith("/")):
         problem = f"{value!r} is not an absolute file URL"
-        raise SettingError(name, problem, example="file:///var/lib/lake")
+        raise SettingError(name, problem, example=f"file:///var/lib/{default.name}")
     return value
+
+
+def _gateway(env: Mapping[str, str]) -> GatewaySettings:
+    limits: dict[str, int] = {}
+    for limit in fields(GatewaySettings):
+        if isinstance(limit.default, int) and not isinstance(limit.default, bool):
+            least = 0 if limit.name == "rate_records" else 1
+            limits[limit.name] = _whole(env, f"GATEWAY_{limit.name.upper()}", limit.default, least)
+    return GatewaySettings(
+        auth=_switch(env, "GATEWAY_AUTH", default=True), api_keys=_api_keys(env), **limits
+    )
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
+    value = env.get(name, str(default)).strip()
+    if not value.isdecimal() or int(value) < least:
+        problem = f"{value!r} is not a whole number of at least {least}"
+        raise SettingError(name, problem, example=str(default))
+    return int(value)
+
+
+def _switch(env: Mapping[str, str], name: str, *, default: bool) -> bool:
+    words = {"on": True, "off": False}
+    value = env.get(name, "on" if default else "off").strip().lower()
+    if value not in words:
+        raise SettingError(name, f"{value!r} is neither on nor off", example="on")
+    return words[value]
+
+
+def _api_keys(env: Mapping[str, str]) -> dict[str, str]:
+    name = "GATEWAY_API_KEYS"
+    keys: dict[str, str] = {}
+    for place, entry in enumerate(filter(None, map(str.strip, env.get(name, "").split(","))), 1):
+        client, _, digest = entry.partition(":")
+        # The entry itself is not shown: somebody may have put the key where its hash belongs.
+        if not re.fullmatch(r"[\w.@-]+", client) or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            problem = f"entry {place} is not name:hash with a SHA-256 hash of 64 hex digits"
+            raise SettingError(name, problem, example="<what `ingest serve --new-key NAME` prints>")
+        if client in keys:
+            raise SettingError(
+                name, f"entry {place} repeats the name {client}", example="a:<hash>,b:<hash>"
+            )
+        keys[client] = digest.lower()
+    return keys
 
 
 def _s3(env: Mapping[str, str]) -> dict[str, str]:
@@ -220,8 +297,8 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _ours(name: str) -> bool:
-    prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_")
-    return name.startswith(prefixes)
+    prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
+    return name.startswith(prefixes) or name == "DROP_URL"
 
 
 def _masked(name: str, value: str) -> str:
