@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import dagster as dg
 
 
-def when_inputs_changed() -> dg.AutomationCondition[Any]:
+def when_inputs_changed(together: Iterable[dg.AssetKey]) -> dg.AutomationCondition[Any]:
     """Once a day's inputs are new, whether it is today's tenth time or a day of last year.
 
-    A day whose inputs or own rows are being made waits, so that one run takes all that came.
+    A day waits while its inputs are being made, or any of the assets that are made `together` in
+    one run: so one run takes all that came, and makes all of them.
     """
-    return (
-        dg.AutomationCondition.any_deps_updated().since(
-            dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
-        )
-        & ~dg.AutomationCondition.any_deps_in_progress()
-        & ~dg.AutomationCondition.in_progress()
-    ).with_label("inputs_changed")
+    fresh = dg.AutomationCondition.any_deps_updated().since(
+        dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    )
+    at_work = dg.AutomationCondition.in_progress()
+    others = [dg.AutomationCondition.asset_matches(key, at_work) for key in together]
+    busy = reduce(or_, others, at_work | dg.AutomationCondition.any_deps_in_progress())
+    return (fresh & ~busy).with_label("inputs_changed")
 
 
 def automation_sensor() -> dg.AutomationConditionSensorDefinition:

@@ -108,12 +108,6 @@ class Translator(DagsterDbtTranslator):
         """`meta: {owner: ...}`."""
         return metadata.owners(str(dbt_resource_props.get("meta", {}).get("owner", "")))
 
-    def get_automation_condition(
-        self, dbt_resource_props: Mapping[str, Any]
-    ) -> dg.AutomationCondition[Any]:
-        """As soon as an input is new."""
-        return when_inputs_changed()
-
     def get_partition_mapping(
         self,
         dbt_resource_props: Mapping[str, Any],
@@ -129,9 +123,13 @@ class Translator(DagsterDbtTranslator):
     ) -> dg.AssetSpec:
         """dagster-dbt's asset, and what it is in the platform."""
         spec = super().get_asset_spec(manifest, unique_id, project)
-        domain = str(self.get_resource_props(manifest, unique_id)["fqn"][1])
+        domain = self.get_group_name(self.get_resource_props(manifest, unique_id))
+        models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+        together = [self.get_asset_key(m) for m in models if self.get_group_name(m) == domain]
         return spec.replace_attributes(
-            kinds={"dbt", "iceberg"}, tags={**spec.tags, "domain": domain}
+            automation_condition=when_inputs_changed(key for key in together if key != spec.key),
+            kinds={"dbt", "iceberg"},
+            tags={**spec.tags, "domain": domain},
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent, DagsterEventType
 from lab import TODAY, days_ago
 
 from ingestion_platform.definitions import defs
@@ -49,6 +50,18 @@ class Automation:
         """Tell of all models of a day."""
         for key in MODELS:
             self.materialize(key, day.isoformat())
+
+
+    def start_run(self, *keys: dg.AssetKey, day: date) -> dg.DagsterRun:
+        """A run of some assets of a day that has started and does nothing."""
+        partition = slice_key((day, 1)) if BRONZE in keys else day.isoformat()
+        job = defs().resolve_implicit_global_asset_job_def()
+        run = self.instance.create_run_for_job(
+            job, asset_selection=frozenset(keys), tags={"dagster/partition": partition}
+        )
+        started = DagsterEvent(DagsterEventType.RUN_START.value, job.name)
+        self.instance.report_dagster_event(started, run.run_id)
+        return run
 
 
 @pytest.fixture
@@ -98,3 +111,22 @@ def test_gold_follows_a_silver_that_a_person_rebuilt(automation: Automation) -> 
     automation.materialize(SILVER, TODAY.isoformat())
     day = {TODAY.isoformat()}
     assert automation.tick() == {LIFECYCLE: day, FUNNEL: day}
+
+
+def test_a_day_waits_until_a_run_of_its_models_is_through(automation: Automation) -> None:
+    """While gold is still being made, fresh bronze asks for nothing; then for all at once."""
+    run = automation.start_run(LIFECYCLE, FUNNEL, day=TODAY)
+    automation.release(TODAY, days_ago(1))
+    assert automation.tick() == _all_of(days_ago(1))
+    automation.instance.report_run_failed(run)
+    assert automation.tick() == _all_of(TODAY)
+
+
+def test_a_day_waits_while_bronze_is_being_loaded(automation: Automation) -> None:
+    """A run of bronze under way will bring more: one run of the models takes it all."""
+    automation.release(TODAY, partition=0)
+    run = automation.start_run(BRONZE, day=TODAY)
+    assert automation.tick() == {}
+    automation.release(TODAY, partition=1)
+    automation.instance.report_run_failed(run)
+    assert automation.tick() == _all_of(TODAY)
