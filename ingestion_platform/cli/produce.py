@@ -1,33 +1,50 @@
-"""`ingest produce`: simulated records into a stream's topic."""
+"""`ingest produce`: records into a stream's topic, simulated or from files sorted by label."""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingestion_platform.cli.options import Quiet, StreamName
+from ingestion_platform.cli.options import Quiet, complete_stream
 from ingestion_platform.cli.terminal import Terminal, count, literal, redacted
 
 if TYPE_CHECKING:
+    from ingestion_platform.sources.labelled import BadLine
     from ingestion_platform.sources.produce import Report
     from ingestion_platform.sources.record import Record
+    from ingestion_platform.streams import Stream
 
 _ROUND = 20_000  # records of one simulated span, when there is no end
 _SHOWN = 3
+_BAD_SHOWN = 20
 
 
 def produce(
     ctx: typer.Context,
-    stream: StreamName,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STREAM",
+            help="A declared stream; with --data also a domain, for all of its streams.",
+            autocompletion=complete_stream,
+        ),
+    ],
     number: Annotated[
-        int, typer.Option("--count", "-n", min=0, help="How many records; 0 with --rate: no end.")
+        int,
+        typer.Option(
+            "--count",
+            "-n",
+            min=0,
+            help="How many records; 0 with --rate: no end. With --data: at most; 0 for all.",
+        ),
     ] = 0,
     rate: Annotated[
         float | None,
@@ -40,45 +57,84 @@ def produce(
     bad_ratio: Annotated[
         float, typer.Option(min=0, max=1, help="Share of records that break the contract.")
     ] = 0.0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Send FOLDER/<type>/<label>/*.jsonl, mixed at random, instead of simulating.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Send simulated records to a stream's topic, which is created if it is absent.
+    """Send records to a stream's topic, which is created if it is absent.
 
-    Exits with 1 if a record was not acknowledged by all replicas.
+    They are simulated, or with --data those of JSON Lines files, cleaned and enriched.
+    Exits with 1 if a record was not acknowledged by all replicas, or a line is none.
 
     [dim]Examples:[/]
       ingest produce pgr_events --count 10000 --bad-ratio 0.01
       ingest produce pgr_events --rate 5        until Ctrl-C
+      ingest produce tmdb --data data --seed 7  all types to their topics
     """
-    if not number and rate is None:
+    if data is not None and bad_ratio:
+        raise typer.BadParameter("only simulated records can be broken", param_hint="--bad-ratio")
+    if data is None and not number and rate is None:
         raise typer.BadParameter("give a number above 0, or --rate", param_hint="--count")
     from ingestion_platform.settings import Settings
     from ingestion_platform.sources.client import ensure_topic
     from ingestion_platform.sources.produce import produce as send
-    from ingestion_platform.streams import declared_streams, select
 
     terminal: Terminal = ctx.obj
-    declared = select(declared_streams(), [stream])[0]
-    records = _records(stream, number, seed, bad_ratio, live=rate is not None)
+    streams = _chosen(name, with_domains=data is not None)
+    bad: Sequence[BadLine] = ()
+    if data is None:
+        records = _simulated(name, number, seed, bad_ratio, live=rate is not None)
+    else:
+        records, number, bad = _read(data, streams, number, seed)
     settings = Settings.load()
-    ensure_topic(settings, declared.topic, declared.partitions)
+    for stream in streams:
+        ensure_topic(settings, stream.topic, stream.partitions)
+    topics = ", ".join(stream.topic for stream in streams)
     with _until_interrupted(records) as (wanted, stopped), terminal.progress() as progress:
-        task = progress.add_task(f"to {declared.topic}", total=number or None)
+        task = progress.add_task(f"to {topics}", total=number or None)
         report = send(
             settings,
-            declared.topic,
+            streams[0].topic,
             wanted,
             rate=rate,
             on_progress=lambda done: progress.update(task, completed=done),
         )
-    _tell(terminal, declared.topic, report)
-    if report.failed or (not stopped.is_set() and report.sent < number):
+    _tell(terminal, topics, report, bad)
+    if report.failed or bad or (not stopped.is_set() and report.sent < number):
         raise typer.Exit(1)
     if stopped.is_set() and number:
         raise typer.Exit(130)
 
 
-def _records(
+def _chosen(name: str, *, with_domains: bool) -> list[Stream]:
+    """The stream of that name, or those of the domain."""
+    from ingestion_platform.streams import declared_streams, select
+
+    streams = declared_streams()
+    domain = [stream for stream in streams.values() if stream.domain == name]
+    if domain and name not in streams and not with_domains:
+        names = ", ".join(stream.name for stream in domain)
+        raise typer.BadParameter(f"{name} is a domain: give --data, or one of {names}")
+    return domain if domain and name not in streams else select(streams, [name])
+
+
+def _read(
+    data: Path, streams: list[Stream], number: int, seed: int
+) -> tuple[Iterator[Record], int, Sequence[BadLine]]:
+    """The records of the files (at most `number`, unless it is 0), how many, and the bad lines."""
+    from ingestion_platform.sources.labelled import find
+
+    found = find(data, streams)
+    number = min(number or len(found.lines), len(found.lines))
+    return itertools.islice(found.records(seed), number), number, found.bad
+
+
+def _simulated(
     stream: str, number: int, seed: int, bad_ratio: float, *, live: bool
 ) -> Iterator[Record]:
     """The records to send; `live` ones get their timestamps when they are sent."""
@@ -117,11 +173,11 @@ def _until_interrupted(
         restore()
 
 
-def _tell(terminal: Terminal, topic: str, report: Report) -> None:
+def _tell(terminal: Terminal, topics: str, report: Report, bad: Sequence[BadLine]) -> None:
     speed = report.delivered / report.seconds if report.seconds else 0
     terminal.say(
         f"{count(report.delivered)} of {count(report.sent)} records delivered to "
-        f"[bold]{literal(topic)}[/] in {report.seconds:.1f} s ({speed:,.0f}/s)"
+        f"[bold]{literal(topics)}[/] in {report.seconds:.1f} s ({speed:,.0f}/s)"
     )
     if report.failed:
         terminal.error(f"{count(len(report.failed))} records were not acknowledged")
@@ -129,3 +185,9 @@ def _tell(terminal: Terminal, topic: str, report: Report) -> None:
             key = (failure.record.key or b"").decode(errors="backslashreplace")
             reason = literal(redacted(failure.reason))
             terminal.err.print(f"  key {literal(key)}: {reason}", soft_wrap=True)
+    if bad:
+        terminal.error(f"{count(len(bad))} lines are no records and were not sent")
+        for line in bad[:_BAD_SHOWN]:
+            terminal.err.print(f"  {literal(str(line))}", soft_wrap=True)
+        if len(bad) > _BAD_SHOWN:
+            terminal.err.print(f"  and {count(len(bad) - _BAD_SHOWN)} more")
