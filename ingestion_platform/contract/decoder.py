@@ -236,12 +236,16 @@ def _type(item: Field, *, nested: bool = False) -> Any:
         return _constrained(list.__class_getitem__(_nested(item.item)), item)
     if item.allowed and nested:
         return Literal.__getitem__(item.allowed)
-    if item.kind is Kind.INTEGER:
-        low, high = -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
-        kind: Any = Annotated[int, msgspec.Meta(ge=low, le=high)]
-    else:
-        kind = _SCALARS[item.kind]
+    if item.kind is Kind.INTEGER and not nested:
+        low, high = _range(item)
+        return Annotated[int, msgspec.Meta(ge=low, le=high)]
+    kind: Any = int if item.kind is Kind.INTEGER else _SCALARS[item.kind]
     return _constrained(kind, item) if nested else kind
+
+
+def _range(item: Field) -> tuple[int, int]:
+    """The smallest and the largest integer that the field's bits hold."""
+    return -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
 
 
 def _nested(item: Field) -> Any:
@@ -267,4 +271,9 @@ def _constrained(kind: Any, item: Field) -> Any:
         "pattern": None if item.pattern is None else f"^(?:{item.pattern})$",
     }
     given = {name: limit for name, limit in limits.items() if limit is not None}
+    if item.kind is Kind.INTEGER:
+        # The bits set a limit wherever the contract does not set a narrower one.
+        low, high = _range(item)
+        given |= {} if "gt" in given or "ge" in given else {"ge": low}
+        given |= {} if "lt" in given or "le" in given else {"le": high}
     return Annotated[kind, msgspec.Meta(**given)] if given else kind
