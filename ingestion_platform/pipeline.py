@@ -5,6 +5,7 @@ Conflicts with other writers are met by starting again from the positions, which
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ingestion_platform.warehouse.catalog import open_catalog
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
-ATTEMPTS = 10
+ATTEMPTS = 30
 
 
 @dataclass
@@ -167,7 +168,10 @@ def commit_group(log: Log, loader: Loader) -> None:
 
 
 def _persist(attempt: Callable[[], None]) -> None:
-    """Start again when another writer, or the log itself, moved underneath."""
+    """Start again when another writer, or the log itself, moved underneath.
+
+    Whoever loses waits, longer each time, so that the one ahead stays ahead.
+    """
     for number in range(1, ATTEMPTS + 1):
         try:
             attempt()
@@ -177,6 +181,6 @@ def _persist(attempt: Callable[[], None]) -> None:
                     f"gave up after {ATTEMPTS} attempts: {moved.message}",
                     action="see which other runs are at work on this stream",
                 ) from moved
-            time.sleep(0.05 * number)
+            time.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**number)))
         else:
             return

@@ -272,11 +272,9 @@ def _remote_errors(url: str, path: str) -> Iterator[None]:
 
     try:
         yield
-    except NotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise Permanent(
-                f"there is no bucket for {url}", action="create it, or correct LAKE_URL"
-            ) from None
+    except (NotFoundError, FileNotFoundError) as error:  # it raises either
+        if _NO_BUCKET in str(error):
+            raise _no_bucket(url) from None
         raise FileNotFoundError(f"{url}/{path}") from None
     except (PermissionDeniedError, UnauthenticatedError):
         raise Permanent(
@@ -284,7 +282,16 @@ def _remote_errors(url: str, path: str) -> Iterator[None]:
             action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
         ) from None
     except (BaseError, OSError, TimeoutError) as error:
+        if _NO_BUCKET in str(error):  # what a listing says
+            raise _no_bucket(url) from None
         raise StoreUnavailable(
             f"{url} does not answer for {path or 'the listing'}: {type(error).__name__}",
             action="check AWS_ENDPOINT_URL and that its server is up",
         ) from error
+
+
+_NO_BUCKET = "NoSuchBucket"
+
+
+def _no_bucket(url: str) -> Permanent:
+    return Permanent(f"there is no bucket for {url}", action="create it, or correct LAKE_URL")

@@ -1,0 +1,237 @@
+"""Processes killed at any instant, stopped, or at work all at once lose and double nothing.
+
+`--kills N --seed S` kills more, and elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.processes import Attempt, Worker
+from oracle import Oracle, content, snapshots
+from testbed import edited, new_stream, separate_environment
+
+from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.settings import Settings
+from ingestion_platform.sources.produce import produce
+from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.streams import Stream
+from ingestion_platform.verify import verify_stream
+from services import Services
+
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+
+
+@dataclass
+class Scene:
+    """A stream on the shared servers, and a worker to run pieces of the pipeline on it."""
+
+    worker: Worker
+    env: dict[str, str]
+    settings: Settings
+    stream: Stream
+    seed: int = 0
+    phases: Counter[str] = field(default_factory=Counter)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def send(self, count: int) -> None:
+        """Produce more events, one in twenty of them bad."""
+        self.seed += 1
+        records = simulate("pgr_events", count, seed=self.seed, bad_ratio=0.05, days=0.5)
+        assert not produce(self.settings, self.stream.topic, records).failed
+
+    def start(self, do: str, stream: Stream | None = None) -> Attempt:
+        """Begin a piece of work in a process of its own."""
+        return self.worker.start(do, self.env, stream or self.stream)
+
+    def measure(self, do: str, stream: Stream | None = None) -> None:
+        """See how many steps a piece of work has when nothing disturbs it."""
+        attempt = self.start(do, stream)
+        assert attempt.wait() == "ok", attempt.outcome()
+        self.steps[do] = attempt.steps()
+
+    def await_step(self, rng: random.Random, attempt: Attempt) -> bool:
+        """Wait until some instant in the course of a measured piece of work; False if it ended."""
+        steps = rng.randrange(-1, self.steps[attempt.do])
+        if steps < 0:  # at its start
+            return not attempt.ended(rng.uniform(0, 0.2))
+        while attempt.steps() < steps:
+            if attempt.ended(0.001):
+                return False
+        return not attempt.ended(rng.uniform(0, 0.05))
+
+    def kill(self, rng: random.Random, do: str, stream: Stream | None = None) -> bool:
+        """Begin, and kill at some instant; whether it was still at work."""
+        attempt = self.start(do, stream)
+        if not self.await_step(rng, attempt):
+            assert attempt.wait() == "ok", attempt.outcome()
+            return False
+        attempt.send(signal.SIGKILL)
+        assert attempt.wait() in ("", "ok"), attempt.outcome()
+        self.phases[attempt.phase()] += 1
+        return True
+
+    def holds(self) -> None:
+        """The oracle and the reconciliation hold, and another run changes nothing."""
+        run_stream(Platform(self.settings), self.stream)
+        Oracle(self.settings, self.stream).read().assert_holds()
+        found = verify_stream(Platform(self.settings), self.stream)
+        assert found.ok, found
+        before = snapshots(self.settings, self.stream)
+        run_stream(Platform(self.settings), self.stream)
+        assert snapshots(self.settings, self.stream) == before
+
+
+@pytest.fixture
+def scene(servers: Services, worker: Worker, tmp_path: Path) -> Scene:
+    """A new stream with an empty topic."""
+    env = separate_environment(servers)
+    settings = Settings.load(env, root=tmp_path)
+    return Scene(worker, env, settings, new_stream(tmp_path, settings))
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """A third of the kills asked for: three tests share them."""
+    return max(1, int(request.config.getoption("kills")) // 3)
+
+
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Callable[[Scene], None]:
+    """Says where the kills of a test hit."""
+
+    def tell(scene: Scene) -> None:
+        record_property("kills", dict(scene.phases))
+        print(f"{sum(scene.phases.values())} kills hit: {dict(scene.phases)}")  # noqa: T201
+
+    return tell
+
+
+def test_kills_while_running(
+    scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
+) -> None:
+    """Landing and loading in one process, killed anywhere, again and again."""
+    scene.send(4_000)
+    scene.measure("run")
+    done = 0
+    while done < kills:
+        scene.send(800)
+        done += scene.kill(rng, "run")
+    told(scene)
+    scene.holds()
+
+
+def test_kills_while_landing_and_while_loading(
+    scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
+) -> None:
+    """Landing and loading by processes of their own, either of them killed."""
+    scene.send(4_000)
+    for do in ("land", "load"):
+        scene.measure(do)
+    done = 0
+    while done < kills:
+        scene.send(800)
+        for do in ("land", "load"):
+            done += scene.kill(rng, do)
+    told(scene)
+    scene.holds()
+
+
+def no_calls(document: dict[str, Any]) -> None:
+    """A contract by which some good records are bad."""
+    for item in document["schema"][0]["properties"]:
+        if item["name"] == "channel":
+            item["enum"] = [v for v in item["enum"] if v["value"] != "WEB"]
+            item["examples"] = ["IVR"]
+
+
+def test_kills_while_replacing(
+    scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
+) -> None:
+    """Slices are judged anew by one contract, then by the other; content is the last one's."""
+    scene.send(4_000)
+    assert scene.start("run").wait() == "ok"
+    before = content(scene.settings, scene.stream)
+    contracts = [edited(scene.stream, no_calls), scene.stream]
+    scene.measure("replace", contracts[0])
+    done = turn = 0
+    while done < kills:
+        turn += 1
+        done += scene.kill(rng, "replace", contracts[turn % 2])
+    told(scene)
+    assert scene.start("replace").wait() == "ok"
+    scene.holds()
+    assert content(scene.settings, scene.stream) == before
+
+
+def together(attempts: Sequence[Attempt]) -> None:
+    """Let all of them end; none may fail."""
+    for attempt in attempts:
+        outcome = attempt.wait()
+        assert outcome == "ok", outcome
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_at_work_on_the_same_slices(scene: Scene, count: int) -> None:
+    """From the very first record on, over tables that none of them finds made."""
+    for _ in range(3):
+        scene.send(3_000)
+        together([scene.start("run") for _ in range(count)])
+    scene.send(1_000)
+    assert scene.start("land").wait() == "ok"
+    together([scene.start("load") for _ in range(count)])
+    other = edited(scene.stream, no_calls)
+    together([scene.start("replace", other) for _ in range(count)])
+    together([scene.start("replace") for _ in range(count)])
+    scene.holds()
+
+
+def test_kills_among_processes_at_work_on_the_same_slices(
+    scene: Scene, rng: random.Random, told: Callable[[Scene], None]
+) -> None:
+    """The survivor goes on as if it were alone."""
+    scene.send(4_000)
+    scene.measure("run")
+    for _ in range(5):
+        scene.send(2_000)
+        pair = [scene.start("run") for _ in range(2)]
+        scene.await_step(rng, pair[0])
+        pair[0].send(signal.SIGKILL)
+        together(pair[1:])
+        pair[0].wait()
+        scene.phases[pair[0].phase()] += 1
+    told(scene)
+    scene.holds()
+
+
+@pytest.mark.parametrize("do", ["run", "replace"])
+def test_a_stopped_writer_wakes_after_another_went_on(
+    scene: Scene, rng: random.Random, do: str, told: Callable[[Scene], None]
+) -> None:
+    """What it still holds in its hands is refused, or is what is there already."""
+    scene.send(4_000)
+    assert scene.start("run").wait() == "ok"
+    contracts = [edited(scene.stream, no_calls), scene.stream]
+    scene.send(1_500)
+    scene.measure(do, contracts[0] if do == "replace" else None)
+    for turn in range(5):
+        contract = contracts[(turn + 1) % 2] if do == "replace" else scene.stream
+        scene.send(1_500)
+        sleeper = scene.start(do, contract)
+        scene.await_step(rng, sleeper)
+        sleeper.send(signal.SIGSTOP)
+        scene.phases[sleeper.phase()] += 1
+        scene.send(500)
+        together([scene.start(do, contract)])
+        sleeper.send(signal.SIGCONT)
+        together([sleeper])
+    told(scene)
+    assert scene.start("replace").wait() == "ok"
+    scene.holds()

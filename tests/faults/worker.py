@@ -1,0 +1,129 @@
+"""Runs pieces of the pipeline in processes made to be killed: `python -m tests.faults.worker`.
+
+It imports once and forks per request, so that a killed process costs milliseconds, not seconds.
+Requests come as lines of JSON on stdin; each is answered by the new process's id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+# Everything that a run imports late, ahead of the forks.
+import duckdb  # noqa: F401
+import obstore.store  # noqa: F401
+import psycopg  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import pyiceberg.catalog.sql
+import pyiceberg.io.pyarrow  # noqa: F401
+import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
+from confluent_kafka import admin  # noqa: F401
+
+from ingestion_platform import pipeline
+from ingestion_platform.bronze import load as load_module
+from ingestion_platform.errors import Transient
+from ingestion_platform.lake import land as land_module
+from ingestion_platform.lake.chain import Chain
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream
+
+
+def main() -> None:
+    """Fork a process per line of stdin until it closes."""
+    # The threads there are (DuckDB's, jemalloc's) sleep, and hold nothing that a fork would miss.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
+    answer({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        if (pid := os.fork()) == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os._exit(serve(request))
+        answer({"pid": pid})
+
+
+def answer(what: dict[str, Any]) -> None:
+    """A line of JSON for whoever asked."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def serve(request: dict[str, Any]) -> int:
+    """Do one request; its progress, and how it ended, go to its log file."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+
+    def note(text: str) -> None:
+        os.write(log, f"{text}\n".encode())
+
+    try:
+        mark_phases(note)
+        perform(request)
+    except Transient as error:
+        note(f"transient {type(error).__name__}: {error.message}")
+        return 3
+    except BaseException:
+        note(f"failed {traceback.format_exc()}")
+        return 1
+    note("ok")
+    return 0
+
+
+def perform(request: dict[str, Any]) -> None:
+    """Land, load, or both."""
+    settings = Settings.load(request["env"], root=Path(request["root"]))
+    given = request["stream"]
+    stream = Stream(**given | {"contract_file": Path(given["contract_file"])})
+    platform = pipeline.Platform(settings)
+    match request["do"]:
+        case "run":
+            pipeline.run_stream(platform, stream)
+        case "land":
+            pipeline.land_stream(platform, stream)
+        case "load":
+            pipeline.load_stream(platform, stream, partitions=range(stream.partitions))
+        case "replace":
+            windows: list[date] = Chain(platform.store, stream.topic).windows()
+            everything = range(stream.partitions)
+            pipeline.load_stream(platform, stream, partitions=everything, windows=windows)
+
+
+def mark_phases(note: Callable[[str], None]) -> None:
+    """Have the steps of a run noted as they begin (`+`) and end (`-`)."""
+    ids = iter(range(10**9))
+    lock = threading.Lock()
+
+    def marked(function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with lock:
+                number = next(ids)
+            note(f"+ {number} {name(*args)}")
+            result = function(*args, **kwargs)
+            note(f"- {number}")
+            return result
+
+        return call
+
+    writer = land_module._Writer
+    writer._store_file = marked(writer._store_file, lambda *_: "landing a file")
+    judge = load_module.Judge
+    judge.rows = marked(judge.rows, lambda *_: "judging")
+    load_module.write_data_files = marked(
+        load_module.write_data_files, lambda *_: "writing data files"
+    )
+    load_module.commit = marked(
+        load_module.commit, lambda _, table, __: f"committing {table.partition('.')[0]}"
+    )
+
+
+if __name__ == "__main__":
+    main()
