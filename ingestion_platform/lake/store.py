@@ -261,6 +261,10 @@ def _local_errors(path: str) -> Iterator[None]:
         ) from error
 
 
+# How obstore shows a server's answer to a listing, which it does not sort into its exceptions.
+_FORBIDDEN = ("403 Forbidden", "401 Unauthorized")
+
+
 @contextmanager
 def _remote_errors(url: str, path: str) -> Iterator[None]:
     from obstore.exceptions import (
@@ -272,26 +276,21 @@ def _remote_errors(url: str, path: str) -> Iterator[None]:
 
     try:
         yield
-    except (NotFoundError, FileNotFoundError) as error:  # it raises either
-        if _NO_BUCKET in str(error):
-            raise _no_bucket(url) from None
-        raise FileNotFoundError(f"{url}/{path}") from None
-    except (PermissionDeniedError, UnauthenticatedError):
-        raise Permanent(
-            f"{url} refuses {path or 'the listing'}",
-            action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
-        ) from None
     except (BaseError, OSError, TimeoutError) as error:
-        if _NO_BUCKET in str(error):  # what a listing says
-            raise _no_bucket(url) from None
+        said = str(error)
+        if "NoSuchBucket" in said:
+            raise Permanent(
+                f"there is no bucket for {url}", action="create it, or correct LAKE_URL"
+            ) from None
+        if isinstance(error, NotFoundError | FileNotFoundError):
+            raise FileNotFoundError(f"{url}/{path}") from None
+        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        if refused or any(status in said for status in _FORBIDDEN):
+            raise Permanent(
+                f"{url} refuses {path or 'the listing'}",
+                action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+            ) from None
         raise StoreUnavailable(
             f"{url} does not answer for {path or 'the listing'}: {type(error).__name__}",
             action="check AWS_ENDPOINT_URL and that its server is up",
         ) from error
-
-
-_NO_BUCKET = "NoSuchBucket"
-
-
-def _no_bucket(url: str) -> Permanent:
-    return Permanent(f"there is no bucket for {url}", action="create it, or correct LAKE_URL")
