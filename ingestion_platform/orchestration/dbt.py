@@ -4,12 +4,17 @@ The models themselves, and what a window touches, are the dbt project's.
 """
 
 import json
+import os
+import re
+import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -20,6 +25,7 @@ from dagster_dbt import (
     DbtProject,
     dbt_assets,
 )
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from filelock import FileLock
 from packaging.version import Version
 
@@ -32,13 +38,13 @@ from ingestion_platform.settings import export
 from ingestion_platform.streams import Stream
 
 PROJECT = ROOT / "dbt_project"
-_SOURCES = ("*.sql", "*.yml", "*.yaml", "*.csv", "*.md")
-RETRIES = dg.RetryPolicy(max_retries=2, delay=2)
-"""Another run may replace the same rows: the commit refuses then, and nothing was changed."""
+ATTEMPTS = 3
+# What `warehouse` says when trying again may help: nothing was changed then.
+_PASSING = re.compile("another writer|does not answer")
 
 
 def dbt_project() -> DbtProject:
-    """The project, its manifest made anew when a file of it is newer.
+    """The project, its manifest made anew when something of it is newer.
 
     Artifacts have a folder of their own, so that a person's dbt commands do not meet Dagster's.
     """
@@ -47,9 +53,31 @@ def dbt_project() -> DbtProject:
         project.manifest_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(project.manifest_path.with_suffix(".lock")):
             if _stale(project):  # no other process was quicker
-                arguments = ["parse", "--quiet", "--no-version-check"]
-                dbt_command(project).cli(arguments, target_path=project.target_path).wait()
+                _parse(project)
     return project
+
+
+def _parse(project: DbtProject) -> None:
+    """Make the manifest; a reader meets the old one or the new one, never half of it."""
+    began = time.time()
+    with TemporaryDirectory(dir=project.manifest_path.parent) as folder:
+        dbt_command(project).cli(["parse", "--quiet"], target_path=Path(folder)).wait()
+        made = Path(folder) / project.manifest_path.name
+        os.utime(made, (began, began))  # edits made while dbt was reading count as newer
+        made.replace(project.manifest_path)
+
+
+def _stale(project: DbtProject) -> bool:
+    """Whether a file of the project, or a folder (something was removed), is newer."""
+    if not project.manifest_path.exists():
+        return True
+    made = project.manifest_path.stat().st_mtime
+    folders = [project.project_dir / name for name in ("models", "macros", "tests", "seeds")]
+    sources = [
+        *project.project_dir.glob("*.yml"),
+        *(f for d in folders for f in [d, *d.rglob("*")]),
+    ]
+    return any(source.stat().st_mtime > made for source in sources if source.exists())
 
 
 class Dbt(DbtCliResource):
@@ -73,19 +101,6 @@ def dbt_command(project: DbtProject) -> Dbt:
     return Dbt(
         project_dir=str(project.project_dir),
         dbt_executable=str(beside if beside.exists() else "dbt"),
-    )
-
-
-def _stale(project: DbtProject) -> bool:
-    if not project.manifest_path.exists():
-        return True
-    made = project.manifest_path.stat().st_mtime
-    generated = project.project_dir / "target"
-    return any(
-        file.stat().st_mtime > made
-        for pattern in _SOURCES
-        for file in project.project_dir.rglob(pattern)
-        if generated not in file.parents
     )
 
 
@@ -173,7 +188,6 @@ def _models(project: DbtProject, domain: str, start_date: str) -> dg.AssetsDefin
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=Translator(),
         pool=f"dbt_{domain}",
-        retry_policy=RETRIES,
     )
     def models(
         context: dg.AssetExecutionContext,
@@ -185,11 +199,20 @@ def _models(project: DbtProject, domain: str, start_date: str) -> dg.AssetsDefin
         # Unit tests judge the models' code, not the data.
         arguments = ["build", "--exclude-resource-type", "unit_test"]
         arguments += ["--vars", json.dumps(window_vars(context.partition_keys))]
-        for event in dbt.cli(arguments, context=context).stream():
-            if isinstance(event, dg.Output):
-                yield event.with_metadata({**event.metadata, **_table(context, platform, event)})
-            else:
-                yield event
+        folder = platform.settings.home / "dbt" / f"{context.run_id}-{context.retry_number}"
+        try:
+            for event in dbt.cli(arguments, context=context, target_path=folder).stream():
+                if isinstance(event, dg.Output):
+                    yield event.with_metadata(
+                        {**event.metadata, **_table(context, platform, event)}
+                    )
+                else:
+                    yield event
+        except DagsterDbtCliRuntimeError as error:
+            if _PASSING.search(str(error)):
+                raise dg.RetryRequested(ATTEMPTS - 1, seconds_to_wait=2) from error
+            raise
+        shutil.rmtree(folder)  # kept for reading when dbt failed
 
     return models
 

@@ -51,7 +51,6 @@ class Automation:
         for key in MODELS:
             self.materialize(key, day.isoformat())
 
-
     def start_run(self, *keys: dg.AssetKey, day: date) -> dg.DagsterRun:
         """A run of some assets of a day that has started and does nothing."""
         partition = slice_key((day, 1)) if BRONZE in keys else day.isoformat()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +46,12 @@ def test_the_manifest_is_made_when_a_file_is_newer(
     made = dbt.dbt_project().manifest_path
     first = made.stat().st_mtime_ns
     assert dbt.dbt_project().manifest_path.stat().st_mtime_ns == first
-    later = time.time() + 2
-    os.utime(project / "models" / "pgr" / "silver_pgr_events.sql", (later, later))
+    (project / "models" / "pgr" / "unit_tests.yml").unlink()
     assert dbt.dbt_project().manifest_path.stat().st_mtime_ns > first
+    assert list(made.parent.glob("tmp*")) == []
 
 
 def _copy(source: Path, target: Path) -> None:
-    import shutil
-
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("target*", "logs"))
 
 
@@ -93,6 +90,7 @@ def test_a_range_of_days_reaches_gold_with_its_checks_and_metadata(pgr: Lab) -> 
     checks = [e for e in result.all_events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
     assert len(checks) > 10
     assert all(check.event_specific_data.passed for check in checks)  # type: ignore[union-attr]
+    assert list((pgr.settings.home / "dbt").iterdir()) == []
     catalog = Platform(pgr.settings).catalog
     for key in keys:
         days = pgr.instance.get_materialized_partitions(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _node(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> Any:
 def test_the_lineage_goes_from_the_topic_to_gold(repository: dg.RepositoryDefinition) -> None:
     """Raw topic, lake, bronze, silver, gold: each asset depends on the one before."""
     assert set(CHAIN) <= repository.asset_graph.get_all_asset_keys()
-    for upstream, downstream in zip(CHAIN, CHAIN[1:], strict=False):
+    for upstream, downstream in pairwise(CHAIN):
         assert upstream in _node(repository, downstream).parent_keys
 
 
@@ -147,7 +148,12 @@ def test_attributes_of_the_component_are_those_of_a_stream() -> None:
 
 @pytest.mark.parametrize(
     ("owner", "shown"),
-    [("civic-data", ["team:civic-data"]), ("a@b.org", ["a@b.org"]), ("A b/c", ["team:A-b-c"]), ("", [])],
+    [
+        ("civic-data", ["team:civic-data"]),
+        ("a@b.org", ["a@b.org"]),
+        ("A b/c", ["team:A-b-c"]),
+        ("", []),
+    ],
 )
 def test_owners_are_teams_or_addresses(owner: str, shown: list[str]) -> None:
     """Whatever a contract calls its owner, Dagster takes it."""
