@@ -69,7 +69,9 @@ def report(rounds: list[dict[str, float]], records: int, bad_ratio: float) -> No
     """Print medians and ratios, and keep them."""
     medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     raw = medians["raw consume"]
-    print(f"\n{records:,} records, {bad_ratio:.0%} bad, 4 partitions, {len(rounds)} rounds, medians")
+    print(
+        f"\n{records:,} records, {bad_ratio:.0%} bad, 4 partitions, {len(rounds)} rounds, medians"
+    )
     for name, seconds in medians.items():
         ratio = statistics.median(r["raw consume"] / r[name] for r in rounds)
         print(f"  {name:16} {records / seconds / 1e3:7.0f}k rows/s   {ratio:5.2f} of raw consume")

@@ -65,7 +65,6 @@ def _platform(home: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-        pass
 
 
 def _wait_for_gold(address: str) -> None:

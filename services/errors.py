@@ -29,7 +29,7 @@ class ServiceError(Exception):
         super().__init__(f"{text}\n{detail}" if detail else text)
 
 
-class Unavailable(ServiceError):  # noqa: N818 - reads as the state of the service
+class Unavailable(ServiceError):
     """This machine lacks something that the service needs; nothing was started."""
 
     def __init__(self, service: str, missing: str, next_action: str) -> None:
@@ -38,5 +38,5 @@ class Unavailable(ServiceError):  # noqa: N818 - reads as the state of the servi
         super().__init__(service, f"{missing} is missing on this machine", next_action)
 
 
-class UnknownService(ServiceError, ValueError):  # noqa: N818 - says what is unknown
+class UnknownService(ServiceError, ValueError):
     """No service of that name is registered."""

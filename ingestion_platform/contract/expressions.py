@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.contract.model import Field, Rule
@@ -49,7 +50,7 @@ def _check_sql(
     at: str,
     problems: Problems,
 ) -> None:
-    forbidden = _forbidden_functions(connection)
+    forbidden = _forbidden_functions()
     _create(connection, "record", fields)
     available = [f for f in fields if not f.derived]
     for i, each in enumerate(fields):
@@ -96,7 +97,10 @@ def _condition(connection: DuckDBPyConnection, expression: str) -> str | None:
 
 
 def _purity(
-    connection: DuckDBPyConnection, expression: str, fields: Sequence[Field], forbidden: set[str]
+    connection: DuckDBPyConnection,
+    expression: str,
+    fields: Sequence[Field],
+    forbidden: frozenset[str],
 ) -> str | None:
     """Why the value would depend on anything but the record; None when it does not."""
     # Both with and without parentheses: `1), (2` parses in them, `a AS b` only without.
@@ -135,18 +139,21 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(part)
 
 
-def _forbidden_functions(connection: DuckDBPyConnection) -> set[str]:
-    rows = connection.execute(
-        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate' "
-        "OR (function_type = 'scalar' AND stability <> 'CONSISTENT') EXCEPT "
-        "SELECT function_name FROM duckdb_functions() "
-        "WHERE function_type = 'scalar' AND stability = 'CONSISTENT'"
-    ).fetchall()
-    return (
-        {name for (name,) in rows}
-        | {"current_timestamp", "current_time", "localtime"}
-        | {"localtimestamp"}
-    )
+@cache
+def _forbidden_functions() -> frozenset[str]:
+    """Functions of more than one record, or of more than the record; the same for all contracts."""
+    import duckdb
+
+    with duckdb.connect(config=_CONFIG) as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() "
+            "WHERE function_type = 'aggregate' "
+            "OR (function_type = 'scalar' AND stability <> 'CONSISTENT') EXCEPT "
+            "SELECT function_name FROM duckdb_functions() "
+            "WHERE function_type = 'scalar' AND stability = 'CONSISTENT'"
+        ).fetchall()
+    clocks = {"current_timestamp", "current_time", "localtime", "localtimestamp"}
+    return frozenset({name for (name,) in rows} | clocks)
 
 
 def _bind(
