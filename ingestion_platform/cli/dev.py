@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STREAM = "pgr_events"
 _BAD_RATIO = 0.01
 _POLL = 0.2
-_PATIENCE = 20.0  # seconds for a process to end when asked to
+_PATIENCE = 8.0  # seconds for a process to end when asked to
 
 
 def dev(

@@ -63,8 +63,11 @@ def run(
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
+    from ingestion_platform.sources.client import topics
 
     platform = Platform(Settings.load())
+    # One wait for brokers that do not answer, and not one for each stream.
+    topics(platform.settings)
     with terminal.progress() as progress:
         tallies = [_attempt(terminal, progress, platform, each) for each in wanted]
     if as_json:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ingestion_platform.status import StreamStatus
 
-_AT_ONCE = 4
+_AT_ONCE = 16
 
 
 def status(

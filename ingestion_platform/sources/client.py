@@ -96,6 +96,24 @@ def checked(build: Callable[[], T]) -> T:
         raise _setting_error(error.args[0].str()) from None
 
 
+def topics(settings: Settings, timeout: float = TIMEOUT) -> dict[str, int]:
+    """The topics there are, with their partition counts; creates none.
+
+    Raises:
+        SourceUnavailable: the brokers do not answer within `timeout` seconds.
+        SettingError: a KAFKA_<PROPERTY> that librdkafka refuses.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    admin: AdminClient = checked(lambda: AdminClient(client_config(settings)))
+    try:
+        found = admin.list_topics(timeout=timeout).topics
+    except KafkaException as error:
+        raise refused(bootstrap_servers(settings), error) from error
+    return {name: len(topic.partitions) for name, topic in found.items()}
+
+
 def ensure_topic(
     settings: Settings, topic: str, partitions: int = PARTITIONS, **config: str | int
 ) -> int:

@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def sent(ingest: Ingest) -> int:
     """How many records the topic has had."""
-    return sum(p["log_end"] for p in ingest("status", "--json").json[0]["partitions"])
+    return sum(p["log_end"] for p in ingest("status", "pgr_events", "--json").json[0]["partitions"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
