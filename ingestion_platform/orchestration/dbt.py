@@ -154,8 +154,8 @@ def dbt_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
     Raises:
         ContractError: streams of a domain with models start on different days.
     """
-    project = dbt_project()
     domains = {stream.domain: _start_date(streams, stream.domain) for stream in streams.values()}
+    project = dbt_project()
     return dg.Definitions(
         assets=[
             _models(project, domain, start)

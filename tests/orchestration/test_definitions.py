@@ -106,6 +106,9 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
     assert names == {"contract", "reconciliation", "lag", "freshness"}
     for key in (SILVER, LIFECYCLE, FUNNEL):
         assert any("not_null" in check.name for check in _node(repository, key).check_keys)
+    # Tests of several models belong to the one that their meta names.
+    lifecycle = {key.name for key in _node(repository, LIFECYCLE).check_keys}
+    assert {"events_counted_once", "no_case_resolved_before_submitted"} <= lifecycle
 
 
 def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefinition) -> None:
