@@ -69,7 +69,7 @@ def serve(request: dict[str, Any]) -> int:
         mark_phases(note)
         perform(request)
     except Transient as error:
-        note(f"transient {type(error).__name__}: {error.message}")
+        note(f"transient {type(error).__name__}: {error}")
         return 3
     except BaseException:
         note(f"failed {traceback.format_exc()}")
