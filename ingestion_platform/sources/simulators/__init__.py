@@ -1,6 +1,6 @@
 """Simulated records by stream name, for demos, tests and benchmarks.
 
-A domain's simulator is a module here with a `SIMULATOR`, named in the registry below.
+A domain's simulators are a module here with `SIMULATORS` by stream, named in the registry below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,23 @@ from ingestion_platform.sources.record import Record
 if TYPE_CHECKING:
     from ingestion_platform.sources.simulators.common import Simulator
 
-_MODULES = {"pgr_events": "pgr"}
+_MODULES = {
+    "pgr_events": "pgr",
+    "auth_events": "learning",
+    "assessment_events": "learning",
+    "video_events": "learning",
+    "course_events": "learning",
+    "profile_events": "learning",
+    "notification_events": "learning",
+    "sensor_readings": "telemetry",
+    "app_logs": "telemetry",
+    "recomart_users": "recomart",
+    "recomart_products": "recomart",
+    "recomart_transactions": "recomart",
+    "tmdb_movie": "tmdb",
+    "tmdb_tv_series": "tmdb",
+    "tmdb_person": "tmdb",
+}
 
 DAYS = 3.0
 """How many days of events there are, unless told otherwise."""
@@ -57,7 +73,8 @@ def simulate(
         start = datetime.now(UTC) - timedelta(days=days)
     start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
     start = start.replace(microsecond=0)
-    simulator: Simulator = import_module(f"{__name__}.{_MODULES[stream]}").SIMULATOR
+    module = import_module(f"{__name__}.{_MODULES[stream]}")
+    simulator: Simulator = module.SIMULATORS[stream]
     records = simulator.records(count, seed, start, days)
     return with_faults(records, count, bad_ratio, seed, simulator.shape)
 

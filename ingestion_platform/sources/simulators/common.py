@@ -1,4 +1,4 @@
-"""What simulators share: choices from weighted tables, and records broken on purpose.
+"""What simulators share: draws of choices, moments and ids, and records broken on purpose.
 
 What a domain's records look like is in its own module.
 """
@@ -6,7 +6,8 @@ What a domain's records look like is in its own module.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -64,6 +65,10 @@ class Shape:
     """Pairs of a date field and the timestamp field whose day it must be."""
     json_texts: tuple[str, ...] = ()
     """An object, or a string that holds JSON."""
+    limits: tuple[tuple[str, str], ...] = ()
+    """Pairs of number fields, the first of which never exceeds the second."""
+    refused: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    """Fields, each with values that their contract refuses for other reasons."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,51 @@ def choose(rng: np.random.Generator, weights: Sequence[float], count: int) -> In
     total = np.cumsum(np.asarray(weights, dtype=float))
     drawn: Ints = np.searchsorted(total, rng.random(count) * total[-1], side="right")
     return drawn
+
+
+def run_number(seed: int, start: datetime) -> int:
+    """Five digits for the ids of a run: runs of other arguments are about other things."""
+    return zlib.crc32(f"{seed} {start.isoformat()}".encode()) % 100_000
+
+
+def moments(
+    rng: np.random.Generator, count: int, start: datetime, seconds: int, by_hour: Sequence[float]
+) -> Ints:
+    """Seconds since `start`, within the span, more of them at the busy hours of the UTC day."""
+    midnight = start.hour * 3600 + start.minute * 60 + start.second
+    edges = np.unique(np.clip(np.arange(-midnight, seconds + 3600, 3600), 0, seconds))
+    weights = np.take(by_hour, (midnight + edges[:-1]) // 3600 % 24) * np.diff(edges)
+    hour = choose(rng, weights.tolist(), count)
+    return (edges[hour] + rng.random(count) * np.diff(edges)[hour]).astype(np.int64)
+
+
+def with_repeats(rng: np.random.Generator, count: int, repeats: int) -> Ints:
+    """Positions of `count` events in order, `repeats` of them twice, the second soon after."""
+    twice = rng.integers(max(count, 1), size=repeats)
+    turn = np.concatenate([np.arange(count), twice + rng.integers(1, 20, size=repeats) + 0.5])
+    return np.concatenate([np.arange(count), twice])[np.argsort(turn, kind="stable")]
+
+
+def uuids(rng: np.random.Generator, count: int) -> list[str]:
+    """Random UUIDs (version 4)."""
+    digits = rng.bytes(16 * count).hex()
+    return [
+        f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}-"
+        f"8{digits[at + 17 : at + 20]}-{digits[at + 20 : at + 32]}"
+        for at in range(0, 32 * count, 32)
+    ]
+
+
+def texts(parts: Iterable[str]) -> npt.NDArray[np.object_]:
+    """A table of texts to index by an array of numbers."""
+    return np.array(list(parts), dtype=object)
+
+
+def instants(start: datetime, milliseconds: Ints) -> list[str]:
+    """Instants so long after `start`, in ISO 8601 with milliseconds."""
+    epoch = np.datetime64(int(start.timestamp() * 1000), "ms")
+    written: list[str] = np.datetime_as_string(epoch + milliseconds, timezone="UTC").tolist()
+    return written
 
 
 def with_faults(
@@ -114,6 +164,8 @@ def faults_of(shape: Shape) -> Mapping[str, Fault]:
         "invalid_timestamp": (shape.timestamps, _set_to(_BAD_TIMES)),
         "wrong_day": (shape.days, _shift_day),
         "invalid_json_text": (shape.json_texts, _set_to(_BAD_JSON_TEXT)),
+        "over_limit": (shape.limits, _exceed),
+        "refused_value": (shape.refused, _refuse),
     }
     return {
         "empty": lambda rng, _: rng.choice(_BLANK),
@@ -200,10 +252,20 @@ def _quote(_: Random, fields: dict[str, Any], name: str) -> None:
 
 
 def _misspell(rng: Random, fields: dict[str, Any], name: str) -> None:
-    fields[name] = rng.choice(("NO_SUCH_VALUE", fields[name].swapcase(), fields[name] + " ", ""))
+    value = fields[name]
+    wrong = ("NO_SUCH_VALUE", value.swapcase(), value + " ", "")
+    fields[name] = rng.choice([other for other in wrong if other != value])
 
 
 def _shift_day(rng: Random, fields: dict[str, Any], pair: tuple[str, str]) -> None:
     day = date.fromisoformat(fields[pair[1]][:10])
     shift = timedelta(days=rng.choice((1, -1, 7, 365)))
     fields[pair[0]] = (day + shift).isoformat()
+
+
+def _exceed(rng: Random, fields: dict[str, Any], pair: tuple[str, str]) -> None:
+    fields[pair[0]] = fields[pair[1]] + rng.choice((0.5, 1, 100))
+
+
+def _refuse(rng: Random, fields: dict[str, Any], refused: tuple[str, tuple[Any, ...]]) -> None:
+    fields[refused[0]] = rng.choice(refused[1])

@@ -6,8 +6,7 @@ Whole spans are drawn as arrays, about 150 bytes an event, and rendered to JSON 
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators.common import Ints, Shape, Simulator, choose
+from ingestion_platform.sources.simulators.common import (
+    Ints,
+    Shape,
+    Simulator,
+    choose,
+    moments,
+    run_number,
+    texts,
+    with_repeats,
+)
 
 SHAPE = Shape(
     required=("event_date", "event_time", "tenant_id", "entity_id", "event_type", "status"),
@@ -117,13 +125,11 @@ def _records(count: int, seed: int, start: datetime, days: float) -> Iterator[Re
         rng = np.random.default_rng(seed)
         duplicates = round(count * DUPLICATES)
         events = _ordered(_history(rng, count - duplicates, start, days), count - duplicates)
-        again = _with_repeats(rng, count - duplicates, duplicates)
-        # Runs of different arguments are about different cases.
-        run = zlib.crc32(f"{seed} {start.isoformat()}".encode()) % 100_000
-        yield from _rendered(rng, events, again, start, run)
+        again = with_repeats(rng, count - duplicates, duplicates)
+        yield from _rendered(rng, events, again, start, run_number(seed, start))
 
 
-SIMULATOR = Simulator(_records, SHAPE)
+SIMULATORS = {"pgr_events": Simulator(_records, SHAPE)}
 
 
 def _history(rng: np.random.Generator, count: int, start: datetime, days: float) -> _Events:
@@ -148,7 +154,7 @@ def _block(
     present = _path(rng, size)
     scale = np.array([step.delay for step in STEPS]) * 3600 * sla[:, None]
     delay = np.ceil(scale * rng.lognormal(0, _SPREAD, present.shape)).astype(np.int64)
-    delay[:, 0] = _submissions(rng, size, start, seconds)
+    delay[:, 0] = moments(rng, size, start, seconds, _BY_HOUR)
     second = np.cumsum(np.where(present, delay, 0), axis=1)
     latency = rng.exponential(800, present.shape)
     # Late ones hold up what follows in their case: senders keep the order of a case.
@@ -194,15 +200,6 @@ def _path(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     return np.column_stack([*columns, reopened, reopened, reopened, closed])
 
 
-def _submissions(rng: np.random.Generator, size: int, start: datetime, seconds: int) -> Ints:
-    """Seconds of submission within the span, more of them at the busy hours of the day."""
-    midnight = start.hour * 3600 + start.minute * 60 + start.second
-    edges = np.unique(np.clip(np.arange(-midnight, seconds + 3600, 3600), 0, seconds))
-    weights = np.take(_BY_HOUR, (midnight + edges[:-1]) // 3600 % 24) * np.diff(edges)
-    hour = choose(rng, weights.tolist(), size)
-    return (edges[hour] + rng.random(size) * np.diff(edges)[hour]).astype(np.int64)
-
-
 def _joined(blocks: list[_Events]) -> _Events:
     columns = {
         name: np.concatenate([getattr(block, name) for block in blocks])
@@ -222,13 +219,6 @@ def _ordered(events: _Events, count: int) -> _Events:
     rank = np.empty_like(first)
     rank[np.argsort(first)] = np.arange(len(first))
     return _Events(**(columns | {"case": rank[case]}))
-
-
-def _with_repeats(rng: np.random.Generator, count: int, repeats: int) -> Ints:
-    """Positions of `count` events in order, `repeats` of them twice, the second soon after."""
-    twice = rng.integers(max(count, 1), size=repeats)
-    turn = np.concatenate([np.arange(count), twice + rng.integers(1, 20, size=repeats) + 0.5])
-    return np.concatenate([np.arange(count), twice])[np.argsort(turn, kind="stable")]
 
 
 def _rendered(
@@ -280,18 +270,18 @@ class _Tables:
             (midnight + timedelta(days=day)).date().isoformat()
             for day in range((self._offset + last_second) // 86_400 + 1)
         ]
-        self._days = _texts(f'"event_date":"{day}","event_time":"{day} ' for day in days)
-        self._minutes = _texts(f"{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440))
-        self._seconds = _texts(f'{second:02d}"' for second in range(60))
-        self.tenants = _texts(f'"tenant_id":"TENANT_{n + 1:03d}"' for n in range(TENANTS))
-        self.places = _texts(
+        self._days = texts(f'"event_date":"{day}","event_time":"{day} ' for day in days)
+        self._minutes = texts(f"{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440))
+        self._seconds = texts(f'{second:02d}"' for second in range(60))
+        self.tenants = texts(f'"tenant_id":"TENANT_{n + 1:03d}"' for n in range(TENANTS))
+        self.places = texts(
             f'"ward_id":"WARD_{n // LOCALITIES + 1:03d}","locality_id":"LOC_{n + 1:03d}"'
             for n in range(_PLACES)
         )
-        self.steps = _texts(
+        self.steps = texts(
             f'"event_type":"{step.event_type}","status":"{step.status}"' for step in STEPS
         )
-        self.actors = _texts(
+        self.actors = texts(
             f'"actor_type":"{role}","actor_id":"{prefix}{n + 1:05d}"'
             for role, prefix, size in (
                 ("CITIZEN", "CIT_", CITIZENS),
@@ -300,8 +290,8 @@ class _Tables:
             )
             for n in range(size)
         )
-        self.channels = _texts(f'"channel":"{name}"' for name in CHANNELS)
-        self.attributes = _texts(
+        self.channels = texts(f'"channel":"{name}"' for name in CHANNELS)
+        self.attributes = texts(
             f'"attributes_json":{form}'
             for complaint, priority, _ in _KINDS
             for step in STEPS
@@ -312,7 +302,7 @@ class _Tables:
                 **step.attributes,
             )
         )
-        self.payloads = _texts(
+        self.payloads = texts(
             f'"raw_payload":{json.dumps(text, ensure_ascii=False)}' for text in _PAYLOADS
         )
 
@@ -324,10 +314,6 @@ class _Tables:
             self._days[clock // 86_400] + minute + self._seconds[clock % 60]
         ).tolist()
         return times
-
-
-def _texts(texts: Iterable[str]) -> npt.NDArray[np.object_]:
-    return np.array(list(texts), dtype=object)
 
 
 def _forms(**attributes: Any) -> tuple[str, str]:
