@@ -1,0 +1,162 @@
+"""The Python door: send records, run and verify streams, read tables. A thin face of the core.
+
+from ingestion_platform import Client
+
+client = Client()
+client.send("pgr_events", {"event_date": "2026-11-20", ...})
+client.run("pgr_events")
+client.read("bronze.service_events_raw").to_pandas()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.errors import Permanent
+from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream, declared_streams, select
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ingestion_platform.sources.produce import Report
+    from ingestion_platform.sources.record import Record
+    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.verify import Verification
+
+
+class DeliveryFailed(Permanent):
+    """Some records were not acknowledged; `report` tells which, and why."""
+
+    def __init__(self, topic: str, report: Report) -> None:
+        first = report.failed[0].reason if report.failed else "nothing was acknowledged in time"
+        super().__init__(
+            f"topic {topic}: {report.sent - report.delivered} of {report.sent} records were not "
+            f"acknowledged: {first}",
+            action="see whether the brokers are up, and send those of `report.failed` again",
+        )
+        self.report = report
+
+
+class Client:
+    """The platform that settings name; without any, those of the environment and `.env`."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.load()
+        self._platform = Platform(self.settings)
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """The declared streams, by name."""
+        return declared_streams()
+
+    def send(
+        self,
+        stream: str,
+        records: Mapping[str, Any] | bytes | Iterable[Mapping[str, Any] | bytes],
+        *,
+        key: str | None = None,
+    ) -> Report:
+        """Send records to a stream's topic; returns when all replicas have acknowledged them.
+
+        A record is a dict (dates, times, decimals and UUIDs are written as JSON has them), or the
+        bytes of a JSON object, sent as they are. `key` names the field whose value becomes the
+        Kafka key; without it, it is the contract's primary key if that is one field.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            DeliveryFailed: some were not acknowledged.
+            SourceUnavailable: there is no broker.
+        """
+        from ingestion_platform.sources.client import ensure_topic
+        from ingestion_platform.sources.produce import produce
+
+        chosen = self._stream(stream)
+        ensure_topic(self.settings, chosen.topic, chosen.partitions)
+        given = [records] if isinstance(records, Mapping | bytes) else records
+        report = produce(self.settings, chosen.topic, _encoded(given, key or _key(chosen)))
+        if report.delivered < report.sent or report.failed:
+            raise DeliveryFailed(chosen.topic, report)
+        return report
+
+    def run(self, *streams: str) -> None:
+        """Land and load streams (all without a name) up to the end of their logs as they are now.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            Transient, Permanent: as `pipeline.run_stream`.
+        """
+        for stream in self._streams(streams):
+            run_stream(self._platform, stream)
+
+    def status(self, stream: str) -> StreamStatus:
+        """Where a stream stands: log, lake and tables.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            Transient: one of them does not answer.
+        """
+        from ingestion_platform.status import stream_status
+
+        return stream_status(self._platform, self._stream(stream))
+
+    def verify(self, stream: str) -> Verification:
+        """Compare a stream's lake with its tables, by position and by value.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            Transient, Permanent: as `verify.verify_stream`.
+        """
+        from ingestion_platform.verify import verify_stream
+
+        return verify_stream(self._platform, self._stream(stream))
+
+    def read(self, table: str) -> pa.Table:
+        """A whole table (namespace.name), or a stream's bronze table by the stream's name.
+
+        `to_pandas()` of the result makes a data frame.
+
+        Raises:
+            QueryError: there is no such table.
+        """
+        streams = self.streams
+        name = streams[table].bronze_table if table in streams else table
+        namespace, _, simple = name.rpartition(".")
+        return self.query(f'SELECT * FROM "{namespace}"."{simple}"')
+
+    def query(self, sql: str) -> pa.Table:
+        """The result of a query (DuckDB's SQL, read only) over the Iceberg tables.
+
+        Raises:
+            QueryError: it is not valid, or names what is not there.
+        """
+        from ingestion_platform.warehouse.reading import query
+
+        return query(self.settings, sql)
+
+    def _stream(self, name: str) -> Stream:
+        return select(self.streams, [name])[0]
+
+    def _streams(self, names: Iterable[str]) -> list[Stream]:
+        return select(self.streams, list(names) or list(self.streams))
+
+
+def _key(stream: Stream) -> str | None:
+    keys = stream.contract.primary_key
+    return keys[0] if len(keys) == 1 else None
+
+
+def _encoded(records: Iterable[Mapping[str, Any] | bytes], key: str | None) -> Iterator[Record]:
+    import msgspec
+
+    from ingestion_platform.sources.record import Record
+
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    for record in records:
+        if isinstance(record, bytes):
+            yield Record(None, record)
+            continue
+        value = record.get(key) if key else None
+        yield Record(None if value is None else str(value).encode(), encoder.encode(record))

@@ -1,0 +1,59 @@
+"""The Python door, on the embedded broker with a lake and a catalog of its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+
+import pytest
+
+from ingestion_platform import Client
+from ingestion_platform.errors import UnknownStream
+from ingestion_platform.settings import Settings
+
+EVENT = {
+    "event_date": dt.date(2024, 12, 17),
+    "event_time": "2024-12-17 10:00:00",
+    "tenant_id": "TENANT_001",
+    "service": "PGR",
+    "entity_type": "complaint",
+    "entity_id": "CMP_001",
+    "event_type": "CaseSubmitted",
+    "status": "OPEN",
+    "actor_type": "CITIZEN",
+    "actor_id": "CIT_001",
+    "channel": "WEB",
+    "ward_id": "WARD_001",
+    "locality_id": "LOC_001",
+    "attributes_json": {"complaint_type": "Water Supply", "cost": Decimal("12.50")},
+    "raw_payload": None,
+}
+
+
+def test_what_is_sent_can_be_read(embedded_settings: Settings) -> None:
+    """A record sent as a dict is a bronze row after a run, and the stream verifies."""
+    client = Client(embedded_settings)
+    broken = b'{"event_date": "never"}'
+    case = f"CMP_{dt.datetime.now().timestamp()}"
+    report = client.send("pgr_events", [EVENT | {"entity_id": case}, broken], key="entity_id")
+    assert (report.sent, report.delivered) == (2, 2)
+
+    client.run("pgr_events")
+
+    rows = client.read("pgr_events")
+    row = next(row for row in rows.to_pylist() if row["entity_id"] == case)
+    assert row["event_date"] == dt.date(2024, 12, 17)
+    assert row["event_time"] == dt.datetime(2024, 12, 17, 10)
+    assert json.loads(row["attributes_json"]) == {"complaint_type": "Water Supply", "cost": 12.5}
+    refused = client.query("SELECT _value FROM quarantine.service_events_raw").to_pylist()
+    assert broken in [row["_value"] for row in refused]
+    assert client.verify("pgr_events").ok
+    assert client.status("pgr_events").lag == 0
+    assert len(client.read("bronze.service_events_raw").to_pandas()) == rows.num_rows
+
+
+def test_a_wrong_name_is_told(embedded_settings: Settings) -> None:
+    """A stream that is not declared is an error that lists those that are."""
+    with pytest.raises(UnknownStream, match="pgr_events"):
+        Client(embedded_settings).send("nothing", {})
