@@ -16,6 +16,7 @@ from ingestion_platform.cli import (
     produce,
     query,
     run,
+    serve,
     status,
     verify,
 )
@@ -109,6 +110,7 @@ app.command("dev")(dev.dev)
 app.add_typer(broker.app, name="broker")
 app.command("produce")(produce.produce)
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("query")(query.query)

@@ -1,0 +1,232 @@
+"""A contract as JSON Schema (2020-12) of the records that producers send, and an example of one.
+
+It describes what the compiled contract accepts, for people and tools; records are judged by the
+contract itself. Rules over whole rows have no JSON Schema: they are in the description.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.sql import INPUT, parse_query, text
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_NO_REASONS = "NULL::VARCHAR[] AS _broken, NULL::VARCHAR AS _given"
+_DAY = r"\d{4}-\d{2}-\d{2}"
+_CLOCK = r"\d{2}:\d{2}:\d{2}(\.\d{1,6})?"
+_PATTERNS = {
+    # No `format`: it would demand a zone, and without one a time is UTC.
+    Kind.DATE: f"^{_DAY}$",
+    Kind.TIMESTAMP: rf"^{_DAY}[T ]{_CLOCK}(Z|[+-]\d{{2}}:\d{{2}})?$",
+    Kind.TIME: f"^{_CLOCK}$",
+}
+_TYPES: dict[Kind, str | list[str]] = {
+    Kind.STRING: "string",
+    Kind.INTEGER: "integer",
+    Kind.NUMBER: "number",
+    Kind.DECIMAL: "number",
+    Kind.BOOLEAN: "boolean",
+    Kind.DATE: "string",
+    Kind.TIMESTAMP: "string",
+    Kind.TIME: "string",
+    Kind.JSON: ["object", "array", "string"],
+    Kind.OBJECT: "object",
+    Kind.ARRAY: "array",
+}
+
+
+def json_schema(contract: Contract) -> dict[str, Any]:
+    """The schema of one record as a producer sends it: derived fields are left out.
+
+    Unknown fields are allowed, since the platform ignores them.
+    """
+    sent = [f for f in contract.fields if f.derived is None]
+    described = [contract.description.strip()]
+    described += [f"Rule {r.name}: {r.description or r.expression}" for r in contract.rules]
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:contract:{contract.id}:{contract.version}",
+        "title": contract.name or contract.stream,
+        "description": "\n\n".join(filter(None, described)),
+        **_members(tuple(sent)),
+        "examples": [example(contract)],
+    }
+
+
+def field_schema(field: Field) -> dict[str, Any]:
+    """The schema of one field's value, null included where the field is optional."""
+    described = {"title": field.business_name, "description": _description(field)}
+    schema: dict[str, Any] = {
+        **{key: words for key, words in described.items() if words},
+        "type": _type(field),
+        **_constraints(field),
+    }
+    if field.kind is Kind.OBJECT:
+        schema |= {k: v for k, v in _members(field.fields).items() if k != "type"}
+    if field.kind is Kind.ARRAY and field.item is not None:
+        schema["items"] = field_schema(field.item)
+    if field.examples:
+        schema["examples"] = [_plain(value) for value in field.examples]
+    return schema
+
+
+def example(contract: Contract) -> dict[str, Any]:
+    """A record that the contract accepts, made of its own examples and allowed values.
+
+    Optional fields that have neither, or that would break a rule of the row, are left out.
+    """
+    sent = tuple(f for f in contract.fields if f.derived is None)
+    record = _example(sent)
+    optional = [f.name for f in sent if not f.required and f.name in record]
+    smallest = {name: value for name, value in record.items() if name not in optional}
+    if not contract.rules:
+        return record
+    without_one = ({k: v for k, v in record.items() if k != name} for name in optional)
+    candidates = chain([record], without_one)
+    return next(_accepted(contract, candidates), smallest)
+
+
+def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those of the records that the contract accepts."""
+    import duckdb
+
+    query = parse_query(contract, strict=False)
+    with duckdb.connect(config={"threads": "1"}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for record in records:
+            batch = f"SELECT {text(json.dumps(record))} AS _value, {_NO_REASONS}"
+            connection.execute(f"CREATE OR REPLACE VIEW {INPUT} AS {batch}")
+            row = connection.execute(query).fetchone()
+            if row is not None and not row[-1]:
+                yield record
+
+
+def _members(fields: tuple[Field, ...]) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "type": "object",
+        "properties": {f.name: field_schema(f) for f in fields},
+    }
+    if required := [f.name for f in fields if f.required]:
+        members["required"] = required
+    return members
+
+
+def _type(field: Field) -> str | list[str]:
+    own = _TYPES[field.kind]
+    if field.required:
+        return own
+    return [*([own] if isinstance(own, str) else own), "null"]
+
+
+def _description(field: Field) -> str:
+    words = [field.description]
+    if field.kind is Kind.TIMESTAMP:
+        words.append("ISO 8601; without a zone it is UTC.")
+    if field.kind is Kind.JSON:
+        words.append("An object or array, or the JSON text of one.")
+    if field.kind is Kind.DECIMAL:
+        words.append(f"Exact, decimal({field.precision},{field.scale}).")
+    return " ".join(filter(None, words))
+
+
+def _constraints(field: Field) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if field.allowed:
+        found["enum"] = [_plain(value) for value in field.allowed]
+        if not field.required:
+            found["enum"].append(None)
+    if field.kind in _PATTERNS:
+        found["pattern"] = _PATTERNS[field.kind]
+    if field.kind is Kind.INTEGER:
+        half = 1 << (field.bits - 1)
+        found |= {"minimum": -half, "maximum": half - 1}
+    if field.kind is Kind.DECIMAL and field.scale is not None:
+        whole = 10 ** ((field.precision or 38) - field.scale)
+        found |= {"exclusiveMinimum": -whole, "exclusiveMaximum": whole}
+        found["multipleOf"] = float(Decimal(1).scaleb(-field.scale))
+    return found | _bounds(field) | _text(field)
+
+
+def _bounds(field: Field) -> dict[str, Any]:
+    # JSON Schema compares numbers only; the bounds of times are left to the contract.
+    if field.kind not in (Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL):
+        return {}
+    bounds = {
+        "minimum": field.minimum,
+        "maximum": field.maximum,
+        "exclusiveMinimum": field.exclusive_minimum,
+        "exclusiveMaximum": field.exclusive_maximum,
+    }
+    return {name: _plain(bound) for name, bound in bounds.items() if bound is not None}
+
+
+def _text(field: Field) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    unit = "Items" if field.kind is Kind.ARRAY else "Length"
+    for name, limit in (("min", field.min_length), ("max", field.max_length)):
+        if limit is not None:
+            found[f"{name}{unit}"] = limit
+    if field.unique_items:
+        found["uniqueItems"] = True
+    if field.pattern is not None:
+        found["pattern"] = f"^(?:{field.pattern})$"
+    if field.format is not None:
+        found["format"] = field.format
+    return found
+
+
+def _example(fields: tuple[Field, ...]) -> dict[str, Any]:
+    pairs = ((f, _example_value(f)) for f in fields)
+    return {f.name: value for f, value in pairs if value is not None or f.required}
+
+
+def _example_value(field: Field) -> Any:
+    if field.examples:
+        return _plain(field.examples[0])
+    if field.allowed:
+        return _plain(field.allowed[0])
+    if not field.required:
+        return None
+    if field.kind is Kind.OBJECT:
+        return _example(field.fields)
+    if field.kind is Kind.ARRAY and field.item is not None:
+        return [_example_value(field.item)]
+    return _ORDINARY[field.kind]
+
+
+_ORDINARY: dict[Kind, Any] = {
+    Kind.STRING: "text",
+    Kind.INTEGER: 1,
+    Kind.NUMBER: 1.5,
+    Kind.DECIMAL: 1,
+    Kind.BOOLEAN: True,
+    Kind.DATE: "2026-11-20",
+    Kind.TIMESTAMP: "2026-11-20T10:00:00Z",
+    Kind.TIME: "10:00:00",
+    Kind.JSON: {},
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a contract as JSON has it."""
+    match value:
+        case datetime() if value.tzinfo is not None:
+            return value.isoformat().replace("+00:00", "Z")
+        case datetime():
+            return value.isoformat(sep=" ")
+        case date() | time():
+            return value.isoformat()
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case dict():
+            return {name: _plain(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_plain(member) for member in value]
+    return value

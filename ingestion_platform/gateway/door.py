@@ -1,0 +1,235 @@
+"""What the door does with the records of a request: judge, send, wait for Kafka, say what became
+of each. HTTP itself is in `requests` and `routes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ingestion_platform.gateway.counters import Counters
+from ingestion_platform.gateway.envelopes import Envelope
+from ingestion_platform.gateway.idempotency import Answer, Done, Memory
+from ingestion_platform.gateway.judge import Judge, Verdict
+from ingestion_platform.gateway.limits import Rate
+from ingestion_platform.gateway.problems import MEDIA_TYPE, Problem, later
+from ingestion_platform.gateway.publish import Delivered, Failed, Outcome, Publisher
+from ingestion_platform.gateway.refusals import Finding
+from ingestion_platform.settings import Settings
+from ingestion_platform.sources.client import ensure_topic
+from ingestion_platform.sources.record import Record
+from ingestion_platform.streams import Stream
+
+JSON = "application/json"
+_JUDGES = 2  # threads: DuckDB and the decoder leave the interpreter to others
+_RETRY = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that the contract, or its envelope, refuses."""
+
+    findings: tuple[Finding, ...]
+
+
+Result = Outcome | Refused
+
+
+@dataclass
+class Door:
+    """The state of one serving process."""
+
+    settings: Settings
+    streams: dict[str, Stream]
+    publisher: Publisher = field(init=False)
+    memory: Memory = field(init=False)
+    rate: Rate = field(init=False)
+    counters: Counters = field(init=False)
+    in_progress: int = 0
+    """Requests that were begun and not yet answered."""
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        gateway = self.settings.gateway
+        self.publisher = Publisher(self.settings)
+        self.memory = Memory(gateway.idempotency_seconds, gateway.idempotency_bytes)
+        self.rate = Rate(gateway.rate_records, gateway.max_records)
+        self.counters = Counters(self.streams)
+        self._threads = ThreadPoolExecutor(_JUDGES, thread_name_prefix="gateway-judge")
+        self._judges: dict[str, Judge] = {}
+        self._topics: dict[str, asyncio.Task[int]] = {}
+
+    def close(self) -> int:
+        """Deliver what is queued; how many records were given up."""
+        left = self.publisher.close()
+        self._threads.shutdown()
+        return left
+
+    def unready(self) -> str:
+        """Why no record can be taken at present; empty while one can."""
+        return "the door is closing" if self.draining else self.publisher.problem
+
+    async def judge(self, stream: Stream, values: Sequence[bytes]) -> list[Verdict]:
+        """The verdicts of the stream's contract."""
+        if stream.name not in self._judges:
+            self._judges[stream.name] = Judge(stream.contract, self._threads)
+        return await self._judges[stream.name].judge(values)
+
+    async def take(
+        self, stream: Stream, envelopes: Sequence[Envelope], extra: dict[str, bytes], done: Done
+    ) -> list[Result]:
+        """Send the records that the contract accepts; what became of each.
+
+        `extra` are Kafka headers of every record. `done` holds what an earlier attempt delivered,
+        which is not sent again, and is added to.
+
+        Raises:
+            Transient: Kafka is away, or the queue to it full; nothing was sent.
+        """
+        sound = [i for i, e in enumerate(envelopes) if not e.findings]
+        verdicts = dict(
+            zip(sound, await self.judge(stream, [envelopes[i].value for i in sound]), strict=True)
+        )
+        results: dict[int, Result] = {**done}
+        for i, envelope in enumerate(envelopes):
+            if findings := envelope.findings or verdicts[i].findings:
+                results[i] = Refused(findings)
+        wanted = [i for i in range(len(envelopes)) if i not in results]
+        along = tuple(extra.items())
+        records = [
+            Record(
+                _bytes(envelopes[i].key or verdicts[i].key),
+                envelopes[i].value,
+                envelopes[i].headers + along,
+            )
+            for i in wanted
+        ]
+        outcomes = await self._send(stream, records)
+        results |= dict(zip(wanted, outcomes, strict=True))
+        done |= {i: o for i, o in results.items() if isinstance(o, Delivered)}
+        self._count(stream, results, wanted)
+        return [results[i] for i in range(len(envelopes))]
+
+    async def _send(self, stream: Stream, records: list[Record]) -> list[Outcome]:
+        if not records:
+            return []
+        if not self.publisher.problem:
+            await self._topic(stream)
+        outcomes = await self.publisher.send(stream.topic, records)
+        if not any(isinstance(o, Delivered) for o in outcomes):
+            self._topics.pop(stream.topic, None)  # somebody may have removed it
+        return outcomes
+
+    async def _topic(self, stream: Stream) -> None:
+        """See once that the topic exists; all requests wait for the same look."""
+        if stream.topic not in self._topics:
+            look = asyncio.to_thread(ensure_topic, self.settings, stream.topic, stream.partitions)
+            self._topics[stream.topic] = asyncio.ensure_future(look)
+        task = self._topics[stream.topic]
+        try:
+            await asyncio.shield(task)
+        finally:
+            if task.done() and (task.cancelled() or task.exception()):
+                self._topics.pop(stream.topic, None)
+
+    def _count(self, stream: Stream, results: dict[int, Result], wanted: list[int]) -> None:
+        self.counters.add(
+            stream.name,
+            accepted=sum(isinstance(results[i], Delivered) for i in wanted),
+            refused=sum(isinstance(r, Refused) for r in results.values()),
+            failed=sum(isinstance(results[i], Failed) for i in wanted),
+        )
+
+
+def _bytes(key: str | None) -> bytes | None:
+    return None if key is None else key.encode()
+
+
+def answer(stream: Stream, results: Sequence[Result]) -> Answer:
+    """The answer to a request that may have many records: a result for each.
+
+    201 all accepted; 207 some accepted, the others refused for good; 422 all refused; 413 too
+    large for Kafka; 503 when one that could be accepted was not acknowledged.
+    """
+    told = [_told(i, result) for i, result in enumerate(results)]
+    counts = {
+        "accepted": sum(isinstance(r, Delivered) for r in results),
+        "refused": sum(isinstance(r, Refused) for r in results),
+        "failed": sum(isinstance(r, Failed) for r in results),
+    }
+    if any(isinstance(r, Failed) and not r.too_large for r in results):
+        action = "send the same again, with an Idempotency-Key: what Kafka has is not sent twice"
+        detail = f"{counts['failed']} of {len(results)} records were not acknowledged"
+        return _problem("not-acknowledged", detail, action, {**counts, "results": told})
+    if counts["failed"] and not counts["accepted"]:
+        return _problem(
+            "too-large",
+            "Kafka's limit on the size of a record is exceeded",
+            "send smaller records",
+            {**counts, "results": told},
+        )
+    if not counts["accepted"]:
+        return refused(results, {**counts, "results": told})
+    status = 201 if counts["accepted"] == len(results) else 207
+    body = {"stream": stream.name, **counts, "results": told}
+    return Answer(status, msgspec.json.encode(body), JSON, {}, final=True)
+
+
+def answer_one(result: Result, body: dict[str, Any]) -> Answer:
+    """The answer to a request of exactly one record; `body` is it when the record was accepted."""
+    match result:
+        case Delivered():
+            return Answer(201, msgspec.json.encode(body), JSON, {}, final=True)
+        case Refused():
+            return refused([result], {})
+        case Failed(reason, too_large=True):
+            return _problem("too-large", reason, "send a smaller record", {})
+        case Failed(reason):
+            action = "send the same again, with an Idempotency-Key"
+            return _problem("not-acknowledged", reason, action, {})
+
+
+def refused(results: Sequence[Result], more: dict[str, Any]) -> Answer:
+    """422, with the findings of the first refused record as `errors`."""
+    first = next(r for r in results if isinstance(r, Refused))
+    named = ", ".join(dict.fromkeys(f.field or f"rule {f.rule}" for f in first.findings))
+    detail = f"the contract refuses it because of: {named}"
+    if len(results) > 1:
+        detail = f"the contract refuses all {len(results)} records, the first because of: {named}"
+    errors = [f.as_dict() for f in first.findings]
+    return _problem(
+        "refused", detail, "correct it; the same again is refused again", {"errors": errors, **more}
+    )
+
+
+def _problem(kind: str, detail: str, action: str, more: dict[str, Any]) -> Answer:
+    problem = Problem(kind, detail, action=action, more=more)
+    passing = problem.status == 503
+    headers = later(_RETRY) if passing else {}
+    return Answer(problem.status, problem.body(), MEDIA_TYPE, headers, final=not passing)
+
+
+def _told(index: int, result: Result) -> dict[str, Any]:
+    match result:
+        case Delivered(partition, offset):
+            return {
+                "index": index,
+                "status": "accepted",
+                "partition": partition,
+                "offset": offset,
+            }
+        case Refused(findings):
+            return {
+                "index": index,
+                "status": "refused",
+                "errors": [f.as_dict() for f in findings],
+            }
+        case Failed(reason, too_large):
+            status = "refused" if too_large else "failed"
+            error = Finding("value", "size" if too_large else "delivery", reason).as_dict()
+            return {"index": index, "status": status, "errors": [error]}

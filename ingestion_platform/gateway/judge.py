@@ -1,0 +1,94 @@
+"""Judging records by the contract that bronze uses, so that what the door accepts, bronze accepts.
+
+Judging has a fixed cost per call: requests that wait meanwhile are judged together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import cached_property
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.contract.model import Contract
+from ingestion_platform.gateway.refusals import Finding, finding
+
+_TOGETHER = 5000  # records judged by one call, unless a single request has more
+
+
+class Verdict(NamedTuple):
+    """What the contract says of a record: no findings, no objection."""
+
+    findings: tuple[Finding, ...] = ()
+    key: str | None = None
+    """The value of the field that leads the contract's primary key."""
+
+
+class Judge:
+    """A contract that judges the records of all requests to its stream. For one event loop."""
+
+    def __init__(self, contract: Contract, executor: Executor) -> None:
+        self._contract = contract
+        self._executor = executor
+        self._waiting: list[tuple[Sequence[bytes], asyncio.Future[list[Verdict]]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def judge(self, values: Sequence[bytes]) -> list[Verdict]:
+        """The verdicts on records, in their order."""
+        if not values:
+            return []
+        future: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((values, future))
+        if self._work is None:
+            self._work = asyncio.create_task(self._work_off())
+        return await future
+
+    async def _work_off(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            taken = self._take()
+            every = [value for values, _ in taken for value in values]
+            try:
+                verdicts = await loop.run_in_executor(self._executor, self._verdicts, every)
+            except Exception as error:  # each request that waits has to hear of it
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            start = 0
+            for values, future in taken:
+                if not future.done():
+                    future.set_result(verdicts[start : start + len(values)])
+                start += len(values)
+        self._work = None
+
+    def _take(self) -> list[tuple[Sequence[bytes], asyncio.Future[list[Verdict]]]]:
+        """The requests that are judged by the next call."""
+        count, records = 1, len(self._waiting[0][0])
+        for values, _ in self._waiting[1:]:
+            records += len(values)
+            if records > _TOGETHER:
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    @cached_property
+    def _parser(self) -> Parser:
+        return Parser(self._contract)
+
+    def _verdicts(self, values: list[bytes]) -> list[Verdict]:
+        parsed = self._parser.parse(pa.array(values, pa.binary()))
+        verdicts = [Verdict()] * len(values)
+        if self._contract.primary_key:
+            keys = parsed.rows[self._contract.primary_key[0]].to_pylist()
+            for place, key in zip(parsed.valid.to_pylist(), keys, strict=True):
+                verdicts[place] = Verdict(key=None if key is None else str(key))
+        refused = zip(parsed.refused.to_pylist(), parsed.reasons.to_pylist(), strict=True)
+        for place, reasons in refused:
+            verdicts[place] = Verdict(tuple(map(finding, reasons)))
+        return verdicts

@@ -1,0 +1,151 @@
+"""The door's resources: records of every stream, the shop's own paths, health and counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from ingestion_platform.gateway.door import Door, Refused, Result, answer, answer_one, refused
+from ingestion_platform.gateway.envelopes import Envelope
+from ingestion_platform.gateway.idempotency import Answer, Done
+from ingestion_platform.gateway.problems import Problem, later
+from ingestion_platform.gateway.requests import answered, kafka_headers, note, received
+from ingestion_platform.gateway.staging import append_rows
+from ingestion_platform.streams import Stream
+
+_TIME = "timestamp"
+
+
+async def post_records(door: Door, stream: Stream, request: Request) -> Response:
+    """Records of any stream, in any form; a result for each."""
+    envelopes = await received(door, request)
+
+    async def work(done: Done) -> Answer:
+        results = await door.take(stream, envelopes, kafka_headers(request), done)
+        _note(request, stream, results)
+        return answer(stream, results)
+
+    return await answered(door, request, work)
+
+
+async def post_one(door: Door, stream: Stream, request: Request) -> Response:
+    """One record of the shop: `{"status": "accepted", "user_id": ...}`."""
+    (envelope,) = await received(door, request, single=True)
+
+    async def work(done: Done) -> Answer:
+        complete, row = _completed(stream, envelope)
+        (result,) = await door.take(stream, [complete], kafka_headers(request), done)
+        _note(request, stream, [result])
+        return answer_one(result, _accepted(row))
+
+    return await answered(door, request, work)
+
+
+async def post_staged(door: Door, stream: Stream, file: str, request: Request) -> Response:
+    """One record of the shop, into a staging file of the drop zone instead of the topic."""
+    folder = _staging_folder(door, stream)
+    (envelope,) = await received(door, request, single=True)
+
+    async def work(_: Done) -> Answer:
+        complete, row = _completed(stream, envelope)
+        (verdict,) = await door.judge(stream, [complete.value])
+        if verdict.findings:
+            door.counters.add(stream.name, refused=1)
+            return refused([Refused(verdict.findings)], {})
+        columns = [f.name for f in stream.contract.fields if f.derived is None]
+        try:
+            await asyncio.to_thread(append_rows, folder / file, columns, [row])
+        except OSError as error:
+            door.counters.add(stream.name, failed=1)
+            raise Problem(
+                "unavailable",
+                f"{file} cannot be written: {error.strerror}",
+                action="see to the drop zone (DROP_URL), then send the same again",
+                headers=later(10),
+            ) from error
+        return Answer(201, msgspec.json.encode(_accepted(row)), "application/json", {}, final=True)
+
+    note(request, stream=stream.name)
+    return await answered(door, request, work)
+
+
+def _completed(stream: Stream, envelope: Envelope) -> tuple[Envelope, dict[str, Any]]:
+    """The record, with the present time where the stream has a timestamp and it has none; and its
+    fields, none of them if it is no JSON object. Its key is its user."""
+    try:
+        row = msgspec.json.decode(envelope.value, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return envelope, {}
+    if row.get(_TIME) is None and any(f.name == _TIME for f in stream.contract.fields):
+        members = msgspec.json.decode(envelope.value, type=dict[str, msgspec.Raw])
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if not _doubled(envelope.value, members):
+            row[_TIME] = now
+            members[_TIME] = msgspec.Raw(msgspec.json.encode(now))
+            envelope = envelope._replace(value=msgspec.json.encode(members))
+    user = row.get("user_id")
+    return envelope._replace(key=str(user) if isinstance(user, int) else None), row
+
+
+def _doubled(value: bytes, members: dict[str, Any]) -> bool:
+    """Whether a field stands twice: then the record stays as it is, for the contract to refuse."""
+    from ingestion_platform.contract.decoder import object_keys
+
+    return len(object_keys(value)) != len(members)
+
+
+def _accepted(row: dict[str, Any]) -> dict[str, Any]:
+    return {"status": "accepted", "user_id": row.get("user_id")}
+
+
+def _staging_folder(door: Door, stream: Stream) -> Path:
+    """The folder of the stream's domain in the drop zone.
+
+    Raises:
+        Problem: the drop zone is no folder, so that nothing can be appended there.
+    """
+    url = urlsplit(door.settings.drop_url)
+    if url.scheme != "file":
+        raise Problem(
+            "not-possible",
+            "files of an object store cannot be appended to",
+            action="set DROP_URL to a folder, or send the record to the stream itself",
+        )
+    return Path(unquote(url.path)) / stream.domain
+
+
+def _note(request: Request, stream: Stream, results: list[Result]) -> None:
+    counts = Counter(type(result).__name__.lower() for result in results)
+    note(request, stream=stream.name, records=len(results), **counts)
+
+
+async def health(_: Request) -> Response:
+    """The process answers; in the words that the shop's readers know."""
+    return JSONResponse({"status": "healthy"})
+
+
+def ready(door: Door) -> Response:
+    """Whether a record would be taken now, and what was counted so far."""
+    problem = door.unready()
+    body = {
+        "status": "not ready" if problem else "ready",
+        "problem": problem or None,
+        "in_progress": door.in_progress,
+        **door.counters.as_dict(),
+    }
+    return JSONResponse(body, 503 if problem else 200, later(2) if problem else None)
+
+
+def metrics(door: Door) -> Response:
+    """The counts for Prometheus."""
+    return PlainTextResponse(
+        door.counters.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
