@@ -4,6 +4,7 @@ The models themselves, and what a window touches, are the dbt project's.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ from ingestion_platform.streams import Stream
 
 PROJECT = ROOT / "dbt_project"
 ATTEMPTS = 3
+_LOG = logging.getLogger("dagster")
 # What `warehouse` says when trying again may help: nothing was changed then.
 _PASSING = re.compile("another writer|does not answer")
 
@@ -58,26 +60,34 @@ def dbt_project() -> DbtProject:
 
 
 def _parse(project: DbtProject) -> None:
-    """Make the manifest; a reader meets the old one or the new one, never half of it."""
-    began = time.time()
-    with TemporaryDirectory(dir=project.manifest_path.parent) as folder:
-        dbt_command(project).cli(["parse", "--quiet"], target_path=Path(folder)).wait()
-        made = Path(folder) / project.manifest_path.name
-        os.utime(made, (began, began))  # edits made while dbt was reading count as newer
-        made.replace(project.manifest_path)
+    """Make the manifest; a reader meets the old one or the new one, never half of it.
+
+    Should the project have an error, the manifest before it stays: the error is for the models'
+    runs to tell, and no reason to stop streams.
+    """
+    manifest, began = project.manifest_path, time.time()
+    with TemporaryDirectory(dir=manifest.parent) as folder:
+        parsing = dbt_command(project).cli(["parse", "--quiet"], target_path=Path(folder))
+        error = parsing.get_error()
+        if error is None:
+            (Path(folder) / manifest.name).replace(manifest)
+        elif manifest.exists():
+            _LOG.warning("the models stay as they were, since dbt cannot read them: %s", error)
+        else:
+            raise error
+    # Edits made while dbt was reading count as newer.
+    os.utime(manifest, (began, began))
 
 
 def _stale(project: DbtProject) -> bool:
     """Whether a file of the project, or a folder (something was removed), is newer."""
     if not project.manifest_path.exists():
         return True
-    made = project.manifest_path.stat().st_mtime
+    seen = project.manifest_path.stat().st_mtime
     folders = [project.project_dir / name for name in ("models", "macros", "tests", "seeds")]
-    sources = [
-        *project.project_dir.glob("*.yml"),
-        *(f for d in folders for f in [d, *d.rglob("*")]),
-    ]
-    return any(source.stat().st_mtime > made for source in sources if source.exists())
+    files = [file for folder in folders for file in [folder, *folder.rglob("*")]]
+    files += project.project_dir.glob("*.yml")
+    return any(file.stat().st_mtime > seen for file in files if file.exists())
 
 
 class Dbt(DbtCliResource):

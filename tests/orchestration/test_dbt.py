@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.definitions import defs
@@ -36,19 +37,36 @@ def test_streams_of_a_domain_start_on_one_day() -> None:
         dbt.dbt_definitions({"pgr_events": stream, "other": other})
 
 
-def test_the_manifest_is_made_when_a_file_is_newer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """dbt parses once, and again after an edit, without being told."""
+@pytest.mark.slow
+def test_the_manifest_follows_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dbt parses once, and again after an edit; an edit with an error leaves what there was."""
     project = tmp_path / "project"
     _copy(dbt.PROJECT, project)
     monkeypatch.setattr(dbt, "PROJECT", project)
     made = dbt.dbt_project().manifest_path
-    first = made.stat().st_mtime_ns
-    assert dbt.dbt_project().manifest_path.stat().st_mtime_ns == first
+    first = made.stat()
+    assert dbt.dbt_project().manifest_path.stat() == first
     (project / "models" / "pgr" / "unit_tests.yml").unlink()
-    assert dbt.dbt_project().manifest_path.stat().st_mtime_ns > first
+    assert dbt.dbt_project().manifest_path.stat().st_ino != first.st_ino
+    second = made.read_bytes()
+    model = project / "models" / "pgr" / "silver_pgr_events.sql"
+    model.write_text("select * from {{ ref('no_such_model') }}")
+    assert dbt.dbt_project().manifest_path.read_bytes() == second
     assert list(made.parent.glob("tmp*")) == []
+
+
+def test_a_project_that_never_parsed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any manifest there are no models to show: what dbt says is told."""
+    project = tmp_path / "project"
+    _copy(dbt.PROJECT, project)
+    monkeypatch.setattr(dbt, "PROJECT", project)
+    (project / "models" / "pgr" / "silver_pgr_events.sql").write_text(
+        "select * from {{ ref('no_such_model') }}"
+    )
+    with pytest.raises(DagsterDbtCliRuntimeError, match="no_such_model"):
+        dbt.dbt_project()
 
 
 def _copy(source: Path, target: Path) -> None:
