@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ingestion_platform.errors import CatalogUnavailable, StoreUnavailable
 from ingestion_platform.settings import CATALOG, Settings
+from ingestion_platform.warehouse.projection import keep_null_lists
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -23,6 +24,7 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     from pyiceberg.catalog import load_catalog
 
+    keep_null_lists()
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
         Path(urlsplit(uri).path).parent.mkdir(parents=True, exist_ok=True)
