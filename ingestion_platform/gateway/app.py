@@ -66,9 +66,10 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
     _add_shop(app, door, samples)
     _add_streams(app, door, samples)
     # Made here, not when it is first asked for: that would keep everybody else waiting.
-    app.openapi_schema = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     ) | {"components": components(records)}
+    app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 
 
