@@ -72,3 +72,25 @@
 {% macro trino__timestamp_text(column) -%}
   cast(cast({{ column }} as timestamp(6)) as varchar)
 {%- endmacro %}
+
+
+{#
+  A join of each row with the objects in one of its arrays, as columns of `alias`; a row without
+  any stays, with nulls. `columns` names all fields of the objects, in order.
+#}
+{% macro join_objects(array, alias, columns) -%}
+  {{ adapter.dispatch('join_objects')(array, alias, columns) }}
+{%- endmacro %}
+
+{% macro duckdb__join_objects(array, alias, columns) -%}
+  left join lateral (
+    select
+      {%- for column in columns %} item.{{ column }} as {{ column }}{{ ',' if not loop.last }}
+      {%- endfor %}
+    from (select unnest({{ array }}) as item)
+  ) as {{ alias }} on true
+{%- endmacro %}
+
+{% macro trino__join_objects(array, alias, columns) -%}
+  left join unnest({{ array }}) as {{ alias }} ({{ columns | join(', ') }}) on true
+{%- endmacro %}

@@ -1,0 +1,53 @@
+{{ config(schema='gold', sort_by=['user_id', 'item_id']) }}
+
+{#- A pair is recomputed from all of its interactions, whatever their windows. -#}
+{%- set silver = ref('silver_recomart_transactions') -%}
+{%- set windows = window_bounds() -%}
+{%- if windows -%}
+  {%- set queries = [
+      'select user_id, item_id from ' ~ silver ~ ' where ' ~ in_windows('_window'),
+  ] -%}
+  {#- Pairs that had interactions in these windows, and may have them no more. -#}
+  {%- if this_exists() -%}
+    {%- do queries.append('select user_id, item_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+  {%- endif -%}
+  {%- set keys = touched_keys(['user_id', 'item_id'], queries) -%}
+  {%- set dates = dates_of(
+      'select distinct s.event_date from ' ~ silver ~ ' as s inner join (' ~ keys
+      ~ ') as k on s.user_id = k.user_id and s.item_id = k.item_id'
+  ) -%}
+{%- endif %}
+
+with steps as (
+
+    select
+        s.*,
+        row_number() over (
+            partition by s.user_id, s.item_id
+            order by
+                s.event_time,
+                s._window,
+                s._partition nulls first,
+                s._offset nulls first,
+                s.interaction_key
+        ) as step
+    from {{ silver }} as s
+    {%- if windows %}
+    inner join ({{ keys }}) as k on s.user_id = k.user_id and s.item_id = k.item_id
+    where {{ in_list('s.event_date', dates) }}
+    {%- endif %}
+
+)
+
+select
+    user_id,
+    item_id,
+    {{ recomart_counts('implicit_score') }},
+    max_by(rating, step) filter (where rating is not null) as rating,
+    count(*) as interactions,
+    min(event_time) as first_interaction_at,
+    max(event_time) as last_interaction_at,
+    min(_window) as first_window,
+    max(_window) as last_window
+from steps
+group by user_id, item_id

@@ -1,0 +1,54 @@
+{{ config(schema='gold', sort_by=['change_count']) }}
+
+{%- set types = {
+    'movie': (ref('silver_tmdb_movie'), 'title'),
+    'tv_series': (ref('silver_tmdb_tv_series'), 'name'),
+    'person': (ref('silver_tmdb_person'), 'name'),
+} -%}
+{%- set columns = {
+    'tmdb_id': 'bigint', 'title': 'varchar', 'name': 'varchar', 'popularity': 'double',
+    'version_count': 'bigint', 'change_count': 'bigint', 'first_seen_at': 'timestamp',
+    'last_changed_at': 'timestamp', 'first_window': 'date', 'last_window': 'date',
+} -%}
+{%- set keys = ['data_type', 'tmdb_id'] -%}
+{%- if window_bounds() -%}
+  {%- set queries = [] -%}
+  {%- for type, (silver, _) in types.items() -%}
+    {%- do queries.append(
+        "select '" ~ type ~ "' as data_type, tmdb_id from " ~ if_there(silver, columns)
+        ~ ' as s where ' ~ came_in_windows()
+    ) -%}
+  {%- endfor -%}
+  {#- Titles whose versions left bronze, and that silver may not have any more. -#}
+  {%- if this_exists() -%}
+    {%- do queries.append('select data_type, tmdb_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+  {%- endif -%}
+  {%- set touched = touched_keys(keys, queries) -%}
+{%- endif %}
+
+with titles as (
+    {%- for type, (silver, title) in types.items() %}
+
+    select
+        '{{ type }}' as data_type,
+        tmdb_id,
+        {{ title }} as title,
+        popularity,
+        version_count,
+        change_count,
+        first_seen_at,
+        last_changed_at,
+        first_window,
+        last_window
+    from {{ if_there(silver, columns) }} as silver_{{ type }}
+    {{- '\n    union all' if not loop.last }}
+    {%- endfor %}
+
+)
+
+select t.*
+from titles as t
+{%- if window_bounds() %}
+inner join ({{ touched }}) as k on t.data_type = k.data_type and t.tmdb_id = k.tmdb_id
+{%- endif %}
+where t.change_count > 0

@@ -1,0 +1,10 @@
+-- Rows that silver leaves out because they say of no day who did what.
+{{ config(severity='warn') }}
+
+select user_id, item_id, view_mode, event_date, _window
+from {{ source('bronze', 'recomart_transactions') }}
+where
+    user_id is null
+    or item_id is null
+    or view_mode is null
+    or (event_date is null and _window is null)
