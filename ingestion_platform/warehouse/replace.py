@@ -21,6 +21,7 @@ import pyarrow as pa
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.datafiles import split_by
+from ingestion_platform.warehouse.tables import ensure_namespace
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -366,7 +367,7 @@ def _creation(
         source = schema.find_field(column).field_id
         partition.append(PartitionField(source, number, transform, label))
     with answering():
-        catalog.create_namespace_if_not_exists(identifier[0])
+        ensure_namespace(catalog, identifier[0])
         return catalog.create_table_transaction(
             identifier,
             schema,

@@ -83,19 +83,20 @@ def ensure_table(
         return table
     schema, spec = shape()
     with answering():
-        _ensure_namespace(catalog, name.rpartition(".")[0])
+        ensure_namespace(catalog, name.rpartition(".")[0])
         try:
             return catalog.create_table(name, schema, partition_spec=spec, properties=PROPERTIES)
         except TableAlreadyExistsError:  # another process was quicker
             return catalog.load_table(name)
 
 
-def _ensure_namespace(catalog: Catalog, namespace: str) -> None:
+def ensure_namespace(catalog: Catalog, namespace: str) -> None:
+    """Make sure that a namespace exists, whoever else makes it at the same time."""
     from sqlalchemy.exc import IntegrityError
 
     try:
         catalog.create_namespace_if_not_exists(namespace)
-    except IntegrityError:  # another process was quicker
+    except IntegrityError:  # another thread or process was quicker
         return
 
 
