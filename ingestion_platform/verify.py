@@ -18,7 +18,8 @@ from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.commit import range_filter, read_ledgers
+from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -96,6 +97,7 @@ def verify_stream(
     tally = _Tally()
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
+    datasets = [None if t is None else TableDataset(t) for t in (bronze, quarantine)]
     judge = Judge(stream.contract)
     chain = Chain(platform.store, stream.topic)
     ledgers = {} if bronze is None else read_ledgers(bronze)
@@ -104,7 +106,7 @@ def verify_stream(
         for link, span in _due(chain.after(partition, None), ledger.position):
             records = judge.read(platform.store, link)
             records = _between(records, "offset", span.start, span.end)
-            found = [_rows(table, partition, span) for table in (bronze, quarantine)]
+            found = [_rows(table, partition, span) for table in datasets]
             expected = judge.rows(link, records)
             stale = any(
                 s.contract != judge.version
@@ -189,13 +191,18 @@ def _between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
     return table.filter(pc.and_(pc.greater_equal(values, start), pc.less(values, end)))
 
 
-def _rows(table: Table | None, partition: int, span: Span) -> pa.Table | None:
+def _rows(table: TableDataset | None, partition: int, span: Span) -> pa.Table | None:
     """The rows of a span, in the order of their offsets."""
     if table is None:
         return None
+    rows = (
+        (pc.field(c.PARTITION) == partition)
+        & (pc.field(c.GENERATION) == span.generation)
+        & (pc.field(c.OFFSET) >= span.start)
+        & (pc.field(c.OFFSET) < span.end)
+    )
     with answering():
-        rows = table.scan(row_filter=range_filter(partition, [span])).to_arrow()
-    return rows.sort_by(c.OFFSET)
+        return table.scanner(filter=rows).to_table().sort_by(c.OFFSET)
 
 
 def _by_slice(table: Table | None, windows: list[date]) -> dict[tuple[date, int], int]:

@@ -19,10 +19,13 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 from confluent_kafka import Consumer, KafkaError, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.table import Table
 
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
@@ -128,10 +131,30 @@ def read_table(settings: Settings, name: str) -> pa.Table:
     """All rows of a table that came from the log; an empty table without columns if none is."""
     catalog = load_catalog("lakehouse", **settings.catalog)
     try:
-        rows = catalog.load_table(name).scan().to_arrow()
+        table = catalog.load_table(name)
     except NoSuchTableError:
         return pa.table({name: [] for name in ("_generation", "_partition", "_offset")})
+    rows = rows_of(table)
     return rows.filter(pa.compute.is_valid(rows["_offset"]))
+
+
+def rows_of(table: Table) -> pa.Table:
+    """The rows of a table straight from its files: PyIceberg's scan makes empty lists of null
+    ones. It is asked only where deletes have to be applied."""
+    tasks = list(table.scan().plan_files())
+    if not tasks or any(task.delete_files for task in tasks):
+        return table.scan().to_arrow()
+    parts = []
+    for task in tasks:
+        with table.io.new_input(task.file.file_path).open() as file:
+            part = pq.read_table(pa.BufferReader(file.read()))
+        parts.append(part.replace_schema_metadata().cast(_plain(part.schema)))
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Without field ids, which keep equal schemas of several writers apart."""
+    return pa.schema([field.remove_metadata() for field in schema])
 
 
 def snapshots(settings: Settings, stream: Stream) -> tuple[int | None, ...]:

@@ -111,14 +111,14 @@ class Parser:
         self._regular = not doubled.any() and not lacking.any()
         few = lacking.sum() <= len(texts) * FEW
         odd = doubled | lacking if few else doubled
-        batch = _plain(texts.filter(pa.array(~odd)) if odd.any() else texts)
-        places = np.flatnonzero(odd)
         if few:
             try:
-                return self._run(self._strict, batch), places
+                return self._run(self._strict, _without(texts, odd)), np.flatnonzero(odd)
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
-        return self._judge(batch), places
+        if self._decoder.nested:
+            odd |= np.array([self._decoder.doubled_inside(text.as_py()) for text in texts], bool)
+        return self._judge(_without(texts, odd)), np.flatnonzero(odd)
 
     def _run(self, query: str, batch: pa.Table) -> pa.Table:
         connection = self._connection()
@@ -136,7 +136,7 @@ class Parser:
         hashes = self._run(_KEYS, _plain(texts))["keys"].to_numpy()
         doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
-            keys = object_keys(texts[int(first)].as_py())
+            keys = [k for k in object_keys(texts[int(first)].as_py()) if k in self._sent]
             if len(set(keys)) < len(keys):
                 doubled |= hashes == value
             elif not self._sent.issubset(keys):
@@ -157,17 +157,10 @@ class Parser:
     def _unjudged(self, problem: str) -> pa.Table:
         """One row of nulls with the engine's own words as its reason."""
         reason = f"value: cannot be judged: {problem.splitlines()[0]}"
-        nothing = pa.table(
-            {"_value": [None], "_broken": [["*"]], "_given": [reason]},
-            schema=pa.schema(
-                [
-                    ("_value", pa.string()),
-                    ("_broken", pa.list_(pa.string())),
-                    ("_given", pa.string()),
-                ]
-            ),
-        )
-        return self._judge(nothing)
+        shape = self._run(self._lenient, _plain(pa.array([], pa.string()))).schema
+        nothing = [pa.nulls(1, column.type) for column in shape]
+        nothing[shape.get_field_index(REASONS)] = pa.array([reason])
+        return pa.table(nothing, schema=shape)
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         connection = getattr(self._local, "connection", None)
@@ -204,6 +197,11 @@ def _utf8(value: bytes | None) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _without(texts: pa.Array, odd: np.ndarray) -> pa.Table:
+    """The query's input for all records but the odd ones."""
+    return _plain(texts.filter(pa.array(~odd)) if odd.any() else texts)
 
 
 def _plain(texts: pa.Array) -> pa.Table:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, cast
 
 import msgspec
 
 from ingestion_platform.contract.model import Contract, Field, Kind
 
-MAX_DEPTH = 100
+MAX_DEPTH = 500
+"""Deeper records are refused; far below where Python's own, varying, limit would judge."""
 _SHOWN = 80
 
 
@@ -43,29 +45,45 @@ class Decoder:
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
         self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
+        nested = [f for f in self._fields if f.kind in (Kind.OBJECT, Kind.ARRAY)]
+        self.nested = {f.name: f for f in nested}
+        """The fields that hold declared fields of their own."""
+        self._times_inside = any(_has(f, Kind.TIMESTAMP) for f in nested)
         # Attributes of a decoded record that may hold JSON as text, which is then decoded too.
         self._embedded = [f"f{i}" for i, f in enumerate(self._fields) if f.kind is Kind.JSON]
 
     def refused(self, values: Sequence[bytes | None]) -> list[int]:
         """The positions of the records that the gate refuses.
 
-        Decimals beyond the exactness of a double are among them, although they may be fine:
-        `examine` keeps their digits.
+        Some of them may be fine after all: `examine` tells.
         """
         decode = self._decode
+        times_inside = self._times_inside
         embedded = self._embedded
         refused = []
-        for position, value in enumerate(values):
+        for position, value in enumerate(cast(Sequence[bytes], values)):
             try:
                 record = decode(value)
                 for name in embedded:
                     inner = getattr(record, name)
                     if inner.__class__ is str:
                         _decode_open(inner)
+                        if len(inner) > _SHALLOW:
+                            _check_depth(inner.encode())
+                if len(value) > _SHALLOW:
+                    _check_depth(value)
             except Exception:
                 # Whatever the decoder raises (RecursionError included), the record is the reason.
                 refused.append(position)
+            else:
+                if times_inside and _EDGE_OF_TIME.search(value):
+                    refused.append(position)
         return refused
+
+    def doubled_inside(self, value: str) -> bool:
+        """Whether an object inside a field has one of its declared keys twice."""
+        pieces = self._raw(value)
+        return any(_repeated(f, bytes(pieces[n])) for n, f in self.nested.items() if n in pieces)
 
     def examine(self, value: bytes | None) -> Examined:
         """What is wrong with a record, field by field, and what can be kept of it."""
@@ -73,11 +91,13 @@ class Decoder:
             return Examined(None, ["*"], [problem])
         assert value is not None
         try:
+            _check_depth(value)
             pieces = self._raw(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Examined(None, ["*"], [_not_an_object(value, error)])
         examined = Examined(b"{}", [], [])
-        for name in _duplicates(value):
+        keys = Counter(object_keys(value))
+        for name in [f.name for f in self._fields if keys[f.name] > 1]:
             examined.reasons.append(f"{name}: the key stands twice in the object")
             examined.broken.append(name)
         kept = []
@@ -96,6 +116,8 @@ class Decoder:
             value = self._each[item.name](text)
             if item.kind is Kind.JSON and isinstance(value, str):
                 return _embedded_problem(value)
+            if item.name in self.nested:
+                return _inner_problem(item, text, value)
         except UnicodeDecodeError:
             return "is not valid UTF-8"
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -118,6 +140,7 @@ def _embedded_problem(text: str) -> str | None:
     """Why a string is not the JSON text of an object or array, None when it is."""
     try:
         _decode_open(text)
+        _check_depth(text.encode())
     except msgspec.ValidationError:
         return f"must be a JSON object or array, or its text (is {_shown(text.encode())})"
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -148,12 +171,73 @@ def _not_an_object(value: bytes, error: Exception) -> str:
     return f"value: is not valid JSON: {_plain(error)}"
 
 
-def _duplicates(value: bytes) -> list[str]:
-    """The keys that stand more than once in the record itself."""
-    keys = object_keys(value)
-    return (
-        sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
-    )
+_SHALLOW = 2 * MAX_DEPTH  # bytes: what is shorter cannot be too deep
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+
+
+def _check_depth(value: bytes) -> None:
+    """Raise RecursionError for a JSON text that is nested deeper than MAX_DEPTH."""
+    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
+        return
+    depth = 0
+    for found in _STRUCTURE.finditer(value):
+        token = found[0]
+        depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
+        if depth > MAX_DEPTH:
+            raise RecursionError
+
+
+# Only here can an offset lead out of the years that there are.
+_EDGE_OF_TIME = re.compile(rb'"(0001-01-01|9999-12-31)')
+
+
+def _has(item: Field, kind: Kind) -> bool:
+    """Whether a field, or one inside it, is of a kind."""
+    inner = (*item.fields, *((item.item,) if item.item else ()))
+    return item.kind is kind or any(_has(f, kind) for f in inner)
+
+
+def _inner_problem(item: Field, text: bytes, value: Any) -> str | None:
+    """What is wrong inside an object or array that has the right types."""
+    if name := _repeated(item, text):
+        return f"the key {name} stands twice in an object (is {_shown(text)})"
+    if _beyond(value):
+        return f"a timestamp must be of the years 1 to 9999 in UTC (is {_shown(text)})"
+    return None
+
+
+def _repeated(item: Field, text: bytes) -> str | None:
+    """A declared key that stands twice in an object of a field, None when none does."""
+
+    class Pairs(list[tuple[str, Any]]):
+        pass
+
+    def search(f: Field, value: Any) -> str | None:
+        if isinstance(value, Pairs):
+            keys = Counter(key for key, _ in value)
+            found = next((inner.name for inner in f.fields if keys[inner.name] > 1), None)
+            members = dict(value)
+            parts = [(inner, members.get(inner.name)) for inner in f.fields]
+        elif isinstance(value, list) and f.item is not None:
+            found, parts = None, [(f.item, member) for member in value]
+        else:
+            return None
+        return found or next(filter(None, (search(*part) for part in parts)), None)
+
+    return search(item, json.loads(text, object_pairs_hook=Pairs))
+
+
+def _beyond(value: Any) -> bool:
+    """Whether a decoded value holds a timestamp that UTC has no year for."""
+    if isinstance(value, dt.datetime):
+        try:
+            value.astimezone(dt.UTC)
+        except OverflowError:
+            return True
+        return False
+    if isinstance(value, msgspec.Struct):
+        return any(_beyond(getattr(value, name)) for name in value.__struct_fields__)
+    return isinstance(value, list) and any(map(_beyond, value))
 
 
 def object_keys(value: bytes | str) -> list[str]:
@@ -189,13 +273,18 @@ def _plain(error: Exception) -> str:
     message = str(error).removeprefix("JSON is malformed: ")
     message = re.sub(r" - at `(\$\.?)?([^`]*)`", lambda m: f" at {m[2]}" if m[2] else "", message)
     message = message.replace(" | null", "")
-    message = re.sub(r"`(\w+)`", lambda m: _NAMES.get(m[1], m[1]), message)
+    message = re.sub(r"`([\w |]+)`", lambda m: _named(m[1]), message)
     message = re.sub(
         r"Invalid RFC3339 encoded (\w+)",
         lambda m: f"is not an ISO 8601 {_NAMES.get(m[1], m[1])}",
         message,
     )
     return message[:1].lower() + message[1:]
+
+
+def _named(types: str) -> str:
+    """Python's names of types, separated by bars, in words."""
+    return " or ".join(_NAMES.get(name, name) for name in types.split(" | "))
 
 
 def _shown(text: bytes) -> str:
@@ -239,12 +328,19 @@ def _type(item: Field, *, nested: bool = False) -> Any:
     if item.kind is Kind.INTEGER and not nested:
         low, high = _range(item)
         return Annotated[int, msgspec.Meta(ge=low, le=high)]
+    if item.kind is Kind.NUMBER and item.bits == 32 and not nested:
+        return Annotated[float, msgspec.Meta(ge=-_LARGEST_SINGLE, le=_LARGEST_SINGLE)]
     kind: Any = int if item.kind is Kind.INTEGER else _SCALARS[item.kind]
     return _constrained(kind, item) if nested else kind
 
 
-def _range(item: Field) -> tuple[int, int]:
-    """The smallest and the largest integer that the field's bits hold."""
+_LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
+
+
+def _range(item: Field) -> tuple[float, float]:
+    """The smallest and the largest number that the field's bits hold."""
+    if item.kind is Kind.NUMBER:
+        return -_LARGEST_SINGLE, _LARGEST_SINGLE
     return -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
 
 
@@ -268,10 +364,10 @@ def _constrained(kind: Any, item: Field) -> Any:
         "lt": item.exclusive_maximum,
         "min_length": item.min_length,
         "max_length": item.max_length,
-        "pattern": None if item.pattern is None else f"^(?:{item.pattern})$",
+        "pattern": None if item.pattern is None else rf"\A(?:{item.pattern})\Z",
     }
     given = {name: limit for name, limit in limits.items() if limit is not None}
-    if item.kind is Kind.INTEGER:
+    if item.kind is Kind.INTEGER or (item.kind is Kind.NUMBER and item.bits == 32):
         # The bits set a limit wherever the contract does not set a narrower one.
         low, high = _range(item)
         given |= {} if "gt" in given or "ge" in given else {"ge": low}

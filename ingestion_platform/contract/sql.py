@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -32,6 +32,9 @@ FORMATS = {
     "ipv6": r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
 }
 """What a string of each format looks like (RE2, the whole value)."""
+
+# What Python, and so the libraries that read the tables, can hold.
+_YEARS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 # What only a cast of a text can tell, with what is expected.
 _CAST = {Kind.DATE: "date", Kind.TIMESTAMP: "timestamp", Kind.TIME: "time"}
@@ -168,15 +171,28 @@ def _type_reasons(item: Field) -> Iterator[str]:
     if item.kind in _CAST:
         said = _is(item.name, f"cannot be stored as {_CAST[item.kind]}", sent)
         yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
+    if item.kind is Kind.TIMESTAMP:
+        low, high = (value_literal(limit) for limit in _YEARS)
+        said = _is(item.name, "must be of the years 1 to 9999 in UTC", sent)
+        yield _reason(f"{name} NOT BETWEEN {low} AND {high}", said)
     if item.kind is Kind.JSON:
         said = _is(item.name, "must be a JSON object or array, or its text", sent)
         yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
     if item.kind is Kind.DECIMAL:
         said = _is(item.name, f"does not fit decimal({item.precision},{item.scale})", sent)
-        # A cast rounds what is too long; a wider one keeps it, and shows the difference.
-        wide = f"TRY_CAST({sent} AS DECIMAL(38,{min(38, (item.scale or 0) + 10)}))"
-        differs = f"{name} IS NULL OR {wide} IS DISTINCT FROM {name}"
+        differs = f"{name} IS NULL OR {_digits_lost(item, sent, name)}"
         yield _reason(f"{sent} IS NOT NULL AND ({differs})", said)
+
+
+def _digits_lost(item: Field, sent: str, name: str) -> str:
+    """Whether casting a decimal's text rounded it."""
+    scale = item.scale or 0
+    plain = text(rf"\.\d{{{scale}}}\d*[1-9]")
+    wide = f"DECIMAL(38, {min(38, scale + 10)})"
+    # What is too large for the wider type has no digits that it could lose.
+    powers = f"coalesce(TRY_CAST({sent} AS {wide}) <> TRY_CAST({name} AS {wide}), false)"
+    with_power = f"contains({sent}, 'e') OR contains({sent}, 'E')"
+    return f"CASE WHEN {with_power} THEN {powers} ELSE regexp_matches({sent}, {plain}) END"
 
 
 def _value_reasons(item: Field) -> Iterator[str]:
@@ -210,7 +226,9 @@ def _value_reasons(item: Field) -> Iterator[str]:
 def _length_reasons(item: Field, name: str) -> Iterator[str]:
     if item.kind is Kind.ARRAY:  # the gate has judged its length
         if item.unique_items:
-            condition = f"len({name}) <> len(list_distinct({name}))"
+            # Distinct items are counted without nulls, of which one may be there.
+            once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"
+            condition = f"len({name}) <> {once}"
             yield _reason(condition, text(f"{item.name}: must not repeat an item"))
         return
     if item.min_length is not None:

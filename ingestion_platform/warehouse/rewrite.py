@@ -7,6 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from ingestion_platform.warehouse.datafiles import write_data_files
+from ingestion_platform.warehouse.dataset import TableDataset
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -47,14 +48,9 @@ def _all_match(table: Table, task: FileScanTask, chosen: BooleanExpression) -> b
 
 def _rest(table: Table, task: FileScanTask, bound: BooleanExpression) -> list[DataFile] | None:
     """New files with the rows that do not match; None when all of them do not."""
-    from pyiceberg.expressions import AlwaysTrue
-    from pyiceberg.io.pyarrow import ArrowScan, _expression_to_complementary_pyarrow
+    from pyiceberg.io.pyarrow import _expression_to_complementary_pyarrow
 
-    rows = ArrowScan(
-        table_metadata=table.metadata,
-        io=table.io,
-        projected_schema=table.schema(),
-        row_filter=AlwaysTrue(),
-    ).to_table(tasks=[task])
+    # Not by PyIceberg's scan, which makes empty lists of null ones.
+    rows = TableDataset(table).subset([task]).scanner().to_table()
     rest = rows.filter(_expression_to_complementary_pyarrow(bound, table.schema()))
     return None if rest.num_rows == rows.num_rows else write_data_files(table, rest)
