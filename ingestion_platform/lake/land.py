@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ROWS = 250_000
 BYTES = 128 * 1024 * 1024
 _EPOCH = date(1970, 1, 1)
+_UNKNOWN = -(10**6)  # a day before all others
 _TYPES = np.array(["not_available", "create_time", "log_append_time"])
 
 
@@ -107,7 +108,7 @@ def land(
     tails = Chain(store, topic.name).tails(topic.partitions)
     todo = {p: b for p, b in backlogs(topic, watermarks, tails).items() if p in chosen}
     for backlog in todo.values():
-        _heal_sidecar(store, backlog.tail)
+        heal_sidecar(store, backlog.tail)
     todo = {p: b for p, b in todo.items() if b.start < b.end}
     if not todo:
         return
@@ -116,7 +117,7 @@ def land(
         p: _Builder(topic, p, backlog, today if last is None else min(last, today), today)
         for p, backlog in todo.items()
     }
-    with _Writer(store, lambda: _same(log, topic)) as writer:
+    with Writer(store, lambda: _same(log, topic)) as writer:
         for run in log.read({p: (b.start, b.end) for p, b in todo.items()}):
             builder = builders[run.partition]
             builder.add(run)
@@ -159,7 +160,7 @@ class _Builder:
         tail = self.backlog.tail
         self._start = self.backlog.start
         self._previous = None if tail is None else (tail.generation, tail.end)
-        self._floor = -(10**6) if tail is None else (tail.name.window - _EPOCH).days
+        self._floor = _UNKNOWN if tail is None else (tail.name.window - _EPOCH).days
 
     def add(self, run: Run) -> None:
         """Take a run; where its records enter another window, what was collected is cut off."""
@@ -198,10 +199,10 @@ class _Builder:
     def _days(self, stamps: np.ndarray) -> np.ndarray:
         """Each record's window: its day, never before the one ahead of it, never after today."""
         today = (self.today - _EPOCH).days
-        days = np.where(stamps[:, 0] == 0, self._floor, stamps[:, 1] // 86_400_000)
-        if self._floor < 0:
-            days = np.where(stamps[:, 0] == 0, today, days)
+        days = np.where(stamps[:, 0] == 0, _UNKNOWN, stamps[:, 1] // 86_400_000)
         days = np.minimum(days, today)
+        if self._floor == days[0] == _UNKNOWN:
+            days[0] = today
         return np.maximum.accumulate(np.maximum(days, self._floor))
 
     def _cut(self, end: int) -> None:
@@ -258,7 +259,7 @@ def _no_headers(count: int) -> pa.Array:
     return pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), nothing).cast(HEADERS)
 
 
-class _Writer:
+class Writer:
     """Encodes files on threads and stores them, each partition's in the order of its chain."""
 
     def __init__(self, store: Store, check: Callable[[], None]) -> None:
@@ -268,7 +269,7 @@ class _Writer:
         self._ahead: dict[int, Future[Landed]] = {}
         self._queue: deque[Future[Landed]] = deque()
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -305,7 +306,7 @@ def write_sidecar(store: Store, link: Link, table: pa.Table, data: bytes) -> Non
     store.write(link.name.sidecar, text.encode())
 
 
-def _heal_sidecar(store: Store, tail: Link | None) -> None:
+def heal_sidecar(store: Store, tail: Link | None) -> None:
     """Write the metadata of a chain's last file, should its writer have died before."""
     if tail is None:
         return

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from lake_files import link_of, put
 
 from ingestion_platform.errors import Permanent, StoreUnavailable
 from ingestion_platform.lake.chain import Chain
-from ingestion_platform.lake.land import _heal_sidecar
+from ingestion_platform.lake.land import heal_sidecar
 from ingestion_platform.lake.store import Store, open_store, store_at
 from ingestion_platform.settings import Settings
 from services import Services
@@ -119,6 +120,59 @@ def test_names_are_taken_as_they_are(store: Store, name: str) -> None:
     assert store.read(f"{name}/x") == b"1"
 
 
+def test_large_files_are_stored_and_read_in_pieces(store: Store, tmp_path: Path) -> None:
+    """A local file becomes an object; it stays where it is."""
+    file = tmp_path / "file"
+    for content in (b"", b"small", bytes(range(256)) * 100_000):
+        file.write_bytes(content)
+        store.write_file("zone/a b%20.csv", file)
+        assert b"".join(store.chunks("zone/a b%20.csv")) == content
+        assert file.exists()
+        file.unlink()  # it may be the object itself: it must not be written to
+    with pytest.raises(FileNotFoundError):
+        list(store.chunks("zone/nothing"))
+
+
+def test_an_entry_changes_with_its_object(store: Store) -> None:
+    """Its size or its version; when it was written is told in UTC."""
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    assert store.entry("zone/x") is None
+    store.write("zone/x", b"one")
+    one = store.entry("zone/x")
+    assert one is not None
+    assert (one.path, one.size) == ("zone/x", 3)
+    assert began < one.modified < datetime.now(UTC) + timedelta(seconds=5)
+    assert store.entry("zone/x") == one
+    assert list(store.files("zone")) == [one]
+    store.write("zone/x", b"two")
+    two = store.entry("zone/x")
+    assert two is not None
+    assert two.version != one.version
+
+
+def test_a_listing_is_of_one_level(store: Store) -> None:
+    """Objects and folders directly below."""
+    for path in ("a/x", "a/b/y", "a/b/c/z", "a.d/x"):
+        store.write(path, b".")
+    entries, folders = store.listing("a/")
+    assert [e.path for e in entries] == ["a/x"]
+    assert folders == ["b"]
+    assert store.listing("nothing/") == ([], [])
+
+
+def test_renaming_moves_or_says_that_it_cannot(store: Store, settings: Settings) -> None:
+    """An object store has no such step."""
+    store.write("zone/x", b"1")
+    before = store.entry("zone/x")
+    assert before is not None
+    moved = store.rename("zone/x", "zone/_taken/x")
+    assert moved == settings.lake_url.startswith("file:")
+    after = store.entry("zone/_taken/x" if moved else "zone/x")
+    assert after is not None
+    assert (after.version, after.size) == (before.version, before.size)
+    assert not store.rename("zone/nothing", "zone/_taken/y")
+
+
 def test_the_url_tells_where_it_is(store: Store, settings: Settings) -> None:
     """As the settings have it, in s3's own spelling."""
     assert store.url == settings.lake_url
@@ -130,7 +184,7 @@ def test_a_sidecar_that_was_never_written_is_made_up_for(store: Store) -> None:
     put(store, link_of("t", 0, 3))
     tail = Chain(store, "t").tails([0])[0]
     for _ in range(2):
-        _heal_sidecar(store, tail)
+        heal_sidecar(store, tail)
         assert b'"record_count": 3' in store.read(tail.name.sidecar)
 
 

@@ -1,0 +1,151 @@
+"""Cutting a log into files of one window each, against the rule applied record by record."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lake_files import link_of
+
+from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.land import Backlog, _Builder, backlogs
+from ingestion_platform.sources.kafka import Run, Topic, Watermarks
+
+TOPIC = Topic("t", "A", "cluster", (0,))
+TODAY = date(2026, 11, 20)
+EPOCH = date(1970, 1, 1)
+DAY_MS = 86_400_000
+
+
+class Message:
+    """As much of a consumed message as is read of it."""
+
+    def __init__(self, offset: int, kind: int, stamp: int) -> None:
+        self._offset, self._stamp = offset, (kind, stamp)
+
+    def offset(self) -> int:
+        """The offset."""
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        """Kind (0: there is none) and milliseconds."""
+        return self._stamp
+
+    def key(self) -> None:
+        """None."""
+
+    def value(self) -> bytes:
+        """A value by which records can be told apart."""
+        return b"%d" % self._offset
+
+    def headers(self) -> None:
+        """None."""
+
+
+stamps = st.tuples(
+    st.sampled_from([0, 1, 1, 1, 2]),
+    st.integers(-4, 3).flatmap(
+        lambda day: st.sampled_from([0, 1, DAY_MS - 1]).map(
+            lambda ms: ((TODAY - EPOCH).days + day) * DAY_MS + ms
+        )
+    )
+    | st.sampled_from([0, 2**62]),
+)
+logs = st.lists(st.tuples(st.integers(1, 3), stamps), max_size=40)
+
+
+def built(
+    log: list[tuple[int, tuple[int, int]]],
+    runs: list[int],
+    tail: Link | None,
+    last: date,
+    rows: int,
+) -> list[tuple[Link, Any]]:
+    """The files that a log (steps between offsets, and stamps) is cut into."""
+    start = tail.end if tail else 0
+    messages, offset = [], start - 1
+    for step, stamp in log:
+        offset += step
+        messages.append(Message(offset, *stamp))
+    end = offset + 2  # a marker at the end
+    builder = _Builder(TOPIC, 0, Backlog(start, end, tail, 0), last, TODAY)
+    files = []
+    edges = sorted({0, *(r for r in runs if r < len(messages)), len(messages)})
+    for low, high in pairwise(edges):
+        builder.add(Run(0, messages[low:high], None))  # type: ignore[arg-type]
+        files += builder.take(rows, 2**40, finished=False)
+    builder.add(Run(0, [], end))
+    return files + builder.take(rows, 2**40, finished=True)
+
+
+def windows(log: list[tuple[int, tuple[int, int]]], floor: date | None) -> list[date]:
+    """The rule, record by record."""
+    found = []
+    for _, (kind, stamp) in log:
+        own = EPOCH + timedelta(days=min(stamp // DAY_MS, 2_000_000))
+        day = min(own, TODAY) if kind else (floor or TODAY)
+        floor = max(day, floor) if floor else day
+        found.append(floor)
+    return found
+
+
+@given(
+    log=logs,
+    runs=st.lists(st.integers(1, 39), max_size=4),
+    tail_window=st.none() | st.integers(-3, 0).map(lambda n: TODAY + timedelta(days=n)),
+    last=st.integers(-3, 0).map(lambda n: TODAY + timedelta(days=n)),
+    rows=st.integers(1, 50),
+)
+def test_files_are_cut_by_window(
+    log: list[tuple[int, tuple[int, int]]],
+    runs: list[int],
+    tail_window: date | None,
+    last: date,
+    rows: int,
+) -> None:
+    """Every record up to the last window is in one file, of its window, and they form a chain."""
+    tail = link_of("t", 5, 9, window=tail_window, previous=("A", 5)) if tail_window else None
+    files = built(log, runs, tail, last, rows)
+    expected = windows(log, tail_window)
+    taken = next((n for n, day in enumerate(expected) if day > last), len(log))
+
+    found = [(o, link.name.window) for link, t in files for o in t["offset"].to_pylist()]
+    offset, places = (tail.end if tail else 0) - 1, []
+    for step, _ in log:
+        offset += step
+        places.append(offset)
+    assert found == list(zip(places[:taken], expected[:taken], strict=True))
+    values = [v for _, t in files for v in t["value"].to_pylist()]
+    assert values == [b"%d" % at for at in places[:taken]]
+
+    at = ("A", tail.end) if tail else None
+    for link, table in files:
+        assert link.start == (at[1] if at else 0)
+        assert (link.previous_generation, link.previous_end) == (at or (None, None))
+        assert link.rows == table.num_rows
+        assert link.start < link.end
+        at = ("A", link.end)
+    if taken == len(log):
+        assert at == ("A", offset + 2)
+
+
+def test_what_is_landed_next() -> None:
+    """From the tails and the watermarks: go on, skip what retention took, start a generation."""
+    marks = {0: Watermarks(5, 20), 1: Watermarks(0, 3), 2: Watermarks(0, 0)}
+    tails = {0: link_of("t", 0, 12), 1: link_of("t", 0, 7, partition=1, generation="Z")}
+    found = backlogs(TOPIC, marks, tails)
+    assert [(b.start, b.end, b.ordinal) for b in found.values()] == [
+        (12, 20, 0),
+        (0, 3, 0),
+        (0, 0, 0),
+    ]
+    new = Topic("t", "B", "cluster", (0, 1, 2))
+    found = backlogs(new, marks, tails)
+    assert [(b.start, b.end, b.ordinal) for b in found.values()] == [
+        (5, 20, 1),
+        (0, 3, 1),
+        (0, 0, 1),
+    ]
