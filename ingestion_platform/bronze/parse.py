@@ -63,36 +63,53 @@ class Parser:
         self._regular = True  # whether the last records all had every field once
         self._local = threading.local()
 
-    def parse(self, values: pa.Array) -> Parsed:
-        """Judge records given as a binary array (null for a tombstone)."""
+    def parse(self, values: pa.Array | pa.ChunkedArray) -> Parsed:
+        """Judge records given as binary values (null for a tombstone)."""
+        if isinstance(values, pa.Array):
+            values = pa.chunked_array([values])
         listed = values.to_pylist()
-        every = range(len(listed))
-        suspects = set(every) if self._careful else set(self._decoder.refused(listed))
-        texts, places = _others(values, listed, suspects)
+        odd = np.full(len(listed), self._careful)
+        if not self._careful:
+            odd[self._decoder.refused(listed)] = True
+        texts = _others(values, listed, odd)
         judged = self._judge_quickly(texts)
         if judged is None:
-            judged, odd = self._judge_carefully(texts)
-            suspects.update(places[odd].tolist())
-            places = np.delete(places, odd)
-        if suspects:
-            odd_places = np.array(sorted(suspects), np.int64)
-            examined = [self._decoder.examine(listed[i]) for i in odd_places]
-            judged = pa.concat_tables([judged, self._judge(_examined(examined))])
-            places = np.concatenate([places, odd_places])
-        return self._parsed(judged, places)
+            judged = self._judge_carefully(texts, odd)
+        return self._parsed(judged, listed, odd)
 
-    def _parsed(self, judged: pa.Table, places: np.ndarray) -> Parsed:
-        reasons = judged[REASONS].combine_chunks()
+    def _parsed(self, judged: pa.Table, listed: list[bytes | None], odd: np.ndarray) -> Parsed:
+        """The verdicts on all records; those at the places `odd` are examined for it."""
+        valid, rows, others, reasons = self._told_apart(judged, ~odd)
+        if odd.any():
+            places = np.flatnonzero(odd)
+            examined = self._judge(_examined([self._decoder.examine(listed[i]) for i in places]))
+            more = self._told_apart(examined, np.ones(len(places), bool))
+            valid = np.concatenate([valid, places[more[0]]])
+            rows = pa.concat_tables([rows, more[1]])
+            others = np.concatenate([others, places[more[2]]])
+            reasons = pa.chunked_array([*reasons.chunks, *more[3].chunks], reasons.type)
+        split = pc.split_pattern(reasons.combine_chunks(), SEPARATOR)
+        return Parsed(pa.array(valid), rows.cast(self.schema), pa.array(others), split)
+
+    @staticmethod
+    def _told_apart(
+        judged: pa.Table, chosen: np.ndarray
+    ) -> tuple[np.ndarray, pa.Table, np.ndarray, pa.ChunkedArray]:
+        """Places and rows of the valid ones of the chosen, places and reasons of the others."""
+        reasons = judged[REASONS]
         rows = judged.drop_columns([REASONS])
-        fine = pc.equal(reasons, "")
-        if not pc.all(fine, min_count=0).as_py():
-            rows = rows.filter(fine)
-        mask = fine.to_numpy(zero_copy_only=False).astype(bool)
-        refused = pc.split_pattern(reasons.filter(pc.invert(fine)), SEPARATOR)
-        valid, others = pa.array(places[mask]), pa.array(places[~mask])
-        return Parsed(valid, rows.cast(self.schema), others, refused)
+        fine = pc.equal(reasons, "").to_numpy().astype(bool)
+        valid, refused = fine & chosen, ~fine & chosen
+        if not valid.all():
+            rows = rows.filter(pa.array(valid))
+        return (
+            np.flatnonzero(valid),
+            rows,
+            np.flatnonzero(refused),
+            reasons.filter(pa.array(refused)),
+        )
 
-    def _judge_quickly(self, texts: pa.Array) -> pa.Table | None:
+    def _judge_quickly(self, texts: pa.ChunkedArray) -> pa.Table | None:
         """All records at once, None when one of them lacks a field or has one twice."""
         if not self._regular:
             return None
@@ -102,23 +119,24 @@ class Parser:
             self._regular = False
             return None
 
-    def _judge_carefully(self, texts: pa.Array) -> tuple[pa.Table, np.ndarray]:
-        """Judge all but the odd records, whose places are given too.
+    def _judge_carefully(self, texts: pa.ChunkedArray, odd: np.ndarray) -> pa.Table:
+        """Judge all but the odd records, and mark further ones as odd.
 
         Those are the ones with a field twice, and those that lack one, when they are few.
         """
         doubled, lacking = self._by_keys(texts)
         self._regular = not doubled.any() and not lacking.any()
-        few = lacking.sum() <= len(texts) * FEW
-        odd = doubled | lacking if few else doubled
-        if few:
+        odd |= doubled
+        if lacking.sum() <= len(texts) * FEW:
+            odd |= lacking
             try:
-                return self._run(self._strict, _without(texts, odd)), np.flatnonzero(odd)
+                return self._run(self._strict, _plain(_hidden(texts, odd)))
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
         if self._decoder.nested:
-            odd |= np.array([self._decoder.doubled_inside(text.as_py()) for text in texts], bool)
-        return self._judge(_without(texts, odd)), np.flatnonzero(odd)
+            for place in np.flatnonzero(~odd):
+                odd[place] = self._decoder.doubled_inside(texts[int(place)].as_py())
+        return self._judge(_plain(_hidden(texts, odd)))
 
     def _run(self, query: str, batch: pa.Table) -> pa.Table:
         connection = self._connection()
@@ -128,7 +146,7 @@ class Parser:
         finally:
             connection.unregister(INPUT)
 
-    def _by_keys(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    def _by_keys(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the records with a key twice, and of those that lack one.
 
         Records with the same list of keys are told apart from others once for all.
@@ -136,7 +154,10 @@ class Parser:
         hashes = self._run(_KEYS, _plain(texts))["keys"].to_numpy()
         doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
-            keys = [k for k in object_keys(texts[int(first)].as_py()) if k in self._sent]
+            text = texts[int(first)].as_py()
+            if text is None:
+                continue
+            keys = [k for k in object_keys(text) if k in self._sent]
             if len(set(keys)) < len(keys):
                 doubled |= hashes == value
             elif not self._sent.issubset(keys):
@@ -174,21 +195,40 @@ class Parser:
 
 
 def _others(
-    values: pa.Array, listed: list[bytes | None], suspects: set[int]
-) -> tuple[pa.Array, np.ndarray]:
-    """The values that are not suspect, as strings, and their places.
+    values: pa.ChunkedArray, listed: list[bytes | None], odd: np.ndarray
+) -> pa.ChunkedArray:
+    """The values as strings, null at the places that are odd.
 
     Strings are checked at the speed of memory; what is no UTF-8 in parts that the gate skips
-    becomes suspect too.
+    becomes odd too.
     """
-    mask = np.ones(len(listed), bool)
-    mask[list(suspects)] = False
     try:
-        texts = (values.filter(pa.array(mask)) if suspects else values).cast(pa.string())
+        return _hidden(values, odd).cast(pa.string())
     except pa.ArrowInvalid:
-        suspects |= {i for i in np.flatnonzero(mask).tolist() if not _utf8(listed[i])}
-        return _others(values, listed, suspects)
-    return texts, np.flatnonzero(mask)
+        for place in np.flatnonzero(~odd):
+            odd[place] = not _utf8(listed[place])
+        return _hidden(values, odd).cast(pa.string())
+
+
+def _hidden(values: pa.ChunkedArray, odd: np.ndarray) -> pa.ChunkedArray:
+    """The values with nulls at the places that are odd; only their bitmaps are made anew."""
+    if not odd.any():
+        return values
+    chunks, start = [], 0
+    for chunk in values.chunks:
+        _, offsets, data = chunk.buffers()
+        shown = ~odd[start : start + len(chunk)]
+        if chunk.null_count:
+            shown &= chunk.is_valid().to_numpy(zero_copy_only=False)
+        bits = np.concatenate([np.zeros(chunk.offset, bool), shown])
+        bitmap = pa.py_buffer(np.packbits(bits, bitorder="little").tobytes())
+        chunks.append(
+            pa.Array.from_buffers(
+                values.type, len(chunk), [bitmap, offsets, data], offset=chunk.offset
+            )
+        )
+        start += len(chunk)
+    return pa.chunked_array(chunks, values.type)
 
 
 def _utf8(value: bytes | None) -> bool:
@@ -199,12 +239,7 @@ def _utf8(value: bytes | None) -> bool:
     return True
 
 
-def _without(texts: pa.Array, odd: np.ndarray) -> pa.Table:
-    """The query's input for all records but the odd ones."""
-    return _plain(texts.filter(pa.array(~odd)) if odd.any() else texts)
-
-
-def _plain(texts: pa.Array) -> pa.Table:
+def _plain(texts: pa.Array | pa.ChunkedArray) -> pa.Table:
     """The query's input for records that have no reason against them yet."""
     count = len(texts)
     return pa.table(
