@@ -7,10 +7,12 @@ Paths are relative to the store's root, with forward slashes.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -19,15 +21,22 @@ from ingestion_platform.errors import Permanent, StoreUnavailable
 from ingestion_platform.settings import Settings
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Store as ObstoreS3
+
+
+CHUNK = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object and its size in bytes."""
+    """One stored object: its size in bytes, when it was written (to a second or better), and what
+    changes with its content."""
 
     path: str
     size: int
+    modified: datetime
+    version: str
 
 
 class Store(Protocol):
@@ -65,8 +74,30 @@ class Store(Protocol):
             FileNotFoundError: there is none.
         """
 
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The whole object, piece by piece.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def write_file(self, path: str, source: Path) -> None:
+        """Store a local file durably, in place of any object that is there; it may be large.
+
+        The file must not change afterwards: it may become the object itself.
+        """
+
+    def entry(self, path: str) -> Entry | None:
+        """One object, None when there is none."""
+
+    def rename(self, path: str, to: str) -> bool:
+        """Move an object in one step; False when there is none, or the store has no such step."""
+
     def files(self, prefix: str) -> Iterator[Entry]:
         """All objects below a folder, at any depth, in no particular order."""
+
+    def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
+        """What lies directly below a folder: its objects, and the names of its folders."""
 
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders directly below a folder, sorted."""
@@ -76,23 +107,29 @@ class Store(Protocol):
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that LAKE_URL names."""
+    """The lake: the store that LAKE_URL names."""
     return store_at(settings.lake_url, settings.s3)
 
 
-def store_at(url: str, s3: Mapping[str, str]) -> Store:
-    """A store by its URL; `s3` as in `Settings.s3`."""
+def open_drop(settings: Settings) -> Store:
+    """The store that DROP_URL names; the drop zones of the file door are folders of it."""
+    return store_at(settings.drop_url, settings.s3, setting="DROP_URL")
+
+
+def store_at(url: str, s3: Mapping[str, str], *, setting: str = "LAKE_URL") -> Store:
+    """A store by its URL; `s3` as in `Settings.s3`, `setting` is what errors name."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)))
-    return S3Store(url, parts.netloc, parts.path.strip("/"), s3)
+        return LocalStore(Path(unquote(parts.path)), setting)
+    return S3Store(url, parts.netloc, parts.path.strip("/"), s3, setting)
 
 
 class LocalStore:
     """A folder of a local (or mounted) file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, setting: str = "LAKE_URL") -> None:
         self._root = root
+        self._setting = setting
 
     @property
     def url(self) -> str:
@@ -102,7 +139,7 @@ class LocalStore:
     def create(self, path: str, data: bytes) -> bool:
         """See Store."""
         target = self._root / path
-        with _local_errors(path), _staged(target, data) as staged:
+        with self._errors(path), _staged(target, data) as staged:
             try:
                 os.link(staged, target)
             except FileExistsError:
@@ -113,48 +150,102 @@ class LocalStore:
     def write(self, path: str, data: bytes) -> None:
         """See Store."""
         target = self._root / path
-        with _local_errors(path), _staged(target, data) as staged:
+        with self._errors(path), _staged(target, data) as staged:
             staged.replace(target)
             _sync(target.parent)
 
     def read(self, path: str) -> bytes:
         """See Store."""
-        with _local_errors(path):
+        with self._errors(path):
             return (self._root / path).read_bytes()
 
     def tail(self, path: str, size: int) -> bytes:
         """See Store."""
-        with _local_errors(path), (self._root / path).open("rb") as file:
+        with self._errors(path), (self._root / path).open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - size))
             return file.read()
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """See Store."""
+        with self._errors(path), (self._root / path).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def write_file(self, path: str, source: Path) -> None:
+        """See Store."""
+        target = self._root / path
+        with self._errors(path), _staged(target, source) as staged:
+            staged.replace(target)
+            _sync(target.parent)
+
+    def entry(self, path: str) -> Entry | None:
+        """See Store."""
+        with self._errors(path):
+            return self._entry(self._root / path)
+
+    def _entry(self, file: Path) -> Entry | None:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:  # gone since it was listed
+            return None
+        path = file.relative_to(self._root).as_posix()
+        modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+        return Entry(path, stat.st_size, modified, f"{stat.st_ino}-{stat.st_mtime_ns}")
+
+    def rename(self, path: str, to: str) -> bool:
+        """See Store."""
+        target = self._root / to
+        with self._errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (self._root / path).rename(target)
+            except FileNotFoundError:
+                return False
+            return True
 
     def files(self, prefix: str) -> Iterator[Entry]:
         """See Store."""
         for folder, _, names in os.walk(self._root / prefix):
             for name in names:
-                file = Path(folder) / name
-                if not name.startswith(_STAGED):
-                    yield Entry(file.relative_to(self._root).as_posix(), file.stat().st_size)
+                if not name.startswith(_STAGED) and (found := self._entry(Path(folder) / name)):
+                    yield found
+
+    def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
+        """See Store."""
+        entries, folders = [], []
+        with self._errors(prefix):
+            folder = self._root / prefix
+            for child in sorted(folder.iterdir()) if folder.is_dir() else []:
+                if child.is_dir():
+                    folders.append(child.name)
+                elif not child.name.startswith(_STAGED) and (found := self._entry(child)):
+                    entries.append(found)
+        return entries, folders
 
     def folders(self, prefix: str) -> list[str]:
         """See Store."""
-        folder = self._root / prefix
-        return sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+        return self.listing(prefix)[1]
 
     def remove(self, path: str) -> None:
         """See Store."""
-        with _local_errors(path):
+        with self._errors(path):
             (self._root / path).unlink(missing_ok=True)
+
+    def _errors(self, path: str) -> AbstractContextManager[None]:
+        return _local_errors(path, self._setting)
 
 
 class S3Store:
     """A bucket, or a prefix in it, of AWS S3, MinIO or another server of that protocol."""
 
-    def __init__(self, url: str, bucket: str, prefix: str, s3: Mapping[str, str]) -> None:
+    def __init__(
+        self, url: str, bucket: str, prefix: str, s3: Mapping[str, str], setting: str
+    ) -> None:
         from obstore.store import S3Store as Client
 
         self._url = url
+        self._setting = setting
         config: Any = {**s3, "virtual_hosted_style_request": False}
         plain = s3.get("endpoint", "").startswith("http://")
         self._client: ObstoreS3 = Client(
@@ -174,7 +265,7 @@ class S3Store:
         """See Store."""
         from obstore.exceptions import AlreadyExistsError
 
-        with _remote_errors(self._url, path):
+        with self._errors(path):
             try:
                 self._client.put(path, data, mode="create", use_multipart=False)
             except AlreadyExistsError:
@@ -183,57 +274,103 @@ class S3Store:
 
     def write(self, path: str, data: bytes) -> None:
         """See Store."""
-        with _remote_errors(self._url, path):
+        with self._errors(path):
             self._client.put(path, data, use_multipart=False)
 
     def read(self, path: str) -> bytes:
         """See Store."""
-        with _remote_errors(self._url, path):
+        with self._errors(path):
             return bytes(self._client.get(path).bytes())
 
     def tail(self, path: str, size: int) -> bytes:
         """See Store."""
-        with _remote_errors(self._url, path):
+        with self._errors(path):
             return bytes(self._client.get(path, options={"range": {"suffix": size}}).bytes())
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """See Store."""
+        with self._errors(path):
+            for chunk in self._client.get(path).stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
+
+    def write_file(self, path: str, source: Path) -> None:
+        """See Store."""
+        with self._errors(path), source.open("rb") as file:
+            self._client.put(path, file, chunk_size=CHUNK, max_concurrency=2)
+
+    def entry(self, path: str) -> Entry | None:
+        """See Store."""
+        with self._errors(path):
+            try:
+                return _remote_entry(self._client.head(path))
+            except FileNotFoundError:
+                return None
+
+    def rename(self, path: str, to: str) -> bool:
+        """See Store: S3 can copy and delete only."""
+        return False
 
     def files(self, prefix: str) -> Iterator[Entry]:
         """See Store."""
-        with _remote_errors(self._url, prefix):
+        with self._errors(prefix):
             for chunk in self._client.list(prefix):
                 for found in chunk:
-                    yield Entry(found["path"], found["size"])
+                    yield _remote_entry(found)
+
+    def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
+        """See Store."""
+        with self._errors(prefix):
+            found = self._client.list_with_delimiter(prefix)
+        folders = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        return [_remote_entry(each) for each in found["objects"]], folders
 
     def folders(self, prefix: str) -> list[str]:
         """See Store."""
-        with _remote_errors(self._url, prefix):
-            found = self._client.list_with_delimiter(prefix)["common_prefixes"]
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return self.listing(prefix)[1]
 
     def remove(self, path: str) -> None:
         """See Store."""
-        with _remote_errors(self._url, path):
+        with self._errors(path):
             try:
                 self._client.delete(path)
             except FileNotFoundError:
                 return
+
+    def _errors(self, path: str) -> AbstractContextManager[None]:
+        return _remote_errors(self._url, path, self._setting)
+
+
+def _remote_entry(found: ObjectMeta) -> Entry:
+    version = found["e_tag"] or found["version"] or str(found["last_modified"])
+    return Entry(found["path"], found["size"], found["last_modified"], version)
 
 
 _STAGED = "._staged-"
 
 
 @contextmanager
-def _staged(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced temporary file beside `target`, gone at the end."""
+def _staged(target: Path, content: bytes | Path) -> Iterator[Path]:
+    """A synced temporary file beside `target`, gone at the end; a local file is linked if it can
+    be."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.parent / f"{_STAGED}{uuid.uuid4().hex}"
     try:
-        with staged.open("xb") as file:
-            file.write(data)
-            file.flush()
+        if isinstance(content, bytes):
+            staged.write_bytes(content)
+        else:
+            _link_or_copy(content, staged)
+        with staged.open("rb") as file:
             os.fsync(file.fileno())
         yield staged
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _sync(folder: Path) -> None:
@@ -245,19 +382,19 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _local_errors(path: str) -> Iterator[None]:
+def _local_errors(path: str, setting: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise
     except PermissionError as error:
         raise Permanent(
-            f"the lake refuses {path}: {error.strerror}", action="check the rights on LAKE_URL"
+            f"the store refuses {path}: {error.strerror}", action=f"check the rights on {setting}"
         ) from error
     except OSError as error:
         raise StoreUnavailable(
-            f"the lake cannot store or read {path}: {error.strerror}",
-            action="check the space and the health of the disk that LAKE_URL names",
+            f"the store cannot keep or read {path}: {error.strerror}",
+            action=f"check the space and the health of the disk that {setting} names",
         ) from error
 
 
@@ -266,7 +403,7 @@ _FORBIDDEN = ("403 Forbidden", "401 Unauthorized")
 
 
 @contextmanager
-def _remote_errors(url: str, path: str) -> Iterator[None]:
+def _remote_errors(url: str, path: str, setting: str) -> Iterator[None]:
     from obstore.exceptions import (
         BaseError,
         NotFoundError,
@@ -280,7 +417,7 @@ def _remote_errors(url: str, path: str) -> Iterator[None]:
         said = str(error)
         if "NoSuchBucket" in said:
             raise Permanent(
-                f"there is no bucket for {url}", action="create it, or correct LAKE_URL"
+                f"there is no bucket for {url}", action=f"create it, or correct {setting}"
             ) from None
         if isinstance(error, NotFoundError | FileNotFoundError):
             raise FileNotFoundError(f"{url}/{path}") from None

@@ -113,7 +113,7 @@ def mark_phases(note: Callable[[str], None]) -> None:
 
         return call
 
-    writer = land_module._Writer
+    writer = land_module.Writer
     writer._store_file = marked(writer._store_file, lambda *_: "landing a file")
     judge = load_module.Judge
     judge.rows = marked(judge.rows, lambda *_: "judging")
