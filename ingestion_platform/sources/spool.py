@@ -1,0 +1,61 @@
+"""A folder for copies of files while they are read: gone at the end, whatever happened.
+
+A killed process leaves its folder behind; the next spool that opens removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+_LOCK = "lock"
+
+
+class Spool:
+    """A folder of this process's own below `root`; a context manager."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __enter__(self) -> Spool:
+        self._root.mkdir(parents=True, exist_ok=True)
+        for other in self._root.iterdir():
+            _remove_if_dead(other)
+        while True:
+            self._folder = Path(tempfile.mkdtemp(dir=self._root))
+            self._lock = _locked(self._folder)
+            if self._folder.is_dir():  # nobody took it for a dead one's before it was locked
+                return self
+            self._lock.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
+
+    def new(self) -> Path:
+        """A path where no file is yet."""
+        return self._folder / uuid.uuid4().hex
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    lock = (folder / _LOCK).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _remove_if_dead(folder: Path) -> None:
+    """Remove a spool whose process has ended; the system drops the lock of a dead one."""
+    with suppress(OSError), (folder / _LOCK).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
