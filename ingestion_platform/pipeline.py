@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingestion_platform.bronze.load import Item, Loaded, Loader
 from ingestion_platform.errors import PositionMoved, Transient
 from ingestion_platform.lake.chain import Chain
+from ingestion_platform.lake.door import Door, FilesRefused, Handled
+from ingestion_platform.lake.files import landed_position
 from ingestion_platform.lake.land import Landed, land
-from ingestion_platform.lake.store import Store, open_store
+from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.store import Store, open_drop, open_store
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.kafka import Log, Moved
 from ingestion_platform.streams import Stream
@@ -42,6 +46,11 @@ class Platform:
         return open_store(self.settings)
 
     @cached_property
+    def drop(self) -> Store:
+        """The store of the drop zones."""
+        return open_drop(self.settings)
+
+    @cached_property
     def catalog(self) -> Catalog:
         """The Iceberg catalog."""
         return open_catalog(self.settings)
@@ -52,6 +61,11 @@ class Platform:
         with Log(self.settings, stream.topic, stream.group_id) as log:
             yield log
 
+    def door(self, stream: Stream) -> Door:
+        """The stream's file door."""
+        spool = self.settings.home / "spool"
+        return Door(self.store, self.drop, stream.topic, stream.door, spool)
+
 
 @dataclass
 class Outcome:
@@ -61,32 +75,74 @@ class Outcome:
     loaded: list[Loaded] = field(default_factory=list)
 
 
+def _nothing(_: object) -> None:
+    """Nobody listens."""
+
+
 def land_stream(
     platform: Platform,
     stream: Stream,
     *,
     partitions: Iterable[int] | None = None,
     last: date | None = None,
-    on_landed: Callable[[Landed], None] = lambda _: None,
+    on_landed: Callable[[Landed], None] = _nothing,
+    on_file: Callable[[Handled], None] = _nothing,
 ) -> int:
-    """Copy what the log has and the lake has not; gives the number of records.
+    """Copy what the log has and the lake has not, then the files that wait in the drop zone;
+    gives the number of records.
+
+    `on_file` is told what became of each file. Files are of today: with an earlier `last` they
+    wait.
 
     Raises:
         Transient: the log or the store does not answer, or other writers keep being quicker.
         Permanent: as `land`.
+        FilesRefused: some files could not be parsed; all else is landed.
     """
     chosen = None if partitions is None else list(partitions)
     rows = 0
+    refused: list[Handled] = []
 
     def attempt() -> None:
         nonlocal rows
-        with platform.log(stream) as log:
-            for landed in land(log, platform.store, partitions=chosen, last=last):
-                rows += landed.link.rows
-                on_landed(landed)
+        for landed in _landing(platform, stream, chosen, last, _noting(on_file, refused)):
+            rows += landed.link.rows
+            on_landed(landed)
 
     _persist(attempt)
+    if refused:
+        raise FilesRefused(refused)
     return rows
+
+
+def _landing(
+    platform: Platform,
+    stream: Stream,
+    chosen: list[int] | None,
+    last: date | None,
+    note: Callable[[Handled], None],
+) -> Iterator[Landed]:
+    """What is landed now: of the topic, then of the drop zone."""
+    topic = None if chosen is None else [p for p in chosen if p != FILES]
+    if stream.kafka and topic != []:
+        with platform.log(stream) as log:
+            yield from land(log, platform.store, partitions=topic, last=last)
+    if (chosen is None or FILES in chosen) and (last is None or last >= datetime.now(UTC).date()):
+        settle = platform.settings.drop_settle_seconds
+        yield from platform.door(stream).land_waiting(settle, note)
+
+
+def _noting(
+    on_file: Callable[[Handled], None], refused: list[Handled]
+) -> Callable[[Handled], None]:
+    """Tell of each file, and remember those that were refused."""
+
+    def note(handled: Handled) -> None:
+        on_file(handled)
+        if handled.outcome == "refused":
+            refused.append(handled)
+
+    return note
 
 
 def load_stream(
@@ -96,7 +152,7 @@ def load_stream(
     partitions: Iterable[int],
     windows: Iterable[date] = (),
     last: date | None = None,
-    on_loaded: Callable[[Loaded], None] = lambda _: None,
+    on_loaded: Callable[[Loaded], None] = _nothing,
 ) -> None:
     """Make bronze and quarantine equal to the lake under the present contract.
 
@@ -114,7 +170,8 @@ def load_stream(
         slices = [(day, p) for p in chosen for day in days]
         for loaded in loader.load(loader.stale(chain, slices)):
             on_loaded(loaded)
-        for loaded in loader.load(loader.behind(chain, chosen, last=last)):
+        behind = [p for p in chosen if p != FILES or _files_behind(platform, stream, loader)]
+        for loaded in loader.load(loader.behind(chain, behind, last=last)):
             on_loaded(loaded)
 
     _persist(attempt)
@@ -124,25 +181,90 @@ def run_stream(
     platform: Platform,
     stream: Stream,
     *,
-    on_landed: Callable[[Landed], None] = lambda _: None,
-    on_loaded: Callable[[Loaded], None] = lambda _: None,
+    on_landed: Callable[[Landed], None] = _nothing,
+    on_loaded: Callable[[Loaded], None] = _nothing,
+    on_file: Callable[[Handled], None] = _nothing,
 ) -> None:
-    """Land and load once, up to the end of the log as it is now.
+    """Land and load once: up to the end of the log as it is now, then the files that wait.
 
     What is landed goes on to be loaded without being read back.
 
     Raises:
         Transient, Permanent: as `land` and `Loader.load`.
+        FilesRefused: some files could not be parsed; all else is landed and loaded.
     """
+    refused: list[Handled] = []
 
-    def attempt() -> None:
+    def of_topic() -> None:
         loader = Loader(platform.catalog, platform.store, stream)
         with platform.log(stream) as log:
             for loaded in loader.load(_fresh(platform, stream, log, loader, on_landed)):
                 on_loaded(loaded)
             commit_group(log, loader)
 
-    _persist(attempt)
+    def of_files() -> None:
+        landing = _landing(platform, stream, [FILES], None, _noting(on_file, refused))
+        _load_files(platform, stream, landing, on_landed, on_loaded)
+
+    if stream.kafka:
+        _persist(of_topic)
+    _persist(of_files)
+    if refused:
+        raise FilesRefused(refused)
+
+
+def load_files(
+    platform: Platform,
+    stream: Stream,
+    files: Iterable[Path],
+    *,
+    on_read: Callable[[int], None] = _nothing,
+    on_landed: Callable[[Landed], None] = _nothing,
+    on_loaded: Callable[[Loaded], None] = _nothing,
+    on_file: Callable[[Handled], None] = _nothing,
+) -> None:
+    """Land and load files by hand, one after the other; they stay where they are.
+
+    `on_read` is told how many records of the file at hand were read.
+
+    Raises:
+        UnreadableFile: one cannot be parsed; nothing of it is landed, and those ahead of it are.
+        Transient, Permanent: as `run_stream`.
+    """
+    for file in files:
+
+        def attempt(file: Path = file) -> None:
+            landing = platform.door(stream).land_file(file, on_file, on_read)
+            _load_files(platform, stream, landing, on_landed, on_loaded)
+
+        _persist(attempt)
+
+
+def _load_files(
+    platform: Platform,
+    stream: Stream,
+    landing: Iterator[Landed],
+    on_landed: Callable[[Landed], None],
+    on_loaded: Callable[[Loaded], None],
+) -> None:
+    """Load what bronze lacks of the files, then what is landed now."""
+    loader = Loader(platform.catalog, platform.store, stream)
+
+    def items() -> Iterator[Item]:
+        if _files_behind(platform, stream, loader):
+            yield from loader.behind(Chain(platform.store, stream.topic), [FILES])
+        for landed in landing:
+            on_landed(landed)
+            yield Item(landed.link, landed.table)
+
+    for loaded in loader.load(items()):
+        on_loaded(loaded)
+
+
+def _files_behind(platform: Platform, stream: Stream, loader: Loader) -> bool:
+    """Whether the tables lack records of files; a few small reads, however old the last file is."""
+    landed = landed_position(platform.store, stream.topic)
+    return landed is not None and landed != loader.position(FILES)
 
 
 def _fresh(

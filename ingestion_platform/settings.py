@@ -80,6 +80,8 @@ class Settings:
     dagster_home: Path
     drop_url: str
     """file:///folder or s3://bucket/prefix: the drop zones of the file door lie below."""
+    drop_settle_seconds: float = 2.0
+    """How long a dropped file must not have changed to be taken."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
@@ -117,6 +119,7 @@ class Settings:
             catalog=_catalog(env, home),
             dagster_home=_folder(env, "DAGSTER_HOME", home / "dagster", root),
             drop_url=_store_url(env, "DROP_URL", home / "drop"),
+            drop_settle_seconds=_seconds(env, "DROP_SETTLE_SECONDS", 2.0),
             gateway=_gateway(env),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             dotenv=frozenset(filter(_ours, dotenv)),
@@ -213,6 +216,13 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     return int(value)
 
 
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    value = env.get(name, str(default)).strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", value):
+        raise SettingError(name, f"{value!r} is no number of seconds", example=str(default))
+    return float(value)
+
+
 def _switch(env: Mapping[str, str], name: str, *, default: bool) -> bool:
     words = {"on": True, "off": False}
     value = env.get(name, "on" if default else "off").strip().lower()
@@ -298,7 +308,7 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    return name.startswith(prefixes) or name == "DROP_URL"
+    return name.startswith((*prefixes, "DROP_"))
 
 
 def _masked(name: str, value: str) -> str:

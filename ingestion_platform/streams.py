@@ -20,6 +20,19 @@ BRONZE, QUARANTINE = "bronze", "quarantine"
 
 
 @dataclass(frozen=True)
+class FileDoor:
+    """Where a stream's files are dropped: a folder below DROP_URL, and what they are called.
+
+    Without patterns every name with the suffix of a known format is taken; `format` (csv, jsonl,
+    json or parquet) is for names that do not tell it.
+    """
+
+    folder: str
+    patterns: tuple[str, ...] = ()
+    format: str | None = None
+
+
+@dataclass(frozen=True)
 class Stream:
     """A contract plus its doors and destinations, as one document of a `defs.yaml` declares it."""
 
@@ -32,6 +45,15 @@ class Stream:
     """Log partitions that assets are declared for; a topic with more is reported, not ignored."""
     start_date: str = "2026-01-01"
     """The first window that assets are declared for."""
+    kafka: bool = True
+    """Whether it has a topic; if not, `topic` only names its folder in the lake."""
+    files: FileDoor | None = None
+    """Its drop zone, if it is not the one that every stream has."""
+
+    @property
+    def door(self) -> FileDoor:
+        """Its drop zone: by default the folder of its name, for all formats."""
+        return self.files or FileDoor(self.name)
 
     @cached_property
     def contract(self) -> Contract:
@@ -62,15 +84,17 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         ContractError: an attribute is missing, unknown or wrong; names it.
     """
     file = str(folder / "defs.yaml")
-    known = {"name", "topic", "contract", "group_id", "partitions", "start_date"}
+    known = {"name", "topic", "contract", "group_id", "partitions", "start_date", "files"}
     for unknown in sorted(set(attributes) - known):
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
         )
-    for needed in ("name", "topic"):
+    files = _file_door(attributes, file)
+    for needed in ("name",) if files is not None else ("name", "topic"):
         if not isinstance(attributes.get(needed), str):
             raise ContractError(file, needed, "is missing", action=f"add `{needed}: ...`")
     name = attributes["name"]
+    kafka = attributes.get("topic") is not None
     contract_file = folder / attributes.get("contract", f"{name}.odcs.yaml")
     if not contract_file.is_file():
         raise ContractError(
@@ -79,12 +103,35 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
     return Stream(
         name=name,
         domain=folder.name,
-        topic=attributes["topic"],
+        topic=attributes["topic"] if kafka else name,
         contract_file=contract_file,
         group_id=attributes.get("group_id", f"ingest-{name}"),
-        partitions=int(attributes.get("partitions", Stream.partitions)),
+        partitions=int(attributes.get("partitions", Stream.partitions)) if kafka else 0,
         start_date=str(attributes.get("start_date", Stream.start_date)),
+        kafka=kafka,
+        files=files,
     )
+
+
+def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
+    """The drop zone that `files:` describes; None without it."""
+    given = attributes.get("files")
+    if given is None:
+        return None
+    known = {"folder", "pattern", "format"}
+    action = "for example `files: {folder: shop, pattern: ['*user*.csv']}`"
+    if not isinstance(given, Mapping) or set(given) - known:
+        raise ContractError(file, "files", f"has other keys than {sorted(known)}", action=action)
+    folder = given.get("folder") or attributes.get("name")
+    pattern = given.get("pattern") or []
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    kinds = ("csv", "jsonl", "json", "parquet")
+    if not all(isinstance(text, str) for text in (folder, *patterns)):
+        raise ContractError(file, "files", "has a name that is no text", action=action)
+    if given.get("format") not in (None, *kinds):
+        said = f"format is none of {', '.join(kinds)}"
+        raise ContractError(file, "files", said, action=action)
+    return FileDoor(str(folder), tuple(patterns), given.get("format"))
 
 
 def declared_streams(root: Path = DEFS) -> dict[str, Stream]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.bronze.parse import Parsed, Parser
+from ingestion_platform.bronze.text import TextReader
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
@@ -77,6 +78,7 @@ class Judge:
 
     def __init__(self, contract: Contract) -> None:
         self._parser = Parser(contract)
+        self._text = TextReader(contract)
         self.version = self._parser.code_version
         self._bronze_schema = bronze_arrow_schema(contract)
         self._quarantine_schema = quarantine_arrow_schema()
@@ -87,7 +89,10 @@ class Judge:
 
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
-        parsed = self._parser.parse(records["value"].combine_chunks())
+        values = records["value"].combine_chunks()
+        if link.file is not None and link.file.encoding == "text":
+            values = self._text.typed(values)
+        parsed = self._parser.parse(values)
         bronze = self._bronze_rows(link, records, parsed)
         return bronze, self._quarantine_rows(link, records, parsed)
 

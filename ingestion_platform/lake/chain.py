@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 
 import pyarrow as pa
@@ -20,6 +20,19 @@ from ingestion_platform.lake.store import Store
 
 FOOTER_KEY = b"ingestion"
 _TAIL = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The dropped file that a lake file is a part of: its records are the offsets `start` to
+    before `end` of the log partition, their values `encoding` (text: all strings; json)."""
+
+    name: str
+    sha256: str
+    start: int
+    end: int
+    format: str
+    encoding: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,8 @@ class Link:
     rows: int
     previous_generation: str | None = None
     previous_end: int | None = None
+    file: Source | None = None
+    """Of a link of the log partition FILES."""
 
     @property
     def start(self) -> int:
@@ -59,21 +74,22 @@ class Link:
 
     def footer(self) -> bytes:
         """What the file's footer says, as JSON."""
-        return json.dumps(
-            {
-                "topic": self.name.topic,
-                "window": self.name.window.isoformat(),
-                "partition": self.name.partition,
-                "ordinal": self.name.ordinal,
-                "generation": self.generation,
-                "cluster_id": self.cluster_id,
-                "start": self.start,
-                "end": self.end,
-                "rows": self.rows,
-                "previous_generation": self.previous_generation,
-                "previous_end": self.previous_end,
-            }
-        ).encode()
+        said = {
+            "topic": self.name.topic,
+            "window": self.name.window.isoformat(),
+            "partition": self.name.partition,
+            "ordinal": self.name.ordinal,
+            "generation": self.generation,
+            "cluster_id": self.cluster_id,
+            "start": self.start,
+            "end": self.end,
+            "rows": self.rows,
+            "previous_generation": self.previous_generation,
+            "previous_end": self.previous_end,
+        }
+        if self.file is not None:
+            said["file"] = asdict(self.file)
+        return json.dumps(said).encode()
 
 
 class ChainBroken(Permanent):
@@ -102,6 +118,7 @@ def read_link(store: Store, path: str) -> Link:
         rows=said["rows"],
         previous_generation=said["previous_generation"],
         previous_end=said["previous_end"],
+        file=Source(**said["file"]) if "file" in said else None,
     )
 
 

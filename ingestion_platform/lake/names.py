@@ -4,7 +4,7 @@
 
 `ordinal` counts the generations of a topic (0 unless it was recreated), so that names sort in
 the order of the log. The metadata JSON beside a file starts with an underscore, which Spark,
-Hive and Trino skip.
+Hive and Trino skip. What came through the file door is a log partition like the others, FILES.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import re
 from dataclasses import dataclass
 from datetime import date
 
+FILES = -1
+"""The log partition of the records that came in files: no topic has one of that number, and
+readers that infer the type of `partition=` still see integers."""
+
+_LABEL = "files"
 _NAME = re.compile(
-    r"topic=(?P<topic>[^/]+)/date=(?P<window>\d{4}-\d{2}-\d{2})/partition=(?P<partition>\d+)/"
+    r"topic=(?P<topic>[^/]+)/date=(?P<window>\d{4}-\d{2}-\d{2})/partition=(?P<partition>-1|\d+)/"
     r"(?P<ordinal>\d{4})-(?P<start>\d{20})\.parquet"
 )
 
@@ -42,9 +47,24 @@ class Name:
         return f"{folder}/_{name.removesuffix('.parquet')}.json"
 
 
+def partition_label(partition: int) -> str:
+    """A log partition as people and Dagster see it."""
+    return _LABEL if partition == FILES else str(partition)
+
+
+def labelled_partition(label: str) -> int:
+    """The log partition of a label."""
+    return FILES if label == _LABEL else int(label)
+
+
 def topic_folder(topic: str) -> str:
     """The folder of a topic, with a slash at its end."""
     return f"topic={topic}/"
+
+
+def files_folder(topic: str) -> str:
+    """The folder of what is known of a topic's files, with a slash at its end."""
+    return f"{topic_folder(topic)}_files/"
 
 
 def window_folder(topic: str, window: date) -> str:

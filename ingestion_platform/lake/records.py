@@ -57,7 +57,7 @@ def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> 
 def describe(table: pa.Table, link: Link, data: bytes, url: str) -> dict[str, Any]:
     """The metadata that readers of the lake look for beside a data file."""
     return {
-        "source": link.name.topic,
+        "source": link.name.topic if link.file is None else link.file.name,
         "data_type": "raw",
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "file_path": f"{url}/{link.name.path}",

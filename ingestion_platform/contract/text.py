@@ -1,0 +1,57 @@
+"""Text as typed JSON, by a contract: for records whose values all came as strings, as CSV has them.
+
+A string that spells a value of its field's type becomes that value; any other stays the string
+that it is, and is judged like a string in JSON. Dates and times are strings in JSON too.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.sql import INPUT, quoted, text
+
+_INTEGER = r"[+-]?\d+"
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+
+
+def typed_query(contract: Contract) -> str:
+    """The query of a contract: of `_value`, JSON objects of strings and nulls, typed JSON.
+
+    It keeps the order of the rows when one thread runs it.
+    """
+    sent = [f for f in contract.fields if f.derived is None]
+    shape = text(json.dumps({f.name: "VARCHAR" for f in sent}))
+    pieces = ", ',', ".join(f"{text(json.dumps(f.name) + ':')}, {_json(f)}" for f in sent)
+    return f"""WITH read AS (SELECT from_json(_value, {shape}) AS _j FROM {INPUT})
+SELECT concat('{{', {pieces}, '}}') AS _value FROM read"""
+
+
+def _json(item: Field) -> str:
+    """The JSON text of one field's value."""
+    value = f"_j.{quoted(item.name)}"
+    typed = {
+        Kind.INTEGER: _number(value, _INTEGER),
+        Kind.NUMBER: _number(value, _NUMBER),
+        Kind.DECIMAL: _number(value, _NUMBER),
+        Kind.BOOLEAN: f"WHEN lower({value}) IN ('true', 'false') THEN lower({value}) "
+        f"WHEN {value} = '1' THEN 'true' WHEN {value} = '0' THEN 'false'",
+        Kind.OBJECT: _nested(value, "OBJECT"),
+        Kind.ARRAY: _nested(value, "ARRAY"),
+    }.get(item.kind, "")
+    return (
+        f"CASE WHEN {value} IS NULL THEN 'null' {typed} ELSE CAST(to_json({value}) AS VARCHAR) END"
+    )
+
+
+def _number(value: str, pattern: str) -> str:
+    """Digits as JSON writes them: no plus sign, no zeros ahead, some on both sides of the dot."""
+    plain = rf"regexp_replace({value}, '^\+?(-?)0*(\d)', '\1\2')"
+    plain = rf"regexp_replace({plain}, '^\+?(-?)\.', '\1' || '0.')"
+    plain = rf"regexp_replace({plain}, '\.([eE]|$)', '\1')"
+    return f"WHEN regexp_full_match({value}, '{pattern}') THEN {plain}"
+
+
+def _nested(value: str, kind: str) -> str:
+    """An object or array stands in a cell as its JSON text."""
+    return f"WHEN json_valid({value}) AND json_type({value}) = '{kind}' THEN {value}"

@@ -1,0 +1,185 @@
+"""The file door of a stream: files from its drop zone, or from a hand, into the lake, once.
+
+A file is copied, read to its end, archived, claimed and landed, in this order, and only then
+removed from the zone: so whatever dies, the next run has the content and knows how far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ingestion_platform.errors import Permanent
+from ingestion_platform.lake.drop import Arrival, DropZone
+from ingestion_platform.lake.files import claim_place, land_claimed, landed_end, unfinished
+from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.land import Landed
+from ingestion_platform.lake.store import Store
+from ingestion_platform.sources.files import (
+    Content,
+    Format,
+    UnreadableFile,
+    copy_file,
+    copy_in,
+    format_of,
+    open_copy,
+)
+from ingestion_platform.sources.spool import Spool
+from ingestion_platform.streams import FileDoor
+
+
+class HalfLanded(Permanent):
+    """A file was landed in part, and neither its archived copy nor the file itself is there."""
+
+    def __init__(self, claim: Claim, done: int, archive: str) -> None:
+        super().__init__(
+            f"{claim.name} is landed up to record {done:,} of {claim.rows:,}, and its copy "
+            f"{archive} is gone; files behind it wait",
+            action="restore that copy, or hand the same file in again",
+        )
+
+
+class FilesRefused(Permanent):
+    """Files of a drop zone could not be parsed; they were moved aside, the others landed."""
+
+    def __init__(self, refused: list[Handled]) -> None:
+        reasons = "; ".join(f"{each.name}: {each.detail}" for each in refused)
+        super().__init__(
+            f"{len(refused)} files were refused, and nothing of them was landed: {reasons}",
+            action=f"correct them and drop them again; they are kept as {refused[0].kept}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What became of a file: landed, a copy of one landed before, empty, changing, or refused.
+
+    `kept` is where the original is now, `claim` its place in the lake.
+    """
+
+    name: str
+    outcome: Literal["landed", "copy", "empty", "changing", "refused"]
+    rows: int = 0
+    detail: str = ""
+    kept: str = ""
+    claim: Claim | None = None
+
+
+Note = Callable[[Handled], None]
+
+
+class Door:
+    """One stream's file door; any number may be at work on it at once."""
+
+    def __init__(self, lake: Store, drop: Store, topic: str, door: FileDoor, spool: Path) -> None:
+        self.zone = DropZone(drop, door)
+        self._lake = lake
+        self._topic = topic
+        self._format = door.format
+        self._spool = spool
+
+    def land_waiting(self, settle: float, note: Note) -> Iterator[Landed]:
+        """Land the files of the zone that did not change for `settle` seconds, oldest first.
+
+        A file that cannot be parsed is moved aside with the reason, and noted.
+
+        Raises:
+            PositionMoved: another writer was quicker; start again.
+            HalfLanded: a file cannot be ended; those of the zone wait.
+            StoreUnavailable: a store does not answer.
+        """
+        arrivals = self.zone.settled(settle)
+        if not arrivals and unfinished(self._lake, self._topic) is None:
+            return
+        with Spool(self._spool) as spool:
+            broken = yield from self._finish(spool)
+            for arrival in arrivals:
+                yield from self._land_arrival(arrival, spool, note, broken)
+        if broken is not None and unfinished(self._lake, self._topic) is not None:
+            raise broken
+
+    def land_file(
+        self, file: Path, note: Note, on_read: Callable[[int], None] = lambda _: None
+    ) -> Iterator[Landed]:
+        """Land a file by hand; it stays where it is. `on_read` is told how many records were read.
+
+        Raises:
+            UnreadableFile: there is no such file, or it cannot be parsed.
+            PositionMoved, HalfLanded, StoreUnavailable: as `land_waiting`.
+        """
+        with Spool(self._spool) as spool:
+            copied = copy_file(file, spool)
+            content = open_copy(copied, format_of(file.name, self._format), spool)
+            broken = yield from self._finish(spool)
+            yield from self._land(content, note, broken, on_read)
+
+    def _land_arrival(
+        self, arrival: Arrival, spool: Spool, note: Note, broken: HalfLanded | None
+    ) -> Iterator[Landed]:
+        taken = self.zone.take(arrival)
+        try:
+            copied = copy_in(taken.name, self.zone.store.chunks(taken.entry.path), spool)
+        except FileNotFoundError:
+            return  # another run has dealt with it
+        if not self.zone.unchanged(taken):
+            note(Handled(taken.name, "changing", detail="it is still being written: it waits"))
+            return
+        try:
+            content = open_copy(copied, format_of(taken.name, self._format), spool)
+            yield from self._land(content, note, broken)
+        except UnreadableFile as error:
+            kept = self.zone.refuse(copied, error.message)
+            note(Handled(taken.name, "refused", detail=error.problem, kept=kept))
+        except HalfLanded:
+            return  # it waits for the one ahead
+        self.zone.remove(taken)
+
+    def _land(
+        self,
+        content: Content,
+        note: Note,
+        broken: HalfLanded | None,
+        on_read: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Landed]:
+        """Land a content, unless it is landed."""
+        journal = Journal(self._lake, self._topic)
+        known = journal.by_content(content.sha256)
+        if broken is not None and known is None:
+            raise broken
+        rows = known.rows if known is not None else content.count(on_read)
+        kept = self.zone.archive(content)
+        if rows == 0:
+            note(Handled(content.name, "empty", detail="it has no records", kept=kept))
+            return
+        earlier = journal.by_name(content.name)
+        claim, new = claim_place(self._lake, self._topic, content, rows, kept)
+        done = landed_end(self._lake, self._topic, claim)
+        yield from land_claimed(self._lake, self._topic, claim, content)
+        if not new and done == claim.end:
+            said = f"its content was landed as {claim.name} on {claim.time:%Y-%m-%d %H:%M:%S} UTC"
+            note(Handled(content.name, "copy", detail=said, kept=kept, claim=claim))
+            return
+        said = ""
+        if new and earlier is not None:
+            said = f"another content of this name was landed on {earlier.time:%Y-%m-%d %H:%M} UTC"
+        note(Handled(content.name, "landed", rows, said, kept, claim))
+
+    def _finish(self, spool: Spool) -> Generator[Landed, None, HalfLanded | None]:
+        """End a file that another writer left half landed, from its archived copy; gives the
+        reason if it cannot be ended."""
+        claim = unfinished(self._lake, self._topic)
+        if claim is None:
+            return None
+        drop = self.zone.store
+        try:
+            copied = copy_in(claim.name, drop.chunks(claim.archive), spool)
+        except FileNotFoundError:
+            copied = None
+        if copied is None or copied.sha256 != claim.sha256:
+            done = landed_end(self._lake, self._topic, claim) - claim.start
+            return HalfLanded(claim, done, f"{drop.url}/{claim.archive}")
+        content = open_copy(copied, Format(claim.kind, claim.compression), spool)
+        yield from land_claimed(self._lake, self._topic, claim, content)
+        return None

@@ -1,0 +1,196 @@
+"""Landing files: a file's content becomes records of the log partition FILES, once for all.
+
+A content is claimed, then landed part by part behind what is there. Whoever comes upon a file
+that another left half landed ends it first. Where files lie, and their formats, is elsewhere.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingestion_platform.errors import PositionMoved
+from ingestion_platform.lake.chain import Link, Source, read_link
+from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.land import Landed, Writer, heal_sidecar
+from ingestion_platform.lake.names import FILES, parse_name
+from ingestion_platform.lake.records import HEADERS, SCHEMA
+from ingestion_platform.lake.store import Store
+from ingestion_platform.sources.files import Content, Format
+
+ROWS = 250_000
+BYTES = 48 * 1024 * 1024
+"""Of a lake file's values; several are in memory at once."""
+
+_MILLIS = SCHEMA.field("timestamp").type
+
+
+def claim_place(
+    store: Store, topic: str, content: Content, rows: int, archive: str
+) -> tuple[Claim, bool]:
+    """The claim of a content, and whether it is new; the last file must be landed to its end.
+
+    Raises:
+        PositionMoved: another file got the place; look again.
+    """
+    journal = Journal(store, topic)
+    last = journal.last()
+    if last is not None:
+        journal.make_findable(last)
+        if last.sha256 != content.sha256 and landed_end(store, topic, last) < last.end:
+            raise PositionMoved(f"{last.name} is being landed by another writer")
+    # Behind the last claim: had this content been claimed since, the place would be taken.
+    if (known := journal.by_content(content.sha256)) is not None:
+        return known, False
+    now = datetime.now(UTC).replace(microsecond=0)
+    claim = Claim(
+        generation=f"files-{uuid.uuid4().hex[:8]}" if last is None else last.generation,
+        start=0 if last is None else last.end,
+        end=rows if last is None else last.end + rows,
+        window=now.date() if last is None else max(now.date(), last.window),
+        time=now,
+        name=content.name,
+        sha256=content.sha256,
+        size=content.size,
+        kind=content.format.kind,
+        compression=content.format.compression,
+        archive=archive,
+    )
+    if not journal.claim(claim):
+        raise PositionMoved(f"another file was landed ahead of {content.name}")
+    journal.make_findable(claim)
+    journal.remember_name(claim)
+    return claim, True
+
+
+def unfinished(store: Store, topic: str) -> Claim | None:
+    """The file that a writer has claimed and not landed to its end, if there is one."""
+    last = Journal(store, topic).last()
+    if last is None or landed_end(store, topic, last) == last.end:
+        return None
+    return last
+
+
+def landed_position(store: Store, topic: str) -> tuple[str, int] | None:
+    """The generation and end of what is landed of a topic's files; None before the first."""
+    last = Journal(store, topic).last()
+    if last is None:
+        return None
+    at = landed_end(store, topic, last)
+    return (last.generation, at) if at else None
+
+
+def landed_end(store: Store, topic: str, claim: Claim) -> int:
+    """The offset up to before which a claimed file is landed."""
+    tail = _tail(store, topic, claim)
+    return claim.start if tail is None else tail.end
+
+
+def _tail(store: Store, topic: str, claim: Claim) -> Link | None:
+    folder = claim.part(topic, claim.start).path.rpartition("/")[0]
+    names = [parse_name(entry.path) for entry in store.listing(f"{folder}/")[0]]
+    starts = [n.start for n in names if n is not None and claim.start <= n.start < claim.end]
+    return read_link(store, claim.part(topic, max(starts)).path) if starts else None
+
+
+def land_claimed(
+    store: Store,
+    topic: str,
+    claim: Claim,
+    content: Content,
+    *,
+    rows: int = ROWS,
+    size: int = BYTES,
+) -> Iterator[Landed]:
+    """Land what is not landed yet of a claimed content, in parts of at most about `rows` records
+    or `size` bytes.
+
+    Raises:
+        PositionMoved: another writer lands the same content; what it landed is complete.
+        StoreUnavailable: the store does not answer.
+    """
+    tail = _tail(store, topic, claim)
+    heal_sidecar(store, tail)
+    at = claim.start if tail is None else tail.end
+    if at == claim.end:
+        return
+    with Writer(store, lambda: None) as writer:
+        for part in _parts(content.values(), at - claim.start, rows, size):
+            link = _link(topic, claim, at, len(part))
+            writer.put(link, _table(part, link, claim))
+            at = link.end
+            yield from writer.done(keep=1)
+        yield from writer.done(keep=0)
+    assert at == claim.end, f"{claim.name} has {claim.rows} records, {at - claim.start} came"
+
+
+def _parts(
+    batches: Iterator[pa.BinaryArray], skip: int, rows: int, size: int
+) -> Iterator[pa.BinaryArray]:
+    """Values behind the first `skip`, in pieces of about a size."""
+    held: list[pa.BinaryArray] = []
+    for batch in batches:
+        passed = min(skip, len(batch))
+        skip -= passed
+        if passed < len(batch):
+            held.append(batch.slice(passed))
+        if sum(map(len, held)) >= rows or sum(each.nbytes for each in held) >= size:
+            yield pa.concat_arrays(held)
+            held = []
+    if held:
+        yield pa.concat_arrays(held)
+
+
+def _link(topic: str, claim: Claim, start: int, rows: int) -> Link:
+    encoding = Format(claim.kind, claim.compression).encoding
+    return Link(
+        name=claim.part(topic, start),
+        generation=claim.generation,
+        cluster_id="",
+        end=start + rows,
+        rows=rows,
+        previous_generation=claim.generation if start else None,
+        previous_end=start or None,
+        file=Source(claim.name, claim.sha256, claim.start, claim.end, claim.kind, encoding),
+    )
+
+
+def _table(values: pa.BinaryArray, link: Link, claim: Claim) -> pa.Table:
+    """Values as records of records.SCHEMA; headers tell where in the file each was."""
+    count = len(values)
+    offsets = pa.array(np.arange(link.start, link.end))
+    media_type = Format(claim.kind, claim.compression).media_type
+    return pa.Table.from_arrays(
+        [
+            pa.nulls(count, pa.binary()),
+            values,
+            _headers(media_type, claim, link),
+            pa.repeat(pa.scalar(claim.time, _MILLIS), count),
+            pa.repeat("log_append_time", count),
+            pa.repeat(pa.scalar(FILES, pa.int32()), count),
+            offsets,
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _headers(media_type: str, claim: Claim, link: Link) -> pa.Array:
+    """`content-type`, `file` and `record` (counted from 1) of each record."""
+    count = link.rows
+    numbers = np.arange(link.start, link.end) - claim.start + 1
+    same = pa.array([media_type.encode(), claim.name.encode(errors="surrogateescape")])
+    values = pa.concat_arrays([same, pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())])
+    places = np.empty((count, 3), np.int64)
+    places[:, 0], places[:, 1], places[:, 2] = 0, 1, np.arange(2, count + 2)
+    keys = pa.DictionaryArray.from_arrays(
+        np.tile(np.arange(3, dtype=np.int8), count), ["content-type", "file", "record"]
+    )
+    pairs = pa.StructArray.from_arrays(
+        [keys.cast(pa.string()), values.take(pa.array(places.ravel()))], ["key", "value"]
+    )
+    return pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32) * 3, pairs).cast(HEADERS)

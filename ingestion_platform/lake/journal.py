@@ -1,0 +1,113 @@
+"""The journal of a stream's files: which content has which offsets of the log partition FILES.
+
+A file's place is claimed before its first record is landed, under a name that tells the start
+only, so that of two files one gets it. What a claim says is all that landing depends on: anyone
+who has the content can go on where a dead writer stopped.
+
+    topic=<topic>/_files/claims/<start offset>.json
+    topic=<topic>/_files/contents/<sha256>.json      (the same, to be found by content)
+    topic=<topic>/_files/names/<digest>.json         (the last content of a name)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+
+from ingestion_platform.lake.names import FILES, Name, files_folder
+from ingestion_platform.lake.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A file's place: its records are the offsets `start` to before `end` of a generation.
+
+    All of them are of one window and one instant; `archive` is the original's path below
+    DROP_URL.
+    """
+
+    generation: str
+    start: int
+    end: int
+    window: date
+    time: datetime
+    name: str
+    sha256: str
+    size: int
+    kind: str
+    compression: str | None
+    archive: str
+
+    @property
+    def rows(self) -> int:
+        """How many records the file has."""
+        return self.end - self.start
+
+    def part(self, topic: str, start: int) -> Name:
+        """The name of the lake file that holds the records from `start` on."""
+        return Name(ordinal=0, start=start, window=self.window, partition=FILES, topic=topic)
+
+    def to_json(self) -> bytes:
+        """The text that is kept in the lake."""
+        said = asdict(self) | {"window": self.window.isoformat(), "time": self.time.isoformat()}
+        return json.dumps(said, indent=2).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Claim:
+        """A claim from the text that is kept in the lake."""
+        said = json.loads(text)
+        said["window"] = date.fromisoformat(said["window"])
+        said["time"] = datetime.fromisoformat(said["time"]).astimezone(UTC)
+        return cls(**said)
+
+
+class Journal:
+    """The claims of one topic's files."""
+
+    def __init__(self, store: Store, topic: str) -> None:
+        self._store = store
+        self._folder = files_folder(topic)
+
+    def last(self) -> Claim | None:
+        """The claim with the highest offsets; None before the first file."""
+        names = [entry.path for entry in self._store.listing(f"{self._folder}claims/")[0]]
+        return self._read(max(names)) if names else None
+
+    def claim(self, claim: Claim) -> bool:
+        """Claim a place; False when another file has it.
+
+        It may be claimed only while all claims ahead of it can be found by content.
+        """
+        return self._store.create(f"{self._folder}claims/{claim.start:020d}.json", claim.to_json())
+
+    def by_content(self, sha256: str) -> Claim | None:
+        """The claim of a content; None when it never had one that could be found."""
+        return self._read(self._content_path(sha256))
+
+    def make_findable(self, claim: Claim) -> None:
+        """Have a claim found by its content."""
+        self._store.create(self._content_path(claim.sha256), claim.to_json())
+
+    def by_name(self, name: str) -> Claim | None:
+        """The last claim of a name, for people; nothing depends on it."""
+        return self._read(self._name_path(name))
+
+    def remember_name(self, claim: Claim) -> None:
+        """Have a claim found by its name."""
+        self._store.write(self._name_path(claim.name), claim.to_json())
+
+    def _content_path(self, sha256: str) -> str:
+        return f"{self._folder}contents/{sha256}.json"
+
+    def _name_path(self, name: str) -> str:
+        # A name may be longer, or of other characters, than a store takes.
+        digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
+        return f"{self._folder}names/{digest}.json"
+
+    def _read(self, path: str) -> Claim | None:
+        try:
+            return Claim.from_json(self._store.read(path))
+        except FileNotFoundError:
+            return None
