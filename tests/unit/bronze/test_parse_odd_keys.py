@@ -1,0 +1,25 @@
+"""Records that the engine complains about in words of which a character is cut in two."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.streams import declared_streams
+
+GOOD = {"user_id": 1, "age": 30, "gender": "F", "device": "Tablet"}
+
+
+@pytest.mark.parametrize("length", range(60))
+def test_a_record_of_wide_characters_is_judged_like_any_other(length: int) -> None:
+    """Wherever the engine's message ends, the record alone is refused, with the true reason."""
+    odd = {"€" * length + "𗧖" * 40: [None, "𗧖" * 40], "device": "Tablet", "age": 5, "gender": "F"}
+    values = [json.dumps(v, ensure_ascii=a).encode() for v in (GOOD, odd) for a in (True, False)]
+    parsed = Parser(declared_streams()["recomart_users"].contract).parse(
+        pa.array(values, pa.binary())
+    )
+    assert sorted(parsed.valid.to_pylist()) == [0, 1]
+    assert parsed.reasons.to_pylist() == [["user_id: is required, but missing or null"]] * 2
