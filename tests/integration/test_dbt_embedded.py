@@ -1,4 +1,4 @@
-"""The dbt project on its embedded target: what it builds, how it commits, what it costs."""
+"""The dbt project on its embedded target: what it builds, how it commits, by the example of pgr."""
 
 from __future__ import annotations
 
@@ -9,51 +9,28 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import pyarrow as pa
+import dbt_warehouse
 import pytest
-from conftest import separate_environment
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt_warehouse import FIRST, PROJECT, day
 from pyiceberg.table import Table
+from testbed import separate_environment
 
-from ingestion_platform.settings import Settings
-from ingestion_platform.warehouse.catalog import open_catalog
-from ingestion_platform.warehouse.reading import query
 from services import Services
 
 # PyIceberg warns when bronze is emptied that is empty.
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 
-PROJECT = Path(__file__).parents[2] / "dbt_project"
 BRONZE = "bronze.service_events_raw"
 MODELS = {
     "silver": "silver.silver_pgr_events",
     "lifecycle": "gold.gold_pgr_case_lifecycle",
     "funnel": "gold.gold_pgr_funnel_daily",
 }
-TEXTS = [
-    *("tenant_id", "service", "entity_type", "entity_id", "event_type", "status"),
-    *("actor_type", "actor_id", "channel", "ward_id", "locality_id"),
-    *("attributes_json", "raw_payload"),
-]
-SCHEMA = pa.schema(
-    [
-        ("event_date", pa.date32()),
-        ("event_time", pa.timestamp("us")),
-        *((name, pa.string()) for name in TEXTS),
-        ("_window", pa.date32()),
-        ("_generation", pa.string()),
-        ("_partition", pa.int32()),
-        ("_offset", pa.int64()),
-        ("_ingested_at", pa.timestamp("us", tz="UTC")),
-        ("_contract", pa.string()),
-    ]
-)
-FIRST = dt.date(2026, 1, 1)
 STEPS = {
     "CaseSubmitted": "OPEN",
     "CaseAssigned": "ASSIGNED",
@@ -62,11 +39,6 @@ STEPS = {
     "CaseReopened": "REOPENED",
     "CaseClosed": "CLOSED",
 }
-
-
-def day(number: int) -> dt.date:
-    """The days of the tests are numbered."""
-    return FIRST + dt.timedelta(days=number)
 
 
 @dataclass(frozen=True)
@@ -111,69 +83,15 @@ class Event:
 
 
 @dataclass
-class Warehouse:
-    """A catalog with bronze, and dbt on it."""
+class Warehouse(dbt_warehouse.Warehouse):
+    """The grievances: bronze as the tests write it, and the models on it."""
 
-    home: Path
-    manifest: Any = field(default=None, repr=False)
-    env: dict[str, str] = field(default_factory=dict, repr=False)
-
-    @property
-    def settings(self) -> Settings:
-        return Settings.load({"PLATFORM_HOME": str(self.home), **self.env})
-
-    def table(self, name: str) -> Table:
-        return open_catalog(self.settings).load_table(name)
+    domain: ClassVar[str] = "pgr"
+    models: ClassVar[dict[str, str]] = MODELS
 
     def set_bronze(self, events: Iterable[Event]) -> None:
         """Make bronze hold exactly these rows."""
-        rows = pa.Table.from_pylist([event.row() for event in events], SCHEMA)
-        catalog = open_catalog(self.settings)
-        if not catalog.namespace_exists("bronze"):
-            catalog.create_namespace("bronze")
-            table = catalog.create_table(BRONZE, schema=SCHEMA)
-            with table.update_spec() as spec:
-                spec.add_identity("event_date")
-                spec.add_identity("service")
-        self.table(BRONZE).overwrite(rows)
-
-    def dbt(self, *args: str, windows: tuple[int, int] | None = None) -> dbtRunnerResult:
-        """Run dbt in this process; the manifest is reused once there is one."""
-        flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-        flags += ["--target-path", str(self.home / "target")]
-        flags += ["--log-path", str(self.home / "logs"), "--log-level", "none", "--no-use-colors"]
-        if windows is not None:
-            start, end = (day(number).isoformat() for number in windows)
-            flags += ["--vars", json.dumps({"window_start": start, "window_end": end})]
-        return dbtRunner(manifest=self.manifest).invoke([*args, *flags])
-
-    def run(self, *windows: tuple[int, int]) -> list[Any]:
-        """`dbt run` of everything, or of some windows; gives the models' results."""
-        result = self.dbt("run", windows=windows[0] if windows else None)
-        assert result.success, [r.message for r in result.result or []] or result.exception
-        return list(result.result)
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return [tuple(row.values()) for row in query(self.settings, sql).to_pylist()]
-
-    def content(self) -> dict[str, list[tuple[Any, ...]]]:
-        """All rows of all models, in order."""
-        return {
-            model: self.rows(f"select * from {table} order by all")
-            for model, table in MODELS.items()
-        }
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The parsed project, so that each test does not parse it again."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("parse")
-        patch.setenv("PLATFORM_HOME", str(home))
-        result = Warehouse(home).dbt("parse")
-        assert result.success, result.exception
-        assert not (home / "catalog.db").exists()
-        return result.result
+        self.fill("pgr_events", [event.row() for event in events])
 
 
 @pytest.fixture
@@ -317,6 +235,17 @@ def test_rows_that_left_bronze_leave_every_model(warehouse: Warehouse) -> None:
     assert warehouse.content() == content
 
 
+def test_a_date_shared_with_a_later_window_stays_whole(warehouse: Warehouse) -> None:
+    """A window's run that meets rows of a later window on its dates counts them in every model."""
+    warehouse.set_bronze(two_cases())
+    warehouse.run()
+    shared = [Event(3, 5, "CaseSubmitted", 5, 8), Event(4, 6, "CaseSubmitted", 6, 9)]
+    warehouse.set_bronze([*two_cases(), *shared])
+    warehouse.run((5, 6))
+    events = warehouse.rows(f"select count(*) from {MODELS['silver']}")
+    assert warehouse.rows("select sum(event_count) from gold.gold_pgr_case_lifecycle") == events
+
+
 def test_an_open_case_breaches_when_time_passes_elsewhere(warehouse: Warehouse) -> None:
     """An event of another case moves the clock, and the open case is judged by it."""
     events = [Event(1, 0, sla_hours=48), Event(2, 1, sla_hours=48, offset=1)]
@@ -384,8 +313,7 @@ def test_rows_without_identity_are_left_out_and_reported(warehouse: Warehouse) -
     """An INSERT may lack what makes an event; a test warns of it, nothing breaks."""
     rows = [event.row() for event in two_cases()]
     rows.append(replace(two_cases()[0], window=None).row() | {"tenant_id": None})
-    warehouse.set_bronze(two_cases())
-    warehouse.table(BRONZE).overwrite(pa.Table.from_pylist(rows, SCHEMA))
+    warehouse.fill("pgr_events", rows)
     result = warehouse.dbt("build", "--exclude-resource-type", "unit_test")
     assert result.success
     warned = [r.node.name for r in result.result if r.status == "warn"]
@@ -537,6 +465,7 @@ def test_the_command_line_prints_no_noise(tmp_path: Path) -> None:
     }
     command = [str(Path(sys.executable).with_name("dbt")), "run", "--quiet"]
     command += ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+    command += ["--select", "path:models/pgr"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     results = json.loads((tmp_path / "target" / "run_results.json").read_text())

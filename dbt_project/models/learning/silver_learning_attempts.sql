@@ -1,0 +1,93 @@
+{{ config(schema='silver', sort_by=['attempt_id']) }}
+
+{#- An attempt is recomputed from all of its events, whatever their windows. -#}
+{%- set bronze = source('bronze', 'learning_assessment_events') -%}
+{%- set windows = window_bounds() -%}
+{%- if windows -%}
+  {#- Two selects, since an OR over two columns is pushed into the scan by neither engine. -#}
+  {%- set queries = [
+      'select attempt_id from ' ~ bronze ~ ' where attempt_id is not null and '
+      ~ in_windows('_window'),
+      'select attempt_id from ' ~ bronze ~ ' where attempt_id is not null and _window is null and '
+      ~ in_windows('event_date'),
+  ] -%}
+  {#- Attempts that had events in these windows, and may have them no more. -#}
+  {%- if this_exists() -%}
+    {%- do queries.append('select attempt_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+  {%- endif -%}
+  {%- set keys = touched_keys(['attempt_id'], queries) -%}
+  {%- set dates = dates_of(
+      'select distinct b.event_date from ' ~ bronze ~ ' as b inner join (' ~ keys
+      ~ ') as k on b.attempt_id = k.attempt_id'
+  ) -%}
+{%- endif %}
+
+with events as (
+
+    select
+        b.*,
+        b."timestamp" as event_time,
+        coalesce(b._window, b.event_date) as known_window,
+        row_number() over (
+            partition by b.attempt_id
+            order by
+                b."timestamp",
+                coalesce(b._window, b.event_date),
+                b._partition nulls first,
+                b._offset nulls first,
+                b.event_id
+        ) as step
+    from {{ bronze }} as b
+    {%- if windows %}
+    inner join ({{ keys }}) as k on b.attempt_id = k.attempt_id
+    {%- endif %}
+    where
+        b.attempt_id is not null
+        and b.event_id is not null
+        and b.event_date is not null
+        and b."timestamp" is not null
+        {%- if windows %}
+        and {{ in_list('b.event_date', dates) }}
+        {%- endif %}
+
+),
+
+attempts as (
+
+    select
+        attempt_id,
+        max_by(assessment_id, step) as assessment_id,
+        max_by(assessment_type, step) as assessment_type,
+        max_by(course_id, step) as course_id,
+        max_by(user_id, step) as user_id,
+        min(event_time) filter (where event_type = 'started') as started_at,
+        max(event_time) filter (where event_type = 'submitted') as submitted_at,
+        max(event_time) filter (where event_type = 'graded') as graded_at,
+        max(event_date) filter (where event_type = 'graded') as graded_date,
+        max_by(score, step) filter (where event_type = 'graded') as score,
+        max_by(max_score, step) as max_score,
+        count(distinct event_id) filter (where event_type = 'graded') as grades,
+        min(known_window) as first_window,
+        max(known_window) as last_window
+    from events
+    group by attempt_id
+
+)
+
+select
+    attempt_id,
+    assessment_id,
+    assessment_type,
+    course_id,
+    user_id,
+    started_at,
+    submitted_at,
+    graded_at,
+    graded_date,
+    score,
+    max_score,
+    cast(score as double) / cast(max_score as double) as score_share,
+    grades,
+    first_window,
+    last_window
+from attempts

@@ -1,0 +1,28 @@
+{{ config(schema='gold', partition_by=['reading_date'], sort_by=['sensor_id', 'metric']) }}
+
+{%- set silver = ref('silver_telemetry_readings') -%}
+{%- set windows = window_bounds() -%}
+{%- if windows -%}
+  {%- set dates = touched_days_of_gold(silver, 'reading_date') -%}
+{%- endif %}
+
+-- Sums are of decimals: those of doubles depend on the order of the rows.
+select
+    reading_date,
+    date_trunc('hour', reading_time) as reading_hour,
+    sensor_id,
+    metric,
+    unit,
+    count(*) as readings,
+    min(value) as lowest,
+    max(value) as highest,
+    cast(sum(cast(value as decimal(18, 6))) as double) / count(*) as mean,
+    max_by(value, reading_time) as latest,
+    max(reading_time) as latest_at,
+    min(_window) as first_window,
+    max(_window) as last_window
+from {{ silver }}
+{%- if windows %}
+where {{ in_list('reading_date', dates) }}
+{%- endif %}
+group by reading_date, date_trunc('hour', reading_time), sensor_id, metric, unit

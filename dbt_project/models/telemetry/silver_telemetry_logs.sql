@@ -1,0 +1,64 @@
+{{ config(schema='silver', partition_by=['log_date'], sort_by=['service', 'log_time']) }}
+
+{#- All copies of an entry share its day. -#}
+{%- set bronze = source('bronze', 'telemetry_app_logs') -%}
+{%- set windows = window_bounds() -%}
+{%- if windows -%}
+  {%- set dates = touched_days([bronze], 'log_date') -%}
+{%- endif %}
+
+with entries as (
+
+    select
+        *,
+        "timestamp" as log_time,
+        coalesce(_window, log_date) as known_window,
+        {{ key_of([
+            'log_date', timestamp_text('"timestamp"'), 'level', 'service', 'host', 'message',
+            'trace_id', 'fields',
+        ]) }} as entry_key
+    from {{ bronze }}
+    where
+        "timestamp" is not null
+        and log_date is not null
+        and level is not null
+        and service is not null
+        {%- if windows %}
+        and {{ in_list('log_date', dates) }}
+        {%- endif %}
+
+),
+
+numbered as (
+
+    select
+        *,
+        row_number() over (
+            partition by entry_key
+            order by
+                known_window,
+                _partition nulls first,
+                _offset nulls first,
+                _generation nulls first
+        ) as copy_number
+    from entries
+
+)
+
+select
+    entry_key,
+    log_time,
+    log_date,
+    level,
+    level in ('ERROR', 'FATAL') as is_error,
+    service,
+    host,
+    message,
+    trace_id,
+    fields,
+    known_window as _window,
+    _generation,
+    _partition,
+    _offset
+from numbered
+where copy_number = 1

@@ -1,0 +1,60 @@
+{{ config(schema='silver', partition_by=['reading_date'], sort_by=['sensor_id', 'metric']) }}
+
+{#- All versions of a reading share its day. -#}
+{%- set bronze = source('bronze', 'telemetry_sensor_readings') -%}
+{%- set windows = window_bounds() -%}
+{%- if windows -%}
+  {%- set dates = touched_days([bronze], 'reading_date') -%}
+{%- endif %}
+
+with readings as (
+
+    select
+        *,
+        coalesce(_window, reading_date) as known_window
+    from {{ bronze }}
+    where
+        sensor_id is not null
+        and metric is not null
+        and reading_time is not null
+        and reading_date is not null
+        and value is not null
+        {%- if windows %}
+        and {{ in_list('reading_date', dates) }}
+        {%- endif %}
+
+),
+
+numbered as (
+
+    select
+        *,
+        row_number() over (
+            partition by reading_date, sensor_id, metric, reading_time
+            order by
+                known_window desc,
+                _partition desc nulls last,
+                _offset desc nulls last,
+                _generation desc nulls last,
+                value,
+                unit
+        ) as newness,
+        count(*) over (partition by reading_date, sensor_id, metric, reading_time) as version_count
+    from readings
+
+)
+
+select
+    sensor_id,
+    metric,
+    reading_time,
+    reading_date,
+    value,
+    unit,
+    version_count,
+    known_window as _window,
+    _generation,
+    _partition,
+    _offset
+from numbered
+where newness = 1

@@ -1,0 +1,190 @@
+"""The models of the learning platform: what they say of students, whatever order windows run in."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dbt_warehouse
+import pytest
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+from dbt_warehouse import (
+    FIRST,
+    Bronze,
+    assert_any_order_equals_a_rebuild,
+    bronze_rows,
+    day,
+    scattered,
+)
+
+from ingestion_platform.sources.simulators import simulate
+
+pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
+
+START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
+COUNTS = {
+    "auth_events": 400,
+    "assessment_events": 200,
+    "video_events": 700,
+    "course_events": 300,
+    "profile_events": 100,
+    "notification_events": 200,
+}
+
+
+@dataclass
+class Warehouse(dbt_warehouse.Warehouse):
+    """The six topics, and the models on them."""
+
+    domain: ClassVar[str] = "learning"
+    models: ClassVar[dict[str, str]] = {
+        "activity": "silver.silver_learning_activity",
+        "video": "silver.silver_learning_video_events",
+        "attempts": "silver.silver_learning_attempts",
+        "students": "gold.gold_learning_active_students_daily",
+        "watched": "gold.gold_learning_video_watch_daily",
+        "scores": "gold.gold_learning_scores_daily",
+    }
+
+
+@pytest.fixture
+def warehouse(
+    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Warehouse]:
+    """An empty catalog that the settings of this process name."""
+    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
+    yield Warehouse(tmp_path, manifest)
+    DuckDBConnectionManager.close_all_connections()
+
+
+@cache
+def simulated() -> Bronze:
+    """All streams over four days, doubled events and late ones among them."""
+    return {
+        stream: bronze_rows(stream, simulate(stream, count, start=START, days=4, seed=3))
+        for stream, count in COUNTS.items()
+    }
+
+
+def test_a_build_says_what_the_events_say(warehouse: Warehouse) -> None:
+    """Models and tests succeed; gold agrees with what is counted event by event."""
+    for stream, rows in simulated().items():
+        warehouse.fill(stream, rows)
+    results = warehouse.build()
+    assert {"model", "test", "unit_test"} <= {r.node.resource_type for r in results}
+    assert {r.status for r in results} <= {"success", "pass"}
+    assert (
+        dict(
+            warehouse.rows(
+                f"select event_date, active_students from {warehouse.models['students']}"
+            )
+        )
+        == active_students()
+    )
+    watched = warehouse.rows(
+        f"select event_date, course_id, watched_seconds from {warehouse.models['watched']}"
+    )
+    assert {(date, course): seconds for date, course, seconds in watched} == watched_seconds()
+    scores = warehouse.rows(
+        "select graded_date, course_id, assessment_type, total_score, graded_attempts"
+        f" from {warehouse.models['scores']}"
+    )
+    assert {row[:3]: row[3:] for row in scores} == standing_scores()
+
+
+def distinct(stream: str) -> list[dict[str, Any]]:
+    """Events of a stream, each once, in order of time."""
+    events = {row["event_id"]: row for row in simulated()[stream]}
+    return sorted(events.values(), key=lambda row: row["timestamp"])
+
+
+def active_students() -> dict[dt.date, int]:
+    """By day, counted by hand."""
+    students = defaultdict(set)
+    for stream in COUNTS:
+        for event in distinct(stream):
+            if event["event_type"] not in ("sent", "graded"):
+                students[event["event_date"]].add(event["user_id"])
+    return {date: len(found) for date, found in students.items()}
+
+
+def watched_seconds() -> dict[tuple[dt.date, str], Decimal]:
+    """By day and course, by following each player."""
+    seconds: dict[tuple[dt.date, str], Decimal] = defaultdict(Decimal)
+    before: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in distinct("video_events"):
+        view = event["session_id"], event["video_id"]
+        last = before.get(view)
+        seconds[event["event_date"], event["course_id"]] += 0
+        if last and last["event_type"] in ("play", "seek") and event["event_type"] != "play":
+            reached = event["position"] if event["seek_from"] is None else event["seek_from"]
+            gained = max(reached - last["position"], Decimal())
+            seconds[event["event_date"], event["course_id"]] += gained
+        before[view] = event
+    return dict(seconds)
+
+
+def standing_scores() -> dict[tuple[Any, ...], tuple[Decimal, int]]:
+    """Points and attempts by day, course and type, of the last grade of each attempt."""
+    grades = {
+        event["attempt_id"]: event
+        for event in distinct("assessment_events")
+        if event["event_type"] == "graded"
+    }
+    found: dict[tuple[Any, ...], list[Decimal]] = defaultdict(list)
+    for event in grades.values():
+        key = event["event_date"], event["course_id"], event["assessment_type"]
+        found[key].append(event["score"])
+    return {key: (sum(scores, Decimal()), len(scores)) for key, scores in found.items()}
+
+
+def test_topics_that_never_had_an_event_are_missed_by_nobody(warehouse: Warehouse) -> None:
+    """Activity is there with the first topic."""
+    warehouse.fill("auth_events", simulated()["auth_events"])
+    result = warehouse.dbt("run", "--exclude", "silver_learning_video_events+",
+                           "silver_learning_attempts+")  # fmt: skip
+    assert result.success, [r.message for r in result.result]
+    topics = warehouse.rows(f"select distinct topic from {warehouse.models['activity']}")
+    assert topics == [("auth",)]
+
+
+def video(hours: float, kind: str, position: int, window: int, number: int) -> dict[str, Any]:
+    """An event of the one player of this test, of ten minutes, with the number as its offset."""
+    time = START + dt.timedelta(hours=hours)
+    return {
+        "event_id": f"00000000-0000-4000-8000-{number:012d}", "event_type": kind,
+        "timestamp": time, "event_date": time.date(), "user_id": "U", "session_id": "S",
+        "device": "mobile", "course_id": "C", "video_id": "V", "position": Decimal(position),
+        "duration": Decimal(600), "seek_from": None, "playback_rate": 1.0,
+        "_window": day(window), "_generation": "g", "_partition": 0, "_offset": number,
+        "_ingested_at": START, "_contract": "c",
+    }  # fmt: skip
+
+
+def test_a_late_play_counts_on_the_day_after_it(warehouse: Warehouse) -> None:
+    """Playback over midnight: when the beginning comes late, the next day's watch time grows."""
+    end = video(24.1, "pause", 100, 1, 1)
+    warehouse.fill("video_events", [end])
+    select = ("--exclude", "silver_learning_activity+", "silver_learning_attempts+")
+    seconds = f"select event_date, watched_seconds from {warehouse.models['watched']} order by 1"
+    assert warehouse.dbt("run", *select).success
+    assert warehouse.rows(seconds) == [(day(1), 0)]
+    warehouse.fill("video_events", [end, video(23.9, "play", 40, 3, 2)])
+    assert warehouse.dbt("run", *select, windows=(3, 4)).success
+    assert warehouse.rows(seconds) == [(day(0), 0), (day(1), 60)]
+    warehouse.fill("video_events", [end])
+    assert warehouse.dbt("run", *select, windows=(3, 4)).success
+    assert warehouse.rows(seconds) == [(day(1), 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse, seed: int) -> None:
+    """Whatever came late, twice, or left: running each changed window once is enough."""
+    assert_any_order_equals_a_rebuild(warehouse, scattered(simulated(), seed), seed)
