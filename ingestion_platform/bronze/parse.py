@@ -143,6 +143,9 @@ class Parser:
         connection.register(INPUT, batch)
         try:
             return connection.execute(query).to_arrow_table()
+        except UnicodeDecodeError as error:
+            # DuckDB quotes the record in its message, and may cut it within a character.
+            raise duckdb.InvalidInputException("the engine cannot read the record") from error
         finally:
             connection.unregister(INPUT)
 
