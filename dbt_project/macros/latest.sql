@@ -18,7 +18,6 @@
   none, such rows are looked at in every run, and count as older than all others.
 #}
 {% macro versions_of(bronze, key, newest_first=[], day=none) %}
-  {%- set oldest = "date '1970-01-01'" -%}
   {%- set windows = window_bounds() -%}
   {%- if windows -%}
     {%- set inserted = in_windows(day) if day else '1 = 1' -%}
@@ -31,10 +30,7 @@
     ] -%}
     {#- Things with versions that left bronze since (a contract edit) are known to silver only. -#}
     {%- if this_exists() -%}
-      {%- do queries.append(
-          'select ' ~ key ~ ' from ' ~ this ~ ' where ' ~ came_in_windows()
-          ~ ((' or first_window = ' ~ oldest) if not day else '')
-      ) -%}
+      {%- do queries.append('select ' ~ key ~ ' from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
     {%- endif -%}
     {%- set keys = touched_keys([key], queries) -%}
     {%- set dates = dates_of(
@@ -63,7 +59,7 @@
 
         select
             b.*,
-            coalesce(b._window, {{ 'b.' ~ day if day else oldest }}) as known_window
+            coalesce(b._window, {{ 'b.' ~ day if day else in_no_window() }}) as known_window
         from {{ bronze }} as b
         {%- if windows %}
         inner join ({{ keys }}) as k on b.{{ key }} = k.{{ key }}
@@ -81,10 +77,22 @@
 {% endmacro %}
 
 
-{# Whether something that knows its first and last window may have had a part in the run's. #}
+{#
+  Whether something that knows its first and last window may have had a part in the run's. What
+  came in no window (see versions_of) has a part in all.
+#}
 {% macro came_in_windows(prefix='') -%}
   {%- set bounds = window_bounds() -%}
-  {{ prefix }}first_window < date '{{ bounds[1] }}' and {{ prefix }}last_window >= date '{{ bounds[0] }}'
+  (
+    ({{ prefix }}first_window < date '{{ bounds[1] }}' and {{ prefix }}last_window >= date '{{ bounds[0] }}')
+    or {{ prefix }}first_window = {{ in_no_window() }}
+  )
+{%- endmacro %}
+
+
+{# The window of what came in none, older than all others. #}
+{% macro in_no_window() -%}
+  date '1970-01-01'
 {%- endmacro %}
 
 
