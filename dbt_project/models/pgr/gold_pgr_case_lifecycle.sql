@@ -21,6 +21,15 @@
         ~ ' and ended_at is null and sla_breached <> (sla_due_at < (select max(event_time) from '
         ~ silver ~ '))'
     ) -%}
+    {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
+    {%- do queries.append(
+        'select coalesce(s.tenant_id, g.tenant_id) as tenant_id, '
+        ~ 'coalesce(s.entity_id, g.entity_id) as entity_id '
+        ~ 'from (select tenant_id, entity_id, count(*) as events from ' ~ silver
+        ~ ' group by tenant_id, entity_id) as s full outer join ' ~ this ~ ' as g '
+        ~ 'on s.tenant_id = g.tenant_id and s.entity_id = g.entity_id '
+        ~ 'where coalesce(s.events, 0) <> coalesce(g.event_count, 0)'
+    ) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['tenant_id', 'entity_id'], queries) -%}
   {%- set dates = dates_of(
