@@ -101,9 +101,11 @@ def _product_again(rng: Random, item: State) -> State:
     """An item that was repriced, rated, sold out or delivered."""
     change = rng.random()
     if change < 0.5:
-        return item | {"price": round(item["price"] * rng.uniform(0.8, 1.2) + 0.01, 2)}
+        price = round(item["price"] * rng.uniform(0.8, 1.2), 2)
+        return item | {"price": price if price != item["price"] else round(price + 0.01, 2)}
     if change < 0.8:
-        return item | {"rating": round(rng.triangular(1.5, 5, 4.3), 1)}
+        rating = round(rng.triangular(1.5, 5, 4.3), 1)
+        return item | {"rating": rating if rating != item["rating"] else round(rating - 0.1, 1)}
     return item | {"in_stock": not item["in_stock"]}
 
 
