@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ingestion_platform import __version__
@@ -126,6 +126,7 @@ def _add_shop(app: FastAPI, door: Door, samples: dict[str, Any]) -> None:
                 f"Stage one {noun}",
                 f"Appends to `{file}` in the drop zone, which the batch path lands.",
                 door.settings.gateway,
+                501,
             ),
         )
 
@@ -174,6 +175,10 @@ def _add_problems(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return of_status(error.status_code, str(error.detail), error.headers).response()
 
+    async def left(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ClientDisconnect)
+        return Problem("malformed", "the client left before its body was complete").response()
+
     async def unexpected(_: Request, error: Exception) -> Response:
         # Its words may hold anything: they go to the log only.
         return Problem("unexpected", f"{type(error).__name__}; see the door's log").response()
@@ -181,4 +186,5 @@ def _add_problems(app: FastAPI) -> None:
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(Transient, transient)
     app.add_exception_handler(HTTPException, status)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(Exception, unexpected)

@@ -5,6 +5,8 @@ of each. HTTP itself is in `requests` and `routes`.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ingestion_platform.errors import Transient
 from ingestion_platform.gateway.counters import Counters
 from ingestion_platform.gateway.envelopes import Envelope
 from ingestion_platform.gateway.idempotency import Answer, Done, Memory
@@ -24,6 +27,8 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Stream
+
+LOG = logging.getLogger("ingestion_platform.gateway")
 
 JSON = "application/json"
 _JUDGES = 2  # threads: DuckDB and the decoder leave the interpreter to others
@@ -64,11 +69,11 @@ class Door:
         self._judges: dict[str, Judge] = {}
         self._topics: dict[str, asyncio.Task[int]] = {}
 
-    def close(self) -> int:
-        """Deliver what is queued; how many records were given up."""
-        left = self.publisher.close()
+    def close(self) -> None:
+        """Deliver what is queued, or give it up when its time is over."""
+        if left := self.publisher.close():
+            LOG.error("gave up %d records that Kafka did not acknowledge", left)
         self._threads.shutdown()
-        return left
 
     def unready(self) -> str:
         """Why no record can be taken at present; empty while one can."""
@@ -118,9 +123,13 @@ class Door:
     async def _send(self, stream: Stream, records: list[Record]) -> list[Outcome]:
         if not records:
             return []
-        if not self.publisher.problem:
-            await self._topic(stream)
-        outcomes = await self.publisher.send(stream.topic, records)
+        try:
+            if not self.publisher.problem:
+                await self._topic(stream)
+            outcomes = await self.publisher.send(stream.topic, records)
+        except Transient:
+            self.counters.add(stream.name, failed=len(records))
+            raise
         if not any(isinstance(o, Delivered) for o in outcomes):
             self._topics.pop(stream.topic, None)  # somebody may have removed it
         return outcomes
@@ -157,16 +166,13 @@ def answer(stream: Stream, results: Sequence[Result]) -> Answer:
     large for Kafka; 503 when one that could be accepted was not acknowledged.
     """
     told = [_told(i, result) for i, result in enumerate(results)]
-    counts = {
-        "accepted": sum(isinstance(r, Delivered) for r in results),
-        "refused": sum(isinstance(r, Refused) for r in results),
-        "failed": sum(isinstance(r, Failed) for r in results),
-    }
-    if any(isinstance(r, Failed) and not r.too_large for r in results):
+    statuses = Counter(each["status"] for each in told)
+    counts = {status: statuses[status] for status in ("accepted", "refused", "failed")}
+    if counts["failed"]:
         action = "send the same again, with an Idempotency-Key: what Kafka has is not sent twice"
         detail = f"{counts['failed']} of {len(results)} records were not acknowledged"
         return _problem("not-acknowledged", detail, action, {**counts, "results": told})
-    if counts["failed"] and not counts["accepted"]:
+    if not counts["accepted"] and any(isinstance(r, Failed) for r in results):
         return _problem(
             "too-large",
             "Kafka's limit on the size of a record is exceeded",

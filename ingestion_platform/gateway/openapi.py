@@ -88,16 +88,25 @@ def records_operation(stream: Stream, sample: Any, limits: GatewaySettings) -> d
 
 
 def one_operation(
-    stream: Stream, sample: Any, summary: str, description: str, limits: GatewaySettings
+    stream: Stream,
+    sample: Any,
+    summary: str,
+    description: str,
+    limits: GatewaySettings,
+    *rejections: int,
 ) -> dict[str, Any]:
-    """The request and the answers of a path of the shop, which takes exactly one record."""
+    """The request and the answers of a path of the shop, which takes exactly one record.
+
+    `rejections` are statuses that only this path answers.
+    """
     contents = {JSON: ({"$ref": f"{_REF}{stream.name}"}, {"one record": sample})}
     accepted = {
         "description": "The record was taken.",
         "content": {JSON: {"schema": {"$ref": f"{_REF}Accepted"}}},
     }
     name = "_".join(summary.lower().split())
-    return _operation(name, summary, description, contents, {"201": accepted}, limits)
+    answers = {"201": accepted} | {str(status): _rejection(status) for status in rejections}
+    return _operation(name, summary, description, contents, answers, limits)
 
 
 def _operation(

@@ -264,6 +264,14 @@ def test_a_body_that_trickles_is_answered_408(door: DoorProcess) -> None:
     assert 0.9 < time.monotonic() - began < 10
 
 
+def test_a_client_that_leaves_is_no_failure(door: DoorProcess) -> None:
+    """A connection that ends within a body leaves no trace but its line in the access log."""
+    with socket.create_connection(("127.0.0.1", door.port)) as link:
+        link.sendall(b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    until(lambda: '"path": "/users"' in door.log.read_text())
+    assert "Traceback" not in door.log.read_text()
+
+
 @pytest.mark.slow
 def test_headers_that_trickle_lose_their_connection(door: DoorProcess) -> None:
     """A connection that never gets to the end of its headers is closed, whatever it sends."""

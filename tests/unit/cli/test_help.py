@@ -16,6 +16,7 @@ COMMANDS = [
     "broker stop",
     "produce",
     "run",
+    "serve",
     "status",
     "verify",
     "query",
@@ -27,6 +28,7 @@ HEAVY = {
     "dagster",
     "dbt",
     "duckdb",
+    "fastapi",
     "numpy",
     "obstore",
     "open_data_contract_standard",
@@ -34,6 +36,7 @@ HEAVY = {
     "pyarrow",
     "pyiceberg",
     "sqlalchemy",
+    "uvicorn",
 }
 
 _TELL_MODULES = f"""

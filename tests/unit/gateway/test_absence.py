@@ -66,6 +66,7 @@ def test_a_door_without_kafka_starts_and_says_so(serve: Serve, own_broker: Setti
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) >= 1
     assert served.records("recomart_users", "{}").status_code == 422
+    assert served.door.counters.as_dict()["ingestion_errors_total"]["recomart_users"] == 1
 
 
 def test_the_door_finds_a_broker_that_comes_back_elsewhere(
