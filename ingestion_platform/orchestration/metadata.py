@@ -273,13 +273,15 @@ def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:
 
 def preview(rows: pa.Table) -> dg.MarkdownMetadataValue:
     """A few rows as a table in markdown."""
-    frame = rows.slice(0, PREVIEW_ROWS).to_pandas()
-    return dg.MetadataValue.md(frame.map(_cell).to_markdown(index=False))
+    lines = [rows.column_names, ["---"] * rows.num_columns]
+    # Not through pandas, which makes arrays of lists and floats of integers beside a null.
+    few = rows.slice(0, PREVIEW_ROWS).to_pylist()
+    lines += [[_cell(value) for value in row.values()] for row in few]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _cell(value: Any) -> str:
-    # Only NaN, which stands for null here, differs from itself.
-    text = "" if value is None or value != value else str(value)
+    text = "" if value is None else str(value)
     text = text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"
     return text.replace("|", "\\|").replace("\n", " ")
 

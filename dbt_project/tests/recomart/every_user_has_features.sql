@@ -1,8 +1,13 @@
 -- Whoever has a profile or did anything has features, with all deeds.
+{%- set users = if_there(ref('silver_recomart_users'), {'user_id': 'bigint'}) -%}
+{%- set pairs = if_there(
+    ref('gold_recomart_interactions'), {'user_id': 'bigint', 'interactions': 'bigint'}
+) %}
+
 with met as (
 
     select user_id, cast(sum(interactions) as bigint) as interactions
-    from {{ ref('gold_recomart_interactions') }}
+    from {{ pairs }} as pairs
     group by user_id
 
 ),
@@ -10,7 +15,7 @@ with met as (
 expected as (
 
     select coalesce(u.user_id, m.user_id) as user_id, coalesce(m.interactions, 0) as interactions
-    from {{ ref('silver_recomart_users') }} as u
+    from {{ users }} as u
     full outer join met as m on u.user_id = m.user_id
 
 ),
