@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingestion_platform.bronze.load import Item, Loaded, Loader
+from ingestion_platform.bronze.load import Item, Judge, Loaded, Loader, count_reasons
 from ingestion_platform.errors import PositionMoved, Transient
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.lake.door import Door, FilesRefused, Handled
@@ -203,6 +204,8 @@ def run_stream(
             commit_group(log, loader)
 
     def of_files() -> None:
+        if platform.door(stream).idle():
+            return  # the tables need not be opened
         landing = _landing(platform, stream, [FILES], None, _noting(on_file, refused))
         _load_files(platform, stream, landing, on_landed, on_loaded)
 
@@ -238,6 +241,41 @@ def load_files(
             _load_files(platform, stream, landing, on_landed, on_loaded)
 
         _persist(attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a file would become: its records, how many bronze would take, and why not the others."""
+
+    records: int
+    good: int
+    refused: int
+    reasons: Counter[str]
+
+
+def try_file(
+    platform: Platform,
+    stream: Stream,
+    file: Path,
+    *,
+    on_read: Callable[[int], None] = _nothing,
+) -> Trial:
+    """Read and judge a file without landing anything.
+
+    Raises:
+        UnreadableFile: there is no such file, or it cannot be parsed.
+    """
+    judge = Judge(stream.contract)
+    good = refused = 0
+    reasons: Counter[str] = Counter()
+    with platform.door(stream).reading(file) as content:
+        for values in content.values():
+            parsed = judge.parse(values, text=content.format.encoding == "text")
+            good += len(parsed.valid)
+            refused += len(parsed.refused)
+            reasons.update(count_reasons(parsed.reasons))
+            on_read(good + refused)
+    return Trial(good + refused, good, refused, reasons)
 
 
 def _load_files(

@@ -89,12 +89,14 @@ class Judge:
 
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
-        values = records["value"].combine_chunks()
-        if link.file is not None and link.file.encoding == "text":
-            values = self._text.typed(values)
-        parsed = self._parser.parse(values)
+        text = link.file is not None and link.file.encoding == "text"
+        parsed = self.parse(records["value"].combine_chunks(), text=text)
         bronze = self._bronze_rows(link, records, parsed)
         return bronze, self._quarantine_rows(link, records, parsed)
+
+    def parse(self, values: pa.BinaryArray, *, text: bool) -> Parsed:
+        """Judge values alone; `text` says that theirs are all strings."""
+        return self._parser.parse(self._text.typed(values) if text else values)
 
     def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
         offsets = records["offset"].take(parsed.valid)
@@ -282,7 +284,7 @@ class Loader:
                 link,
                 bronze.num_rows,
                 quarantine.num_rows,
-                _count(quarantine),
+                count_reasons(quarantine[c.REASONS]),
                 replaced=any(x is not None and x.replace for x in (task.bronze, task.quarantine)),
             ),
         )
@@ -332,7 +334,7 @@ def _instants(stamps: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return pc.if_else(sane, stamps, None).cast(kind)
 
 
-def _count(quarantine: pa.Table) -> Counter[str]:
+def count_reasons(reasons: pa.ListArray | pa.ChunkedArray) -> Counter[str]:
     """How often each kind of reason was given; the offending values are cut off."""
-    flat = pc.list_flatten(quarantine[c.REASONS]).to_pylist()
+    flat = pc.list_flatten(reasons).to_pylist()
     return Counter(str(reason).partition(" (is ")[0] for reason in flat)

@@ -13,6 +13,7 @@ from ingestion_platform.cli import (
     demo,
     dev,
     doctor,
+    load,
     produce,
     query,
     run,
@@ -110,6 +111,7 @@ app.command("dev")(dev.dev)
 app.add_typer(broker.app, name="broker")
 app.command("produce")(produce.produce)
 app.command("run")(run.run)
+app.command("load")(load.load)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)

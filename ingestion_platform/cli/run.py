@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.door import Handled
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
@@ -49,11 +50,12 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring streams up to date once: topic to lake, lake to bronze and quarantine.
+    """Bring streams up to date once: topic and files to lake, lake to bronze and quarantine.
 
-    Ends at the end of the log as it is at the start. May be stopped and
-    repeated at any time, also beside other runs: nothing is lost or doubled.
-    Exits with 1 if a stream failed.
+    Ends at the end of the log as it is at the start, with the files that are
+    in the drop zone then. May be stopped and repeated at any time, also
+    beside other runs: nothing is lost or doubled. Exits with 1 if a
+    stream failed.
 
     [dim]Examples:[/]
       ingest run pgr_events
@@ -83,7 +85,7 @@ def _attempt(terminal: Terminal, progress: Progress, platform: Platform, stream:
     tally = Tally(stream.name)
     began = time.monotonic()
     try:
-        _run(progress, platform, stream, tally)
+        _run(terminal, progress, platform, stream, tally)
     except PlatformError as error:
         tally.error = redacted(error.message)
         terminal.error(error)
@@ -91,7 +93,9 @@ def _attempt(terminal: Terminal, progress: Progress, platform: Platform, stream:
     return tally
 
 
-def _run(progress: Progress, platform: Platform, stream: Stream, tally: Tally) -> None:
+def _run(
+    terminal: Terminal, progress: Progress, platform: Platform, stream: Stream, tally: Tally
+) -> None:
     from ingestion_platform.pipeline import run_stream
     from ingestion_platform.status import stream_status
 
@@ -109,7 +113,11 @@ def _run(progress: Progress, platform: Platform, stream: Stream, tally: Tally) -
         tally.reasons.update(loaded.reasons)
         progress.update(loading, completed=tally.bronze + tally.quarantined)
 
-    run_stream(platform, stream, on_landed=on_landed, on_loaded=on_loaded)
+    def on_file(handled: Handled) -> None:
+        said = f": {handled.detail}" if handled.detail else ""
+        terminal.say(f"  {literal(handled.name)} {handled.outcome}{literal(said)}")
+
+    run_stream(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=on_file)
 
 
 def _show(terminal: Terminal, tallies: list[Tally]) -> None:

@@ -7,6 +7,7 @@ removed from the zone: so whatever dies, the next run has the content and knows 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from ingestion_platform.lake.land import Landed
 from ingestion_platform.lake.store import Store
 from ingestion_platform.sources.files import (
     Content,
+    Copied,
     Format,
     UnreadableFile,
     copy_file,
@@ -80,6 +82,10 @@ class Door:
         self._format = door.format
         self._spool = spool
 
+    def idle(self) -> bool:
+        """Whether no file waits and none was ever landed."""
+        return not self.zone.waiting() and Journal(self._lake, self._topic).last() is None
+
     def land_waiting(self, settle: float, note: Note) -> Iterator[Landed]:
         """Land the files of the zone that did not change for `settle` seconds, oldest first.
 
@@ -110,10 +116,22 @@ class Door:
             PositionMoved, HalfLanded, StoreUnavailable: as `land_waiting`.
         """
         with Spool(self._spool) as spool:
-            copied = copy_file(file, spool)
-            content = open_copy(copied, format_of(file.name, self._format), spool)
+            content = self._opened(copy_file(file, spool), spool)
             broken = yield from self._finish(spool)
             yield from self._land(content, note, broken, on_read)
+
+    @contextmanager
+    def reading(self, file: Path) -> Iterator[Content]:
+        """A file to be read only.
+
+        Raises:
+            UnreadableFile: there is no such file, or it cannot be decompressed.
+        """
+        with Spool(self._spool) as spool:
+            yield self._opened(copy_file(file, spool), spool)
+
+    def _opened(self, copied: Copied, spool: Spool) -> Content:
+        return open_copy(copied, format_of(copied.name, self._format), spool)
 
     def _land_arrival(
         self, arrival: Arrival, spool: Spool, note: Note, broken: HalfLanded | None
@@ -127,8 +145,7 @@ class Door:
             note(Handled(taken.name, "changing", detail="it is still being written: it waits"))
             return
         try:
-            content = open_copy(copied, format_of(taken.name, self._format), spool)
-            yield from self._land(content, note, broken)
+            yield from self._land(self._opened(copied, spool), note, broken)
         except UnreadableFile as error:
             kept = self.zone.refuse(copied, error.message)
             note(Handled(taken.name, "refused", detail=error.problem, kept=kept))
