@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.files import landed_end
+from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.sources.kafka import Topic, Watermarks
 from ingestion_platform.streams import Stream
@@ -22,7 +25,7 @@ class PartitionStatus:
     """One log partition; positions are next offsets of the topic's present generation.
 
     A position is None when nothing of that generation has arrived there; `lag` counts the offsets
-    of the log that bronze lacks.
+    of the log that bronze lacks. The log of partition FILES is what was taken in of files.
     """
 
     partition: int
@@ -38,7 +41,8 @@ class PartitionStatus:
 class StreamStatus:
     """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one.
 
-    Row counts include rows that other engines inserted.
+    Row counts include rows that other engines inserted. `waiting_files` are in the drop zone:
+    their records are not counted as lag, since nobody has read them.
     """
 
     stream: str
@@ -50,6 +54,7 @@ class StreamStatus:
     bronze_rows: int
     quarantine_rows: int
     partitions: tuple[PartitionStatus, ...]
+    waiting_files: int = 0
 
     @property
     def lag(self) -> int:
@@ -67,13 +72,14 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="status") as pool:
+    with ThreadPoolExecutor(3, thread_name_prefix="status") as pool:
         from_log = pool.submit(_read_log, platform, stream)
         tables = pool.submit(_read_tables, platform, stream)
+        files = pool.submit(_read_files, platform, stream)
         topic, marks = from_log.result()
         tails = Chain(platform.store, stream.topic).tails(topic.partitions)
         bronze, quarantine = tables.result()
-    return summarize(stream, topic, marks, tails, bronze, quarantine)
+    return summarize(stream, topic, marks, tails, files.result(), bronze, quarantine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +90,51 @@ class TableState:
     ledgers: dict[int, Ledger]
 
 
+@dataclass(frozen=True, slots=True)
+class FilesState:
+    """What the file door tells: how many files wait, the last one taken in, and how far it is."""
+
+    waiting: int
+    last: Claim | None
+    landed: int
+
+
 def summarize(
     stream: Stream,
     topic: Topic,
     marks: dict[int, Watermarks],
     tails: dict[int, Link],
+    files: FilesState,
     bronze: TableState,
     quarantine: TableState,
 ) -> StreamStatus:
     """The status from what was read; plain data in and out."""
+
+    def of(partition: int, generation: str, log: Watermarks, lake: int | None) -> PartitionStatus:
+        at = _position(bronze.ledgers, partition, generation)
+        return PartitionStatus(
+            partition=partition,
+            log_start=log.start,
+            log_end=log.end,
+            lake_position=lake,
+            bronze_position=at,
+            quarantine_position=_position(quarantine.ledgers, partition, generation),
+            lag=max(0, log.end - max(log.start, at or 0)),
+        )
+
     partitions = []
     for partition, mark in sorted(marks.items()):
         tail = tails.get(partition)
         lake = tail.end if tail and tail.generation == topic.generation else None
-        at = _position(bronze.ledgers, partition, topic)
-        partitions.append(
-            PartitionStatus(
-                partition=partition,
-                log_start=mark.start,
-                log_end=mark.end,
-                lake_position=lake,
-                bronze_position=at,
-                quarantine_position=_position(quarantine.ledgers, partition, topic),
-                lag=max(0, mark.end - max(mark.start, at or 0)),
-            )
-        )
-    generations = [pos[0] for ledger in bronze.ledgers.values() if (pos := ledger.position)]
+        partitions.append(of(partition, topic.generation, mark, lake))
+    if files.last is not None:
+        taken = Watermarks(0, files.last.end)
+        partitions.append(of(FILES, files.last.generation, taken, files.landed))
+    generations = [
+        pos[0]
+        for partition, ledger in bronze.ledgers.items()
+        if partition != FILES and (pos := ledger.position)
+    ]
     present = topic.generation if topic.generation in generations else None
     return StreamStatus(
         stream=stream.name,
@@ -121,18 +146,28 @@ def summarize(
         bronze_rows=bronze.rows,
         quarantine_rows=quarantine.rows,
         partitions=tuple(partitions),
+        waiting_files=files.waiting,
     )
 
 
-def _position(ledgers: dict[int, Ledger], partition: int, topic: Topic) -> int | None:
+def _position(ledgers: dict[int, Ledger], partition: int, generation: str) -> int | None:
     at = ledgers.get(partition, Ledger()).position
-    return at[1] if at is not None and at[0] == topic.generation else None
+    return at[1] if at is not None and at[0] == generation else None
 
 
 def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Watermarks]]:
+    if not stream.kafka:
+        return Topic(stream.topic, "", "", ()), {}
     with platform.log(stream) as log:
         topic = log.topic()
         return topic, log.watermarks(topic.partitions)
+
+
+def _read_files(platform: Platform, stream: Stream) -> FilesState:
+    waiting = len(platform.door(stream).zone.waiting())
+    last = Journal(platform.store, stream.topic).last()
+    landed = 0 if last is None else landed_end(platform.store, stream.topic, last)
+    return FilesState(waiting, last, landed)
 
 
 def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableState]:

@@ -9,6 +9,7 @@ import typer
 
 from ingestion_platform.cli.options import Json, complete_stream
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+from ingestion_platform.lake.names import partition_label
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,8 +67,8 @@ def read(names: list[str] | None) -> list[StreamStatus]:
 
 
 def streams_table(found: list[StreamStatus]) -> Table:
-    """One line per stream: records in the log, rows in the tables, offsets not there yet."""
-    numbers = ("in log", "bronze", "quarantine", "not in lake", "lag")
+    """One line per stream: records in the log, rows in the tables, what is not there yet."""
+    numbers = ("in log", "bronze", "quarantine", "not in lake", "lag", "files")
     table = new_table("", ("stream", "topic", *numbers, "bronze table"), numbers=numbers)
     for each in found:
         table.add_row(
@@ -78,6 +79,7 @@ def streams_table(found: list[StreamStatus]) -> Table:
             count(each.quarantine_rows),
             _lag(not_landed(each)),
             _lag(each.lag),
+            _lag(each.waiting_files),
             each.bronze_table,
         )
     return table
@@ -95,14 +97,17 @@ def partitions_table(found: StreamStatus) -> Table:
     for p in found.partitions:
         positions = (p.log_start, p.log_end, p.lake_position, p.bronze_position)
         table.add_row(
-            str(p.partition), *map(count, (*positions, p.quarantine_position)), _lag(p.lag)
+            partition_label(p.partition),
+            *map(count, (*positions, p.quarantine_position)),
+            _lag(p.lag),
         )
     return table
 
 
 def _heading(found: StreamStatus) -> str:
+    source = f"topic {literal(found.topic)} ({found.topic_id})" if found.topic_id else "files only"
     return (
-        f"[bold]{found.stream}[/]: topic {literal(found.topic)} ({found.topic_id})\n"
+        f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
         f"{count(found.bronze_rows)} rows in {found.bronze_table}, "
         f"{count(found.quarantine_rows)} in {found.quarantine_table}"
     )

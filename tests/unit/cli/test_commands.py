@@ -22,6 +22,7 @@ STATUS = {
     "bronze_rows",
     "quarantine_rows",
     "partitions",
+    "waiting_files",
 }
 PARTITION = {
     "partition",
@@ -231,7 +232,7 @@ def test_run_reports_a_failed_stream(
     monkeypatch.setenv("LAKE_URL", (tmp_path / "file" / "lake").as_uri())
     answer = ingest("run", "pgr_events", "--json")
     assert answer.code == 1
-    assert "the lake" in answer.json[0]["error"]
+    assert "the store" in answer.json[0]["error"]
     assert "LAKE_URL" in answer.err
 
 
