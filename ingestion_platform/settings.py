@@ -53,8 +53,9 @@ class GatewaySettings:
     """Records (requests without any count as one) per second and client; 0 is no limit."""
     body_seconds: int = 30
     """For a whole request body to arrive."""
-    ack_seconds: int = 15
-    """For Kafka to acknowledge a record before it is given up."""
+    ack_seconds: int = 30
+    """For Kafka to acknowledge a record before it is given up: longer than a broker is usually
+    away, since a record that was given up may have arrived."""
     idempotency_seconds: int = 3600
     """How long the answer to an Idempotency-Key is remembered."""
     idempotency_bytes: int = 64 * 1024 * 1024

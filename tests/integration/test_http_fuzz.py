@@ -88,7 +88,12 @@ def test_the_door_accepts_what_the_contract_accepts_and_never_breaks(
         operation = found.ok()
         strategy = operation.as_strategy(generation_mode=mode)
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=25,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(strategy)
         def holds(case: schemathesis.Case) -> None:
             seen[check(case)] += 1
