@@ -42,13 +42,17 @@ class Stream:
     contract_file: Path
     group_id: str
     partitions: int = 4
-    """Log partitions that assets are declared for; a topic with more is reported, not ignored."""
+    """Log partitions that assets are declared for; a topic with more is reported, not ignored.
+    0 for a stream of files alone."""
     start_date: str = "2026-01-01"
     """The first window that assets are declared for."""
-    kafka: bool = True
-    """Whether it has a topic; if not, `topic` only names its folder in the lake."""
     files: FileDoor | None = None
-    """Its drop zone, if it is not the one that every stream has."""
+    """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
+
+    @property
+    def kafka(self) -> bool:
+        """Whether it has a topic; if not, `topic` only names its folder in the lake."""
+        return self.partitions > 0
 
     @property
     def door(self) -> FileDoor:
@@ -108,7 +112,6 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         group_id=attributes.get("group_id", f"ingest-{name}"),
         partitions=int(attributes.get("partitions", Stream.partitions)) if kafka else 0,
         start_date=str(attributes.get("start_date", Stream.start_date)),
-        kafka=kafka,
         files=files,
     )
 

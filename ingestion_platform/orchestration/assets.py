@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SourceUnavailable, Transient
+from ingestion_platform.lake.door import FilesRefused
+from ingestion_platform.lake.names import FILES
 from ingestion_platform.orchestration import checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.metadata import Stored
@@ -21,6 +23,7 @@ from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.door import Handled
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.status import StreamStatus
     from ingestion_platform.verify import SliceCount
@@ -53,14 +56,19 @@ def pool(stream: Stream) -> str:
 
 
 def raw_asset(stream: Stream) -> dg.AssetSpec:
-    """The topic, a Dagster partition per log partition; the stream's sensor observes it."""
+    """The topic and the drop zone, a Dagster partition per log partition; sensors observe them."""
     contract = stream.contract
+    source = f"Kafka topic {stream.topic}" if stream.kafka else f"Files of {stream.door.folder}"
     return dg.AssetSpec(
         raw_key(stream),
-        description=f"Kafka topic {stream.topic}. {contract.description}",
+        description=f"{source}. {contract.description}",
         partitions_def=partitions.log_partitions(stream),
-        kinds={"kafka"},
-        metadata={"topic": stream.topic, "group": stream.group_id},
+        kinds={"kafka"} if stream.kafka else {"file"},
+        metadata={
+            "topic": stream.topic,
+            "group": stream.group_id,
+            "drop_zone": stream.door.folder,
+        },
         group_name=stream.domain,
         owners=metadata.owners(contract.owner),
         tags=_tags(stream),
@@ -68,7 +76,8 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
 
 
 def lake_asset(stream: Stream) -> dg.AssetsDefinition:
-    """The copy of the log: materializing slices lands what the log has up to their last window."""
+    """The copy of the log: materializing slices lands what the log has up to their last window,
+    and, for the partition of files, what waits in the drop zone."""
     key = lake_key(stream)
 
     @dg.asset(
@@ -81,8 +90,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                 ),
             )
         ],
-        description=f"Every record of topic {stream.topic} as it was sent, in Parquet files by "
-        "window and log partition.",
+        description=f"Every record of topic {stream.topic} and of files as it was sent, in Parquet "
+        "files by window and log partition.",
         partitions_def=partitions.slices(stream),
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=LAKE_VERSION,
@@ -104,14 +113,25 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             newest[name.window, name.partition] = landed
             context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
 
+        def note_file(handled: "Handled") -> None:
+            told = context.log.warning if handled.outcome == "refused" else context.log.info
+            said = f": {handled.detail}" if handled.detail else ""
+            told(f"file {handled.name} {handled.outcome}{said} (now {handled.kept})")
+
+        refused: FilesRefused | None = None
+        rows = 0
         with _told_to_dagster():
-            rows = land_stream(
-                platform,
-                stream,
-                partitions=sorted({p for _, p in asked}),
-                last=max(window for window, _ in asked),
-                on_landed=note,
-            )
+            try:
+                rows = land_stream(
+                    platform,
+                    stream,
+                    partitions=sorted({p for _, p in asked}),
+                    last=max(window for window, _ in asked),
+                    on_landed=note,
+                    on_file=note_file,
+                )
+            except FilesRefused as error:  # all else is landed: that is told first
+                refused = error
             events = _lake_events(platform, stream, {*asked, *newest}, newest)
         for of in sorted(set(events) - set(asked)):
             context.log_event(
@@ -124,6 +144,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             )
         for of in asked:
             context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
+        if refused is not None:
+            raise dg.Failure(str(refused), allow_retries=False)
         context.log.info(f"{rows:,} records landed; the rest of the slices was there")
         return dg.MaterializeResult()
 
@@ -250,7 +272,7 @@ def _findings(
 ) -> Findings:
     """What the gate and the wanted checks judge: all slices of the windows touched."""
     windows = sorted({window for window, _ in touched})
-    days = [(window, p) for window in windows for p in range(stream.partitions)]
+    days = [(window, p) for window in windows for p in partitions.all_partitions(stream)]
     status = _status(platform, stream)
     waits = _waits(platform, stream, status) if checks.FRESHNESS in wanted else None
     reasons = metadata.quarantine_reasons(platform, stream, windows)
@@ -294,7 +316,8 @@ def _waits(
     """Seconds that the oldest record which bronze lacks has waited, by log partition."""
     if status is None:
         return None
-    behind = [p for p in status.partitions if p.lag > 0]
+    # What came in files was in the lake when it got its timestamp.
+    behind = [p for p in status.partitions if p.lag > 0 and p.partition != FILES]
     if not behind:
         return {}
     now = datetime.now(UTC).timestamp()

@@ -11,7 +11,11 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.drop import Arrival
+from ingestion_platform.lake.files import landed_end
+from ingestion_platform.lake.journal import Journal
 from ingestion_platform.lake.land import window_of
+from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.sources.kafka import Log, Topic, Watermarks
 from ingestion_platform.streams import Stream
@@ -49,6 +53,44 @@ class Backlog:
         at = partition.bronze
         position = at[1] if at is not None and at[0] == self.topic.generation else 0
         return max(0, partition.log.end - max(partition.log.start, position))
+
+
+@dataclass(frozen=True, slots=True)
+class FilesBacklog:
+    """The file door now: what waits in the zone, how far what was taken in is (None before the
+    first file), and the first window that is behind, waiting files left aside."""
+
+    waiting: tuple[Arrival, ...]
+    generation: str
+    progress: Progress | None
+    behind: date | None
+
+
+def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
+    """Look into the drop zone, and compare what was taken in of it with lake and tables.
+
+    Raises:
+        StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    waiting = tuple(platform.door(stream).zone.waiting())
+    last = Journal(platform.store, stream.topic).last()
+    if last is None:
+        return FilesBacklog(waiting, "", None, None)
+    # Before the lake's end, as for a topic.
+    tables = [
+        load_or_none(platform.catalog, name)
+        for name in (stream.bronze_table, stream.quarantine_table)
+    ]
+    at = _positions(tables).get(FILES)
+    landed = (last.generation, landed_end(platform.store, stream.topic, last))
+    progress = Progress(FILES, Watermarks(0, last.end), landed, at)
+    behind = []
+    if landed[1] < last.end:
+        behind.append(last.window)
+    if landed[1] and at != landed:
+        links = Chain(platform.store, stream.topic).after(FILES, at)
+        behind += [link.name.window for link in links[:1]]
+    return FilesBacklog(waiting, last.generation, progress, min(behind, default=None))
 
 
 def read_backlog(platform: Platform, stream: Stream) -> Backlog:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ingestion_platform.lake.names import partition_label
 from ingestion_platform.orchestration.metadata import reasons_table
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.streams import Stream
@@ -171,7 +172,7 @@ def _lag(stream: Stream, of: Findings) -> _Verdict:
         return _silent(stream)
     partitions = of.status.partitions
     problems = [
-        f"log partition {p.partition}: {p.lag:,} records wait, {LAG_LIMIT:,} may"
+        f"log partition {partition_label(p.partition)}: {p.lag:,} records wait, {LAG_LIMIT:,} may"
         for p in partitions
         if p.lag > LAG_LIMIT
     ]
@@ -180,8 +181,8 @@ def _lag(stream: Stream, of: Findings) -> _Verdict:
         problems.append(f"log partitions {undeclared} have no assets: nothing lands them")
         action = f"declare `partitions: {max(undeclared) + 1}` in the stream's defs.yaml"
     rows = [
-        f"| {p.partition} | {p.log_start:,} | {p.log_end:,} | {p.lake_position or 0:,} |"
-        f" {p.bronze_position or 0:,} | {p.lag:,} |"
+        f"| {partition_label(p.partition)} | {p.log_start:,} | {p.log_end:,} |"
+        f" {p.lake_position or 0:,} | {p.bronze_position or 0:,} | {p.lag:,} |"
         for p in partitions
     ]
     head = ["| partition | log start | log end | lake | bronze | lag |", "|--:" * 6 + "|"]

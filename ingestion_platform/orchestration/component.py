@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import dagster as dg
 from pydantic import BaseModel
 
 from ingestion_platform import streams
 from ingestion_platform.orchestration.assets import bronze_asset, lake_asset, raw_asset
+from ingestion_platform.orchestration.file_sensor import file_sensor
 from ingestion_platform.orchestration.sensors import stream_sensor
 
 
@@ -20,15 +22,16 @@ class StreamAttributes(dg.Model):
     """
 
     name: str
-    topic: str
+    topic: str | None = None
     contract: str | None = None
     group_id: str | None = None
     partitions: int | None = None
     start_date: date | str | None = None
+    files: dict[str, Any] | None = None
 
 
 class Stream(dg.Component):
-    """A stream: a Kafka topic with a contract, landed in the lake and loaded into bronze."""
+    """A stream: a topic, files or both, with a contract, landed in the lake and loaded."""
 
     def __init__(self, stream: streams.Stream) -> None:
         self.stream = stream
@@ -42,7 +45,8 @@ class Stream(dg.Component):
     def get_spec(cls) -> dg.ComponentTypeSpec:
         """How listings of components present it."""
         return dg.ComponentTypeSpec(
-            description="A Kafka topic with a contract, landed in the lake and loaded into bronze.",
+            description="A Kafka topic, files or both, with a contract, landed in the lake and "
+            "loaded into bronze.",
             produces=["asset", "asset_check", "sensor"],
         )
 
@@ -57,7 +61,7 @@ class Stream(dg.Component):
         return cls(streams.stream_of(given, context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, checks and sensor of the stream."""
+        """The assets, checks and sensors of the stream."""
         return stream_definitions(self.stream)
 
 
@@ -65,5 +69,8 @@ def stream_definitions(stream: streams.Stream) -> dg.Definitions:
     """All that a stream is in Dagster, but for the models built on it."""
     return dg.Definitions(
         assets=[raw_asset(stream), lake_asset(stream), bronze_asset(stream)],
-        sensors=[stream_sensor(stream)],
+        sensors=[
+            *([stream_sensor(stream)] if stream.kafka else []),
+            *([file_sensor(stream)] if stream.files is not None else []),
+        ],
     )

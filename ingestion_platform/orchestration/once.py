@@ -19,7 +19,7 @@ import dagster as dg
 from ingestion_platform.definitions import defs
 from ingestion_platform.orchestration.assets import bronze_key, lake_key
 from ingestion_platform.orchestration.instance import prepare_dagster_home
-from ingestion_platform.orchestration.partitions import slice_key
+from ingestion_platform.orchestration.partitions import all_partitions, slice_key
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams, select
 
@@ -33,7 +33,8 @@ def materialize(stream: Stream, first: date, last: date) -> Iterator[dict[str, A
     """
     repository = defs().get_repository_def()
     built = dg.AssetSelection.assets(bronze_key(stream)).downstream(include_self=False)
-    slices = (slice_key((first, 0)), slice_key((last, stream.partitions - 1)))
+    partitions = all_partitions(stream)
+    slices = (slice_key((first, partitions[0])), slice_key((last, partitions[-1])))
     days = (first.isoformat(), last.isoformat())
     runs = [
         ({lake_key(stream), bronze_key(stream)}, slices),

@@ -1,6 +1,7 @@
 """Partitions: windows, log partitions and slices as Dagster keys, and back to plain data.
 
-A slice is (window, log partition), its key reads `2026-11-20|3`.
+A slice is (window, log partition), its key reads `2026-11-20|3`, or `2026-11-20|files` for what
+came in files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 
 import dagster as dg
 
+from ingestion_platform.lake.names import FILES, labelled_partition, partition_label
 from ingestion_platform.streams import Stream
 
 # Dagster orders the dimensions of a key by their names.
@@ -27,8 +29,13 @@ def windows(start_date: str) -> dg.DailyPartitionsDefinition:
 
 
 def log_partitions(stream: Stream) -> dg.StaticPartitionsDefinition:
-    """The log partitions that are declared for a stream."""
-    return dg.StaticPartitionsDefinition([str(p) for p in range(stream.partitions)])
+    """The log partitions that are declared for a stream, and the one of its files."""
+    return dg.StaticPartitionsDefinition([partition_label(p) for p in all_partitions(stream)])
+
+
+def all_partitions(stream: Stream) -> list[int]:
+    """The log partitions of a stream in the order of their keys: its files come last."""
+    return [*range(stream.partitions), FILES]
 
 
 def slices(stream: Stream) -> dg.MultiPartitionsDefinition:
@@ -40,13 +47,13 @@ def slices(stream: Stream) -> dg.MultiPartitionsDefinition:
 
 def slice_key(of: Slice) -> str:
     """The partition key of a slice."""
-    return f"{of[0].isoformat()}|{of[1]}"
+    return f"{of[0].isoformat()}|{partition_label(of[1])}"
 
 
 def parse_slice(key: str) -> Slice:
     """The slice of a partition key."""
     window, _, partition = key.partition("|")
-    return date.fromisoformat(window), int(partition)
+    return date.fromisoformat(window), labelled_partition(partition)
 
 
 def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:
@@ -58,7 +65,7 @@ def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:
 
 def is_declared(stream: Stream, of: Slice) -> bool:
     """Whether a slice has a partition key: an asset's event can be told of it."""
-    return of[0] >= date.fromisoformat(stream.start_date) and 0 <= of[1] < stream.partitions
+    return of[0] >= date.fromisoformat(stream.start_date) and of[1] in all_partitions(stream)
 
 
 def declared(stream: Stream, found: Iterable[Slice]) -> list[Slice]:

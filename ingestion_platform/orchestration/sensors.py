@@ -1,10 +1,11 @@
-"""Sensors: one per stream, which observes its topic and asks for a run of the slices behind.
+"""Sensors: one per topic, which observes it and asks for a run of the slices behind.
 
 It compares positions and nothing else; a request that it should not have made does no harm.
 """
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -47,10 +48,12 @@ class Cursor:
     observed: dict[str, list[Any]] = field(default_factory=dict)
     """By log partition: generation, log start, log end, position of bronze."""
     positions: list[Any] = field(default_factory=list)
-    """Of lake and bronze, when the last run was asked for."""
+    """Of lake and bronze, and of files, when the last run was asked for."""
     asked_at: float = 0.0
     attempts: int = 0
     """Runs asked for in a row at these positions."""
+    seen: dict[str, str] = field(default_factory=dict)
+    """Files of the drop zone at the last look, by path: what changes when they are written to."""
 
     @classmethod
     def of(cls, text: str | None) -> "Cursor":
@@ -83,26 +86,42 @@ def stream_sensor(stream: Stream) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=str(error))
         cursor = Cursor.of(context.cursor)
         events = _observations(stream, backlog, cursor)
-        answer = _request(context, stream, backlog, cursor)
-        return dg.SensorResult(
-            run_requests=[answer] if isinstance(answer, dg.RunRequest) else None,
-            skip_reason=answer if isinstance(answer, str) else None,
-            asset_events=events,
-            cursor=cursor.to_text(),
-        )
+        positions = [[p.partition, p.lake, p.bronze] for p in backlog.progress]
+        answer = request(context, stream, backlog.behind, positions, cursor)
+        if not backlog.behind:
+            answer = f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
+        return result(answer, events, cursor)
 
     return watch
 
 
-def _request(
-    context: dg.SensorEvaluationContext, stream: Stream, backlog: Backlog, cursor: Cursor
+def result(
+    answer: dg.RunRequest | str, events: Sequence[dg.AssetObservation], cursor: Cursor
+) -> dg.SensorResult:
+    """What a tick gives: a run, or why there is none."""
+    return dg.SensorResult(
+        run_requests=[answer] if isinstance(answer, dg.RunRequest) else None,
+        skip_reason=answer if isinstance(answer, str) else None,
+        asset_events=events,
+        cursor=cursor.to_text(),
+    )
+
+
+def request(
+    context: dg.SensorEvaluationContext,
+    stream: Stream,
+    behind: Mapping[int, date],
+    positions: list[Any],
+    cursor: Cursor,
 ) -> dg.RunRequest | str:
-    """One run for all slices behind, or why there is none."""
-    positions = [[p.partition, p.lake, p.bronze] for p in backlog.progress]
+    """One run for all slices behind (the first window of each log partition), or why none.
+
+    While runs do not change `positions`, further ones are asked for less and less often.
+    """
     positions = json.loads(json.dumps(positions))
-    if not backlog.behind:
+    if not behind:
         cursor.attempts = 0
-        return f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
+        return "nothing is behind"
     if run := _unfinished(context.instance, stream):
         return f"run {run.run_id[:8]} of this stream is not finished"
     if positions != cursor.positions:
@@ -115,7 +134,7 @@ def _request(
         )
     cursor.positions, cursor.asked_at = positions, time.time()
     cursor.attempts += 1
-    return run_request(stream, backlog)
+    return run_request(stream, behind)
 
 
 def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun | None:
@@ -136,15 +155,15 @@ def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
     return time.time() - records[0].timestamp if records else 0.0
 
 
-def run_request(stream: Stream, backlog: Backlog) -> dg.RunRequest:
+def run_request(stream: Stream, behind: Mapping[int, date]) -> dg.RunRequest:
     """A run of the rectangle from the first window behind to today, of the partitions behind."""
     today = datetime.now(UTC).date()
-    first = max(min(backlog.behind.values()), date.fromisoformat(stream.start_date))
+    first = max(min(behind.values()), date.fromisoformat(stream.start_date))
     return dg.RunRequest(
         asset_selection=[assets.lake_key(stream), assets.bronze_key(stream)],
         tags={
-            "dagster/asset_partition_range_start": slice_key((first, min(backlog.behind))),
-            "dagster/asset_partition_range_end": slice_key((today, max(backlog.behind))),
+            "dagster/asset_partition_range_start": slice_key((first, min(behind))),
+            "dagster/asset_partition_range_end": slice_key((today, max(behind))),
         },
     )
 

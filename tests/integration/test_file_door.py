@@ -79,7 +79,7 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Platform:
 @pytest.fixture
 def stream(tmp_path: Path) -> Stream:
     """A stream of grievance events that has no topic."""
-    return replace(new_stream(tmp_path), kafka=False, partitions=0)
+    return replace(new_stream(tmp_path), partitions=0)
 
 
 def events(count: int, seed: int = 1) -> list[dict[str, Any]]:

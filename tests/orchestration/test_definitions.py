@@ -15,6 +15,7 @@ from lab import TODAY, days_ago
 from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
+from ingestion_platform.lake.names import FILES
 from ingestion_platform.orchestration import instance, metadata, partitions
 from ingestion_platform.orchestration.component import Stream, StreamAttributes
 from ingestion_platform.settings import Settings
@@ -50,7 +51,9 @@ def test_slices_read_date_bar_partition(repository: dg.RepositoryDefinition) -> 
     for key in (LAKE, BRONZE):
         keys = _node(repository, key).partitions_def.get_partition_keys()
         assert {f"{TODAY}|3", f"{days_ago(1)}|0", "2026-01-01|0"} <= set(keys)
-    assert _node(repository, RAW).partitions_def.get_partition_keys() == ["0", "1", "2", "3"]
+    assert _node(repository, RAW).partitions_def.get_partition_keys() == [
+        *("0", "1", "2", "3", "files"),
+    ]
     for key in (SILVER, LIFECYCLE, FUNNEL):
         assert TODAY.isoformat() in _node(repository, key).partitions_def.get_partition_keys()
 
@@ -71,7 +74,7 @@ def test_a_day_of_silver_needs_all_log_partitions_of_bronze(
     needed = mapping.get_upstream_mapped_partitions_result_for_partitions(
         downstream.subset_with_partition_keys([TODAY.isoformat()]), downstream, upstream
     ).partitions_subset
-    assert set(needed.get_partition_keys()) == {f"{TODAY}|{p}" for p in range(4)}
+    assert set(needed.get_partition_keys()) == {f"{TODAY}|{p}" for p in (0, 1, 2, 3, "files")}
 
 
 def test_assets_say_what_they_are_and_whose(repository: dg.RepositoryDefinition) -> None:
@@ -112,9 +115,12 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
 
 
 def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefinition) -> None:
-    """One per stream and the automation, quick and running by default."""
+    """One per topic and per file door, and the automation, quick and running by default."""
     found = {sensor.name: sensor for sensor in repository.sensor_defs}
-    assert found.keys() == {"carry_on", *(f"{name}_log" for name in declared_streams())}
+    streams = declared_streams().values()
+    doors = {f"{stream.name}_files" for stream in streams if stream.files is not None}
+    assert {"pgr_events_files", "recomart_products_files"} <= doors
+    assert found.keys() == {"carry_on", *doors, *(f"{stream.name}_log" for stream in streams)}
     for sensor in found.values():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
         assert sensor.minimum_interval_seconds <= 2
@@ -165,7 +171,8 @@ def test_owners_are_teams_or_addresses(owner: str, shown: list[str]) -> None:
 
 def test_slice_keys_and_slices_are_each_others_inverse() -> None:
     """A key read is the slice that was written."""
-    assert partitions.parse_slice(partitions.slice_key((TODAY, 12))) == (TODAY, 12)
+    for of in ((TODAY, 12), (TODAY, FILES)):
+        assert partitions.parse_slice(partitions.slice_key(of)) == of
 
 
 def test_dagster_home_is_made_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""The sensor of a file door: observes the drop zone, and asks for a run of the slice of today's
+files.
+
+A file is asked for when it looks as it did a tick ago; the run itself looks twice again.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from ingestion_platform.errors import PlatformError
+from ingestion_platform.lake.names import FILES, partition_label
+from ingestion_platform.orchestration import assets, sensors
+from ingestion_platform.orchestration.backlog import FilesBacklog, read_files_backlog
+from ingestion_platform.orchestration.sensors import Cursor
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.streams import Stream
+
+LOOKED_AT = 200
+"""Files that a tick remembers, the oldest of the zone: a run takes the others too."""
+
+
+def file_sensor(stream: Stream) -> dg.SensorDefinition:
+    """The sensor of a stream's file door."""
+
+    @dg.sensor(
+        name=f"{stream.name}_files",
+        target=[assets.lake_key(stream), assets.bronze_key(stream)],
+        minimum_interval_seconds=sensors.INTERVAL,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Observes the drop zone {stream.door.folder}, and asks for a run of lake and "
+        "bronze for the files that came.",
+        tags={"domain": stream.domain},
+    )
+    def watch(
+        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.SensorResult:
+        try:
+            backlog = read_files_backlog(platform, stream)
+        except PlatformError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        cursor = Cursor.of(context.cursor)
+        ready = _unchanged(backlog, cursor)
+        days = [backlog.behind] if backlog.behind is not None else []
+        days += [datetime.now(UTC).date()] if ready else []
+        at = backlog.progress
+        positions: list[Any] = [ready, [at.lake, at.bronze] if at is not None else None]
+        behind = {FILES: min(days)} if days else {}
+        answer = sensors.request(context, stream, behind, positions, cursor)
+        if not behind:
+            waiting = len(backlog.waiting)
+            answer = f"{waiting} files are being written" if waiting else "no files wait"
+        return sensors.result(answer, _observations(stream, backlog, cursor), cursor)
+
+    return watch
+
+
+def _unchanged(backlog: FilesBacklog, cursor: Cursor) -> list[str]:
+    """The paths of the files that look as they did at the last tick; remembers how they look."""
+    looks = {
+        arrival.entry.path: f"{arrival.entry.version} {arrival.entry.size}"
+        for arrival in backlog.waiting[:LOOKED_AT]
+    }
+    same = [path for path, look in looks.items() if cursor.seen.get(path) == look]
+    cursor.seen = looks
+    return same
+
+
+def _observations(
+    stream: Stream, backlog: FilesBacklog, cursor: Cursor
+) -> list[dg.AssetObservation]:
+    """An observation of the drop zone, when something has changed since the last tick."""
+    label = partition_label(FILES)
+    at = backlog.progress
+    taken = at.log.end if at is not None else 0
+    lake = at.lake[1] if at is not None and at.lake is not None else 0
+    bronze = at.bronze[1] if at is not None and at.bronze is not None else 0
+    seen = [backlog.generation, len(backlog.waiting), taken, lake, bronze]
+    if cursor.observed.get(label) == seen:
+        return []
+    cursor.observed[label] = seen
+    return [
+        dg.AssetObservation(
+            assets.raw_key(stream),
+            partition=label,
+            metadata={
+                "waiting_files": len(backlog.waiting),
+                "records": taken,
+                "lag": taken - bronze,
+                "lake_position": lake,
+                "bronze_position": bronze,
+                "drop_zone": stream.door.folder,
+            },
+            tags={"dagster/data_version": f"{backlog.generation}-{taken}"},
+        )
+    ]

@@ -1,0 +1,111 @@
+"""The file door in Dagster: the sensor asks for what came, the assets land, load and tell of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from lab import TODAY, Lab
+
+from ingestion_platform.lake.names import FILES
+from ingestion_platform.orchestration import assets
+from ingestion_platform.orchestration.file_sensor import file_sensor
+from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.streams import FileDoor
+
+START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@pytest.fixture
+def lab(lab: Lab, tmp_path: Path) -> Lab:
+    """A stream with a file door in a folder of the test's own."""
+    settings = replace(lab.settings, drop_url=(tmp_path / "drop").as_uri(), drop_settle_seconds=0.0)
+    stream = replace(lab.stream, files=FileDoor("zone"))
+    return replace(lab, settings=settings, stream=stream)
+
+
+def drop(lab: Lab, name: str, count: int, *, broken: bool = False) -> None:
+    """Put a file of events into the zone."""
+    lines = [r.value or b"" for r in simulate("pgr_events", count, seed=count)]
+    lab.platform.drop.write(f"zone/{name}", b"\n".join(lines) + (b"\n{" if broken else b""))
+
+
+def tick(lab: Lab, cursor: str | None = None) -> Any:
+    """One tick of the sensor."""
+    context = dg.build_sensor_context(
+        instance=lab.instance,
+        cursor=cursor,
+        definitions=lab.definitions(),
+        resources={"platform": lab.platform},
+    )
+    return file_sensor(lab.stream).evaluate_tick(context)
+
+
+def test_a_stable_file_is_asked_for_once(lab: Lab) -> None:
+    """At its second look; after the run there is nothing to do, and the zone is observed."""
+    first = tick(lab)
+    assert "no files wait" in first.skip_message
+    drop(lab, "a.jsonl", 30)
+    second = tick(lab, first.cursor)
+    assert second.run_requests == []
+    assert "being written" in second.skip_message
+    third = tick(lab, second.cursor)
+    (request,) = third.run_requests
+    assert (request.tags[START], request.tags[END]) == (f"{TODAY}|files", f"{TODAY}|files")
+    told = lab.run(asset_selection=request.asset_selection, tags=request.tags)
+    assert told.of(lab.lake)[TODAY, FILES]["rows"] == 30
+    assert told.of(lab.bronze)[TODAY, FILES]["rows"] == 30
+    assert all(check.passed for check in told.checks.values())
+    fourth = tick(lab, third.cursor)
+    assert fourth.run_requests == []
+    (event,) = fourth.asset_events
+    assert (event.asset_key, event.partition) == (assets.raw_key(lab.stream), "files")
+    seen = {name: value.value for name, value in event.metadata.items()}
+    assert seen == seen | {"waiting_files": 0, "records": 30, "lag": 0}
+
+
+def test_what_was_landed_and_not_loaded_is_asked_for(lab: Lab) -> None:
+    """Also after the file has left the zone."""
+    drop(lab, "a.jsonl", 30)
+    lab.materialize((TODAY, FILES), only=[lab.lake])
+    (request,) = tick(lab).run_requests
+    assert request.tags[START] == f"{TODAY}|files"
+    lab.run(asset_selection=request.asset_selection, tags=request.tags)
+    assert tick(lab).run_requests == []
+    assert lab.rows() == 30
+
+
+def test_one_run_lands_both_doors(lab: Lab) -> None:
+    """A rectangle that reaches from the topic's partitions to the files."""
+    lab.produce(40, TODAY)
+    drop(lab, "a.jsonl", 30)
+    told = lab.materialize((TODAY, 0), (TODAY, FILES))
+    assert sum(each["rows"] for each in told.of(lab.bronze).values()) == 70
+    assert lab.rows() == 70
+    assert lab.check().checks["lag"].passed
+
+
+def test_a_file_that_cannot_be_parsed_fails_its_run_alone(lab: Lab) -> None:
+    """The others are landed and told of; the next run goes on without it."""
+    drop(lab, "bad.jsonl", 5, broken=True)
+    drop(lab, "good.jsonl", 30)
+    with pytest.raises(dg.Failure, match=r"bad\.jsonl: line 6: is no JSON"):
+        lab.materialize((TODAY, FILES))
+    lab.materialize((TODAY, FILES))
+    assert lab.rows() == 30
+    assert lab.platform.door(lab.stream).zone.waiting() == []
+
+
+def test_a_stream_of_files_alone_needs_no_broker(lab: Lab) -> None:
+    """Nothing asks for its topic."""
+    alone = replace(lab.stream, partitions=0, topic="no-such-topic")
+    lab = replace(lab, stream=alone)
+    drop(lab, "a.jsonl", 30)
+    told = lab.materialize((TODAY, FILES))
+    assert list(told.of(lab.bronze)) == [(TODAY, FILES)]
+    assert all(check.passed for check in told.checks.values())
+    names = [sensor.name for sensor in lab.definitions().sensors or []]
+    assert names == [f"{alone.name}_files"]
