@@ -145,8 +145,12 @@ def test_types_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehouse
 @pytest.mark.slow
 def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
     """Whatever came late, twice, or left: running each changed window once is enough."""
+    # Few titles, so that each has versions in several windows.
     pool = {
-        stream: bronze_rows(stream, simulate(stream, 150, start=START, days=4, seed=3))
+        stream: [
+            row | {"tmdb_id": row["tmdb_id"] % 11}
+            for row in bronze_rows(stream, simulate(stream, 150, start=START, days=4, seed=3))
+        ]
         for stream in STREAMS
     }
-    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, 1), 1)
+    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
