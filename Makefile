@@ -24,7 +24,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-fast lint services services-down lock clean
+.PHONY: help demo dev test test-fast lint docs services services-down lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
 	@$(BIN)/ingest contract lint
+
+docs: $(RUN_READY)  ## Write the pages that follow from the contracts anew: streams, event schemas
+	@rm -f docs/streams/*.md
+	@$(BIN)/ingest contract export --format markdown --output docs
 
 services: $(DEV_READY)  ## Start Kafka, MinIO and Postgres natively; shows the settings to use them
 	@$(BIN)/python -m services up kafka minio postgres

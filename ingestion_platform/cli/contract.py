@@ -1,14 +1,20 @@
-"""`ingest contract`: what is wrong with, or could be better in, the contract files."""
+"""`ingest contract`: what is wrong with, or could be better in, the contract files; and the
+documents that follow from them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingestion_platform.cli.options import Json
+from ingestion_platform.cli.options import Json, StreamNames
 from ingestion_platform.cli.terminal import Terminal, literal, mark
+from ingestion_platform.contract.export import Format
+
+if TYPE_CHECKING:
+    from ingestion_platform.contract.export import Published
+    from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -67,6 +73,74 @@ def lint(
 
 def declared_contracts() -> list[Path]:
     """The contract files of all declared streams, and those that no stream has declared yet."""
-    from ingestion_platform.streams import DEFS
+    from ingestion_platform.streams import folders
 
-    return sorted(DEFS.glob("*/*.odcs.yaml"))
+    return [file for folder in folders() for file in sorted(folder.glob("*/*.odcs.yaml"))]
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    names: StreamNames = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="JSON Schema 2020-12, AsyncAPI 3.0 or Markdown.")
+    ] = Format.JSON_SCHEMA,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Write files there. Default: standard output."
+        ),
+    ] = None,
+) -> None:
+    """Write what follows from contracts: schemas, a description of the topics, pages.
+
+    Without streams: of all declared ones, for Markdown with an index.
+
+    [dim]Examples:[/]
+      ingest contract export pgr_events
+      ingest contract export --format asyncapi --output build
+      ingest contract export --format markdown --output docs
+    """
+    from ingestion_platform.contract.export import documents
+    from ingestion_platform.streams import declared_streams, select
+
+    terminal: Terminal = ctx.obj
+    declared = declared_streams()
+    streams = select(declared, dict.fromkeys(names or declared))
+    if output is None and form is not Format.ASYNCAPI and len(streams) != 1:
+        problem = "there is a document for each stream; give a folder, or name one stream"
+        raise typer.BadParameter(problem, param_hint="--output")
+    complete = output is not None and not names
+    exported = documents(form, list(map(published, streams)), complete=complete)
+    if output is not None:
+        for path, text in exported.items():
+            file = output / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        terminal.say(f"{len(exported)} file{'s' * (len(exported) != 1)} in {literal(str(output))}")
+        return
+    typer.echo("".join(exported.values()), nl=False)
+
+
+def published(stream: Stream) -> Published:
+    """A stream's contract with its doors and tables, as the exporters take it."""
+    from ingestion_platform.contract.export import Published
+    from ingestion_platform.gateway.app import SHOP
+    from ingestion_platform.lake.names import topic_folder
+
+    own = [path for name, path, *_ in SHOP if name == stream.name]
+    return Published(
+        contract=stream.contract,
+        stream=stream.name,
+        domain=stream.domain,
+        topic=stream.topic if stream.kafka else None,
+        group_id=stream.group_id,
+        partitions=stream.partitions,
+        http_paths=(f"/v1/streams/{stream.name}/records", *own) if stream.kafka else (),
+        drop_folder=stream.door.folder.strip("/"),
+        drop_patterns=stream.door.patterns,
+        drop_format=stream.door.format,
+        lake_folder=topic_folder(stream.topic),
+        bronze_table=stream.bronze_table,
+        quarantine_table=stream.quarantine_table,
+    )

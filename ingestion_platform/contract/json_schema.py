@@ -73,7 +73,7 @@ def field_schema(field: Field) -> dict[str, Any]:
     if field.kind is Kind.ARRAY and field.item is not None:
         schema["items"] = field_schema(field.item)
     if field.examples:
-        schema["examples"] = [_plain(value) for value in field.examples]
+        schema["examples"] = [plain(value) for value in field.examples]
     return schema
 
 
@@ -139,7 +139,7 @@ def _description(field: Field) -> str:
 def _constraints(field: Field) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if field.allowed:
-        found["enum"] = [_plain(value) for value in field.allowed]
+        found["enum"] = [plain(value) for value in field.allowed]
         if not field.required:
             found["enum"].append(None)
     if field.kind in _PATTERNS:
@@ -164,7 +164,7 @@ def _bounds(field: Field) -> dict[str, Any]:
         "exclusiveMinimum": field.exclusive_minimum,
         "exclusiveMaximum": field.exclusive_maximum,
     }
-    return {name: _plain(bound) for name, bound in bounds.items() if bound is not None}
+    return {name: plain(bound) for name, bound in bounds.items() if bound is not None}
 
 
 def _text(field: Field) -> dict[str, Any]:
@@ -189,9 +189,9 @@ def _example(fields: tuple[Field, ...]) -> dict[str, Any]:
 
 def _example_value(field: Field) -> Any:
     if field.examples:
-        return _plain(field.examples[0])
+        return plain(field.examples[0])
     if field.allowed:
-        return _plain(field.allowed[0])
+        return plain(field.allowed[0])
     if not field.required:
         return None
     if field.kind is Kind.OBJECT:
@@ -214,7 +214,7 @@ _ORDINARY: dict[Kind, Any] = {
 }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value of a contract as JSON has it."""
     match value:
         case datetime() if value.tzinfo is not None:
@@ -226,7 +226,7 @@ def _plain(value: Any) -> Any:
         case Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case dict():
-            return {name: _plain(member) for name, member in value.items()}
+            return {name: plain(member) for name, member in value.items()}
         case list() | tuple():
-            return [_plain(member) for member in value]
+            return [plain(member) for member in value]
     return value

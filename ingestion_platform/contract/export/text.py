@@ -1,0 +1,122 @@
+"""Pieces of Markdown that every generated page has: the header, tables, fields and their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ingestion_platform.contract.json_schema import plain
+from ingestion_platform.contract.model import Field, Kind
+
+HEADER = "<!-- Generated from the contracts by `make docs`. Do not edit: change the contract. -->"
+_FIELD_COLUMNS = ("Field", "Type", "Required", "Rules", "Description", "Classification")
+
+
+def document(*blocks: str) -> str:
+    """A whole page: the header and those blocks that say something, an empty line between them."""
+    return "\n\n".join(filter(None, (HEADER, *blocks))) + "\n"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; empty without rows."""
+    lines = [_row(cells) for cells in rows]
+    if not lines:
+        return ""
+    return "\n".join((_row(columns), _row(["---"] * len(columns)), *lines))
+
+
+def code(value: str) -> str:
+    """A name or value in fixed width, whatever characters it has."""
+    fence = "``" if "`" in value else "`"
+    pad = " " if value.startswith("`") or value.endswith("`") else ""
+    return f"{fence}{pad}{value}{pad}{fence}"
+
+
+def fields_table(fields: Iterable[Field]) -> str:
+    """What there is to know of fields, and of those within them."""
+    return table(_FIELD_COLUMNS, (row for field in fields for row in _field_rows(field, "")))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _cell(words: str) -> str:
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def _field_rows(field: Field, within: str) -> Iterator[Sequence[str]]:
+    path = f"{within}{field.name}"
+    words = field.description or field.business_name
+    rules = "; ".join(_rules(field))
+    yield code(path), type_name(field), _required(field), rules, words, field.classification
+    for inner in field.fields:
+        yield from _field_rows(inner, f"{path}.")
+    item = field.item
+    if item is None:
+        return
+    for inner in item.fields:
+        yield from _field_rows(inner, f"{path}[].")
+    if rules := "; ".join(_rules(item)):
+        yield code(f"{path}[]"), type_name(item), _required(item), rules, item.description, ""
+
+
+def _required(field: Field) -> str:
+    if field.derived is not None:
+        return "derived"
+    return "yes" if field.required else "no"
+
+
+def type_name(field: Field) -> str:
+    """The type of a field, in words."""
+    match field.kind:
+        case Kind.INTEGER if field.bits != 64:
+            return f"integer ({field.bits} bits)"
+        case Kind.DECIMAL:
+            return f"decimal({field.precision},{field.scale})"
+        case Kind.TIMESTAMP if not field.zoned:
+            return "timestamp (UTC wall time)"
+        case Kind.ARRAY if field.item is not None:
+            return f"array of {type_name(field.item)}"
+    return str(field.kind)
+
+
+def _rules(field: Field) -> Iterator[str]:
+    if field.derived is not None:
+        yield f"= {code(field.derived)}"
+    if field.allowed:
+        yield f"one of {', '.join(code(_value(value)) for value in field.allowed)}"
+    if field.format is not None:
+        yield f"{field.format}"
+    if field.pattern is not None:
+        yield f"matches {code(field.pattern)}"
+    for sign, bound in (
+        ("≥", field.minimum),
+        ("\\>", field.exclusive_minimum),
+        ("≤", field.maximum),
+        ("<", field.exclusive_maximum),
+    ):
+        if bound is not None:
+            yield f"{sign} {_value(bound)}"
+    yield from _lengths(field)
+    if field.unique_items:
+        yield "no item twice"
+
+
+def _lengths(field: Field) -> Iterator[str]:
+    low, high = field.min_length, field.max_length
+    unit = "items" if field.kind is Kind.ARRAY else "characters"
+    if low is not None and high is not None:
+        yield f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+    elif low == 1:
+        yield "not empty"
+    elif low is not None:
+        yield f"at least {low} {unit}"
+    elif high is not None:
+        yield f"at most {high} {unit}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(plain(value))
