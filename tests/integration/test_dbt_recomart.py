@@ -146,3 +146,25 @@ def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse)
         for stream, rows in simulated().items()
     }
     assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
+
+
+def test_a_window_takes_what_later_ones_have_of_its_days(warehouse: Warehouse) -> None:
+    """The models agree after every run, also while later windows wait."""
+    for stream in ("recomart_users", "recomart_products"):
+        warehouse.fill(stream, [])
+    base = {"view_mode": "view", "event_date": FIRST, "_partition": 0}
+    first, late, copy = (
+        base
+        | {"user_id": user, "item_id": 7, "_window": dbt_warehouse.day(window), "_offset": offset,
+           "timestamp": START.replace(tzinfo=None) + dt.timedelta(hours=user)}
+        for user, window, offset in ((1, 0, 0), (2, 5, 1), (1, 3, 2))
+    )  # fmt: skip
+    warehouse.fill("recomart_transactions", [first])
+    warehouse.run()
+    warehouse.fill("recomart_transactions", [first, late, copy])
+    result = warehouse.dbt("build", "--exclude-resource-type", "unit_test", windows=(3, 4))
+    assert result.success, [(r.node.name, r.message) for r in result.result]
+    for model in ("transactions", "interactions", "popularity", "features"):
+        table = warehouse.models[model]
+        expected = 1 if model == "popularity" else 2
+        assert warehouse.rows(f"select count(*) from {table}") == [(expected,)]

@@ -10,6 +10,15 @@
   {#- Pairs that had interactions in these windows, and may have them no more. -#}
   {%- if this_exists() -%}
     {%- do queries.append('select user_id, item_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
+    {%- do queries.append(
+        'select coalesce(s.user_id, g.user_id) as user_id, '
+        ~ 'coalesce(s.item_id, g.item_id) as item_id '
+        ~ 'from (select user_id, item_id, count(*) as interactions from ' ~ silver
+        ~ ' group by user_id, item_id) as s full outer join ' ~ this ~ ' as g '
+        ~ 'on s.user_id = g.user_id and s.item_id = g.item_id '
+        ~ 'where coalesce(s.interactions, 0) <> coalesce(g.interactions, 0)'
+    ) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['user_id', 'item_id'], queries) -%}
   {%- set dates = dates_of(

@@ -2,7 +2,21 @@
 
 {%- set silver = ref('silver_recomart_transactions') -%}
 {%- if window_bounds() -%}
-  {%- set dates = touched_days_of_gold(silver, 'event_date') -%}
+  {%- set queries = ['select event_date from ' ~ silver ~ ' where ' ~ in_windows('_window')] -%}
+  {#- Days that had interactions in these windows, and may have them no more. -#}
+  {%- if this_exists() -%}
+    {%- do queries.append('select event_date from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
+    {%- do queries.append(
+        'select coalesce(s.event_date, g.event_date) as event_date '
+        ~ 'from (select event_date, count(*) as deeds from ' ~ silver
+        ~ ' group by event_date) as s full outer join (select event_date, '
+        ~ 'sum(views + add_to_carts + purchases) as deeds from ' ~ this
+        ~ ' group by event_date) as g on s.event_date = g.event_date '
+        ~ 'where coalesce(s.deeds, 0) <> coalesce(g.deeds, 0)'
+    ) -%}
+  {%- endif -%}
+  {%- set dates = touched_values('event_date', queries) -%}
 {%- endif %}
 
 select

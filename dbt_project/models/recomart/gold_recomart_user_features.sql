@@ -26,6 +26,14 @@
   {#- Users that the windows had a part in, and may have none any more. -#}
   {%- if this_exists() -%}
     {%- do queries.append('select user_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {#- The matrix takes pairs as a whole, also what later windows have of them by now. -#}
+    {%- do queries.append(
+        'select coalesce(i.user_id, g.user_id) as user_id '
+        ~ 'from (select user_id, sum(interactions) as deeds from ' ~ interactions
+        ~ ' as i group by user_id) as i full outer join ' ~ this
+        ~ ' as g on i.user_id = g.user_id '
+        ~ 'where coalesce(i.deeds, 0) <> coalesce(g.views + g.add_to_carts + g.purchases, 0)'
+    ) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['user_id'], queries) -%}
 {%- endif %}

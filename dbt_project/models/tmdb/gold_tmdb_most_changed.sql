@@ -22,6 +22,17 @@
   {#- Titles whose versions left bronze, and that silver may not have any more. -#}
   {%- if this_exists() -%}
     {%- do queries.append('select data_type, tmdb_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {#- Silver takes a title as a whole, also what later windows have of it by now. -#}
+    {%- for type, (silver, _) in types.items() -%}
+      {%- set counted = "select '" ~ type ~ "' as data_type, tmdb_id, change_count from " -%}
+      {%- set fresh = counted ~ if_there(silver, columns) ~ ' as s where change_count > 0' -%}
+      {%- set stored = counted ~ this ~ " where data_type = '" ~ type ~ "'" -%}
+      {%- for one, other in [(fresh, stored), (stored, fresh)] -%}
+        {%- do queries.append(
+            'select data_type, tmdb_id from (' ~ one ~ ' except ' ~ other ~ ') as differing'
+        ) -%}
+      {%- endfor -%}
+    {%- endfor -%}
   {%- endif -%}
   {%- set touched = touched_keys(keys, queries) -%}
 {%- endif %}
