@@ -8,9 +8,10 @@ from functools import cache
 import dagster as dg
 
 from ingestion_platform.orchestration.automation import automation_sensor
+from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.resources import PlatformResource
-from ingestion_platform.streams import DEFS, declared_streams
+from ingestion_platform.streams import DEFS, declared_streams, folders
 
 
 @dg.definitions
@@ -28,6 +29,13 @@ def _built() -> dg.Definitions:
             # Not load_from_defs_folder: it also imports every component that is installed, which
             # takes longer than all the rest, at the start of every run.
             dg.ComponentTree.for_project(DEFS).build_defs(DEFS),
+            # Dagster's components lie within the project; streams of PLATFORM_DEFS need not.
+            *(
+                stream_definitions(stream)
+                for folder in folders()
+                if folder != DEFS
+                for stream in declared_streams(folder).values()
+            ),
             dbt_definitions(streams),
             dg.Definitions(
                 sensors=[automation_sensor()],

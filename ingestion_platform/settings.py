@@ -127,6 +127,21 @@ class Settings:
         )
 
 
+def own_definitions(
+    environ: Mapping[str, str] | None = None, *, root: Path | None = None
+) -> Path | None:
+    """The folder PLATFORM_DEFS of streams that lie outside of the package; None when not set.
+
+    Raises:
+        SettingError: it is a file.
+    """
+    root = (root or Path.cwd()).absolute()
+    env = dict(os.environ) if environ is None else dict(environ)
+    env |= _dotenv(root, env) if environ is None else {}
+    name = "PLATFORM_DEFS"
+    return _folder(env, name, root / "defs", root) if env.get(name, "").strip() else None
+
+
 def process_environment() -> dict[str, str]:
     """A copy of the environment, for processes that the platform starts."""
     return dict(os.environ)

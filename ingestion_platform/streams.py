@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_platform.contract.model import Contract
-from ingestion_platform.errors import ContractError, UnknownStream
+from ingestion_platform.errors import ContractError, SettingError, UnknownStream
+from ingestion_platform.settings import own_definitions
 
 DEFS = Path(__file__).parent / "defs"
 COMPONENT = "ingestion_platform.orchestration.Stream"
@@ -137,19 +138,37 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     return FileDoor(str(folder), tuple(patterns), given.get("format"))
 
 
-def declared_streams(root: Path = DEFS) -> dict[str, Stream]:
-    """All declared streams by name, in the order of their files.
+def folders() -> tuple[Path, ...]:
+    """Where streams are declared: the platform's own folder, then PLATFORM_DEFS if it is set.
+
+    Raises:
+        SettingError: that is no folder.
+    """
+    own = own_definitions()
+    if own is None:
+        return (DEFS,)
+    if not own.is_dir():
+        raise SettingError("PLATFORM_DEFS", f"there is no folder {own}", example="./defs")
+    return DEFS, own
+
+
+def declared_streams(*roots: Path) -> dict[str, Stream]:
+    """All streams that these folders declare, by name, in the order of their files.
+
+    Without folders: the platform's own, then those of the folder PLATFORM_DEFS.
 
     Raises:
         ContractError: a declaration is wrong, or two streams share a name or a topic.
+        SettingError: PLATFORM_DEFS is no folder.
     """
     streams: dict[str, Stream] = {}
-    for stream in _read(root):
+    found = ((root, stream) for root in roots or folders() for stream in _read(root))
+    for home, stream in found:
         for other in streams.values():
             for what in ("name", "topic"):
                 if getattr(other, what) == getattr(stream, what):
                     raise ContractError(
-                        str(root / stream.domain / "defs.yaml"),
+                        str(home / stream.domain / "defs.yaml"),
                         f"stream {stream.name}",
                         f"shares its {what} with a stream of {other.domain}",
                         action=f"give it a {what} of its own",

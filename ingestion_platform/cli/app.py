@@ -14,6 +14,7 @@ from ingestion_platform.cli import (
     dev,
     doctor,
     load,
+    new,
     produce,
     query,
     run,
@@ -109,6 +110,7 @@ def options(
 app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
 app.add_typer(broker.app, name="broker")
+app.command("new")(new.new)
 app.command("produce")(produce.produce)
 app.command("run")(run.run)
 app.command("load")(load.load)

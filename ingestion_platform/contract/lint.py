@@ -14,6 +14,7 @@ from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.problems import ContractProblems
 from ingestion_platform.contract.properties import elements
+from ingestion_platform.contract.propose import PLACEHOLDER
 
 
 class Severity(StrEnum):
@@ -75,6 +76,8 @@ def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
     """Element, problem and action of what a reader of the contract would miss."""
     if not contract.description:
         yield "description.purpose", "is missing", "say what the data is for"
+    elif contract.description.startswith(PLACEHOLDER):
+        yield "description.purpose", "is still a placeholder", "say what the data is for"
     if not contract.owner:
         yield "team", "no owner", "name the team or person to ask"
     if contract.freshness_seconds is None:
@@ -86,6 +89,8 @@ def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
         is_item = element.endswith(".items")
         if not field.description and not is_item:
             yield element, "no description", "say what the value means"
+        elif field.description.startswith(PLACEHOLDER):
+            yield element, "the description is still a placeholder", "say what the value means"
         if _wants_example(field) and not is_item:
             yield element, "no example", "add one to `examples`"
 

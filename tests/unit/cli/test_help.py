@@ -14,6 +14,7 @@ COMMANDS = [
     "dev",
     "broker",
     "broker stop",
+    "new",
     "produce",
     "run",
     "serve",
