@@ -108,7 +108,6 @@ def test_a_reading_that_is_sent_again_replaces_the_one_before(warehouse: Warehou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse, seed: int) -> None:
+def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
     """Whatever came late, twice, or left: running each changed window once is enough."""
-    assert_any_order_equals_a_rebuild(warehouse, scattered(simulated(), seed), seed)
+    assert_any_order_equals_a_rebuild(warehouse, scattered(simulated(), seed=1), seed=1)
