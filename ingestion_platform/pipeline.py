@@ -295,7 +295,8 @@ def _load_files(
             on_landed(landed)
             yield Item(landed.link, landed.table)
 
-    for loaded in loader.load(items()):
+    # One worker: the reader beside it keeps another core busy, and memory stays small.
+    for loaded in loader.load(items(), workers=1):
         on_loaded(loaded)
 
 

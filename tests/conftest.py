@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kills` and `--seed` make the kill tests as long, and as different, as one likes."""
     group = parser.getgroup("faults")
     group.addoption("--kills", type=int, default=54, help="how many processes to kill in all")
+    group.addoption("--csv-mb", type=int, default=200, help="size of the large CSV file")
     group.addoption("--seed", type=int, default=1, help="seed of the instants of killing")
 
 

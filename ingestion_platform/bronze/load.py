@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _TABLES = ("bronze", "quarantine")
 WORKERS = 2
-AHEAD = 3  # files judged or being judged before the oldest is committed: bounds the memory
 _MILLIS = pa.timestamp("ms", tz="UTC")
 _FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), _MILLIS)
 _LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), _MILLIS)
@@ -194,16 +193,17 @@ class Loader:
                         yield Item(link)
                         break
 
-    def load(self, items: Iterable[Item]) -> Iterator[Loaded]:
+    def load(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Loaded]:
         """Load files, given in log order per partition, and tell what became of each.
 
-        A file that is loaded already, by the present contract, changes nothing and is left out.
+        `workers` files are judged at once, and one more is in memory. A file that is loaded
+        already, by the present contract, changes nothing and is left out.
 
         Raises:
             PositionMoved: another writer loads the same records; start again from the positions.
             CatalogUnavailable, StoreUnavailable: try again.
         """
-        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="judge")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
         committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         judged: deque[Future[_Judged]] = deque()
         committing: Future[list[Loaded]] | None = None
@@ -213,11 +213,11 @@ class Loader:
                 if task is None:
                     continue
                 judged.append(pool.submit(self._judge, task))
-                while committing is not None and (committing.done() or len(judged) >= AHEAD):
+                while committing is not None and (committing.done() or len(judged) > workers):
                     yield from committing.result()
                     committing = self._commit_ready(committer, judged)
                 if committing is None:
-                    if len(judged) >= AHEAD:
+                    if len(judged) > workers:
                         wait([judged[0]])
                     committing = self._commit_ready(committer, judged)
             while judged or committing is not None:

@@ -24,7 +24,7 @@ from ingestion_platform.lake.store import Store
 from ingestion_platform.sources.files import Content, Format
 
 ROWS = 250_000
-BYTES = 48 * 1024 * 1024
+BYTES = 24 * 1024 * 1024
 """Of a lake file's values; several are in memory at once."""
 
 _MILLIS = SCHEMA.field("timestamp").type
@@ -124,8 +124,7 @@ def land_claimed(
             link = _link(topic, claim, at, len(part))
             writer.put(link, _table(part, link, claim))
             at = link.end
-            yield from writer.done(keep=1)
-        yield from writer.done(keep=0)
+            yield from writer.done(keep=0)
     assert at == claim.end, f"{claim.name} has {claim.rows} records, {at - claim.start} came"
 
 

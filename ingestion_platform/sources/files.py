@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 4 * 1024 * 1024
 BATCH = 20_000
-LONGEST = 16 * 1024 * 1024
+LONGEST = 8 * 1024 * 1024
 """Bytes that a line, or an item of a JSON array, may have."""
 _ESCAPE = 16  # characters of the longest token that the end of a piece may cut, but for strings
 
@@ -211,7 +211,7 @@ def _csv_query(header: Sequence[str]) -> str:
     return f"""SELECT CAST(json_object({pairs}) AS VARCHAR) FROM read_csv(?, auto_detect = false,
         columns = {{{types}}}, header = true, delim = ',', quote = '"', escape = '"',
         nullstr = ['', 'NULL'], allow_quoted_nulls = false, strict_mode = true,
-        max_line_size = {LONGEST}, buffer_size = {2 * LONGEST})"""
+        max_line_size = {LONGEST}, buffer_size = {LONGEST})"""
 
 
 def _header(name: str, path: Path) -> list[str] | None:

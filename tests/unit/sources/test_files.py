@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion_platform.sources import files
@@ -71,6 +71,7 @@ def test_csv_may_have_a_mark_breaks_in_values_and_no_last_newline(read: Read) ->
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     header=st.lists(
         st.text(st.characters(categories=["L", "N", "P"]), min_size=1), min_size=2, unique=True
@@ -108,6 +109,7 @@ def test_json_array_items_are_taken_as_they_are(read: Read) -> None:
         assert read("products.json", nothing) == []
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_json_arrays_are_cut_right_wherever_a_piece_ends(
     tmp_path_factory: pytest.TempPathFactory, items: list[Any]
