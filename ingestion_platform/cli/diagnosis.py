@@ -136,7 +136,7 @@ def _topics(patient: Patient) -> Iterator[Finding]:
     if patient.topics is None:
         yield _not_looked_at("the broker")
         return
-    for stream in patient.streams:
+    for stream in filter(lambda each: each.kafka, patient.streams):
         partitions = patient.topics.get(stream.topic)
         if partitions is None:
             yield warn(

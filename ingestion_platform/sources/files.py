@@ -225,7 +225,7 @@ def _header(name: str, path: Path) -> list[str] | None:
             raise UnreadableFile(name, f"has no header that can be read: {error}", line=1) from None
     if found is None:
         return None
-    if any(not title.isprintable() for title in found):
+    if re.search("[\0\ud800-\udfff]", "".join(found)):
         raise UnreadableFile(name, "the header is no text, or not in UTF-8", line=1)
     if "" in found:
         raise UnreadableFile(name, "a column of the header has no name", line=1)

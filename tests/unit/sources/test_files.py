@@ -110,7 +110,14 @@ def test_json_array_items_are_taken_as_they_are(read: Read) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=5
+        ),
+        max_size=8,
+    )
+)
 def test_json_arrays_are_cut_right_wherever_a_piece_ends(
     tmp_path_factory: pytest.TempPathFactory, items: list[Any]
 ) -> None:
