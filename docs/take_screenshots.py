@@ -27,7 +27,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 GOLD = ["gold", "gold_pgr_funnel_daily"]
-PATIENCE = 240.0
+PATIENCE = 420.0
 
 PAGES = {
     "lineage.png": "/asset-groups",
@@ -41,7 +41,7 @@ PAGES = {
 
 def main() -> None:
     """Run the platform, wait for gold, take the pictures."""
-    with tempfile.TemporaryDirectory() as home, _platform(Path(home)) as address:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, _platform(Path(home)) as address:
         _wait_for_gold(address)
         _take(address)
 
@@ -52,7 +52,7 @@ def _platform(home: Path) -> Iterator[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("KAFKA_", "PYICEBERG_"))}
     env |= {"PLATFORM_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
     command = [sys.executable, "-m", "ingestion_platform", "dev", "--port", str(port)]
-    with (FOLDER.parent / ".platform-screenshots.log").open("wb") as log:
+    with (home / "dev.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--rate", "20"],
             env=env,
