@@ -30,7 +30,7 @@ GOLD = ["gold", "gold_pgr_funnel_daily"]
 PATIENCE = 420.0
 
 PAGES = {
-    "lineage.png": "/asset-groups",
+    "lineage.png": "/locations/ingestion_platform.definitions/asset-groups/pgr/lineage",
     "bronze.png": "/assets/bronze/service_events_raw?view=overview",
     "slices.png": "/assets/bronze/service_events_raw?view=partitions",
     "checks.png": "/assets/bronze/service_events_raw?view=checks",
@@ -41,7 +41,10 @@ PAGES = {
 
 def main() -> None:
     """Run the platform, wait for gold, take the pictures."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, _platform(Path(home)) as address:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        _platform(Path(home)) as address,
+    ):
         _wait_for_gold(address)
         _take(address)
 
@@ -117,7 +120,7 @@ def _take(address: str) -> None:
             suffix = f"&partition={slice_key}" if name == "slices.png" else ""
             page.goto(address + path + suffix, wait_until="domcontentloaded")
             page.wait_for_load_state("load")
-            page.wait_for_timeout(6000)  # the page draws its graph after it has loaded
+            page.wait_for_timeout(10_000)  # the page draws its graph after it has loaded
             page.screenshot(path=FOLDER / name)
             print(FOLDER / name)
         browser.close()

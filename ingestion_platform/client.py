@@ -1,4 +1,6 @@
-"""The Python door: send records, run and verify streams, read tables. A thin face of the core.
+"""The Python door: send records, load files, run and verify streams, read tables.
+
+A thin face of the core.
 
 from ingestion_platform import Client
 
@@ -11,10 +13,11 @@ client.read("bronze.service_events_raw").to_pandas()
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import Permanent
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import Platform, load_files, run_stream
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams, select
 
@@ -69,17 +72,30 @@ class Client:
             UnknownStream: no stream of that name.
             DeliveryFailed: some were not acknowledged.
             SourceUnavailable: there is no broker.
+            Permanent: the stream takes files only.
         """
         from ingestion_platform.sources.client import ensure_topic
         from ingestion_platform.sources.produce import produce
 
         chosen = self._stream(stream)
+        if not chosen.kafka:
+            raise Permanent(f"stream {stream} has no topic", action="load a file instead")
         ensure_topic(self.settings, chosen.topic, chosen.partitions)
         given = [records] if isinstance(records, Mapping | bytes) else records
         report = produce(self.settings, chosen.topic, _encoded(given, key or _key(chosen)))
         if report.delivered < report.sent or report.failed:
             raise DeliveryFailed(chosen.topic, report)
         return report
+
+    def load(self, stream: str, *files: str | Path) -> None:
+        """Land and load files (CSV, Parquet, JSONL, JSON array; gzip, zstd); each content once.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            UnreadableFile: one cannot be parsed; nothing of it is landed, those ahead of it are.
+            Transient, Permanent: as `pipeline.load_files`.
+        """
+        load_files(self._platform, self._stream(stream), [Path(file) for file in files])
 
     def run(self, *streams: str) -> None:
         """Land and load streams (all without a name) up to the end of their logs as they are now.

@@ -107,7 +107,7 @@ def _accepted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _staging_folder(door: Door, stream: Stream) -> Path:
-    """The folder of the stream's domain in the drop zone.
+    """The drop zone of the stream.
 
     Raises:
         Problem: the drop zone is no folder, so that nothing can be appended there.
@@ -119,7 +119,7 @@ def _staging_folder(door: Door, stream: Stream) -> Path:
             "files of an object store cannot be appended to",
             action="set DROP_URL to a folder, or send the record to the stream itself",
         )
-    return Path(unquote(url.path)) / stream.domain
+    return Path(unquote(url.path)) / stream.door.folder
 
 
 def _note(request: Request, stream: Stream, results: list[Result]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_what_is_sent_can_be_read(embedded_settings: Settings) -> None:
     assert client.verify("pgr_events").ok
     assert client.status("pgr_events").lag == 0
     assert len(client.read("bronze.service_events_raw").to_pandas()) == rows.num_rows
+
+
+def test_a_file_is_loaded_once(local_settings: Settings, tmp_path: Path) -> None:
+    """A file's records are bronze rows; the same content again adds none."""
+    client = Client(local_settings)
+    record = EVENT | {"event_date": "2024-12-17", "attributes_json": {"priority": "LOW"}}
+    file = tmp_path / "events.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    client.load("pgr_events", file)
+    client.load("pgr_events", str(file))
+    assert client.read("pgr_events")["entity_id"].to_pylist() == ["CMP_001"]
 
 
 def test_a_wrong_name_is_told(embedded_settings: Settings) -> None:
