@@ -203,7 +203,7 @@ def by_samples(client: Client, streams: list[Stream], sent: Sent) -> None:
 def test_every_stream_by_every_door(client: Client, tmp_path: Path) -> None:
     """All that was sent is in bronze or quarantine, as labelled, once; nothing is left behind."""
     streams, sent, platform = dict(client.streams), Sent(), Platform(client.settings)
-    assert len(streams) == 15
+    assert len(streams) >= 15
     with TestClient(build(client.settings, streams)) as http:
         for stream in streams.values():
             by_kafka(client, stream, sent)
