@@ -27,6 +27,10 @@ CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", 
 LAG_LIMIT = 250_000
 """Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
 
+FEW = 4
+"""So many refused records never hold a day back by themselves (unless none is allowed): in a slice
+of a few records, as a day begins, a share says little."""
+
 _SHOWN = 20
 
 
@@ -48,8 +52,8 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of a stream's bronze table; freshness only where the contract promises it."""
     share = f"{stream.contract.quarantine_share:.2%}"
     said = {
-        CONTRACT: f"At most {share} of a slice's records break the contract; more, and the day is "
-        "not released to silver and gold.",
+        CONTRACT: f"At most {share} of a slice's records (or {FEW} of a small one's) break the "
+        "contract; more, and the day is not released to silver and gold.",
         RECONCILIATION: "Every record of the lake is in bronze or in quarantine, or is a gap.",
         LAG: f"No log partition has more than {LAG_LIMIT:,} records waiting, and none is left out.",
     }
@@ -72,10 +76,15 @@ def _problem(stream: Stream, count: SliceCount) -> str:
     if count.loaded and not count.ok:
         present = count.bronze + count.quarantined
         return f"the lake has {count.records:,} records, bronze and quarantine {present:,}"
-    if _share(count) > stream.contract.quarantine_share:
+    if _too_many(stream, count):
         allowed = f"{stream.contract.quarantine_share:.2%} allowed"
         return f"{_share(count):.2%} of {count.records:,} records in quarantine, {allowed}"
     return ""
+
+
+def _too_many(stream: Stream, count: SliceCount) -> bool:
+    allowed = stream.contract.quarantine_share
+    return _share(count) > allowed and (count.quarantined > FEW or allowed == 0)
 
 
 def _share(count: SliceCount) -> float:
@@ -118,7 +127,7 @@ class _Verdict:
 def _contract(stream: Stream, of: Findings) -> _Verdict:
     allowed = stream.contract.quarantine_share
     shares = {key: _share(count) for key, count in of.counts.items()}
-    bad = {key: share for key, share in sorted(shares.items()) if share > allowed}
+    bad = {key: shares[key] for key, count in sorted(of.counts.items()) if _too_many(stream, count)}
     refused = sum(count.quarantined for count in of.counts.values())
     total = sum(count.bronze for count in of.counts.values()) + refused
     return _Verdict(

@@ -54,6 +54,14 @@ def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:
     assert set(checks.held_back(stream, bad)) == {TODAY}
 
 
+def test_a_few_records_hold_no_day_back(stream: Stream) -> None:
+    """As a day begins, its slices are small: one bad record of two is no bad day, five are."""
+    small = {(TODAY, 0): _count(2, 1, 1), (TODAY, 1): _count(9, 5, 4)}
+    assert _judge("contract", stream, Findings(small)).passed
+    assert checks.held_back(stream, small) == {}
+    assert set(checks.held_back(stream, {(TODAY, 0): _count(9, 4, 5)})) == {TODAY}
+
+
 def test_reconciliation_fails_when_a_loaded_slice_lacks_a_record(stream: Stream) -> None:
     """A record in neither table is a failure, and one too many as well."""
     for bronze in (98, 100):
