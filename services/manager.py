@@ -216,10 +216,15 @@ def _runs(service: Service) -> bool:
     return service.record.process is not None and processes.alive(service.record.process)
 
 
+_ENDED = "the server ended while starting"
+
+
 def _await_ready(service: Service) -> None:
     deadline = time.monotonic() + service.start_timeout_s
     while obstacle := _obstacle(service):
-        if not _runs(service) or time.monotonic() >= deadline:
+        if not _runs(service):  # perhaps only since it was asked
+            obstacle = _ENDED
+        if obstacle == _ENDED or time.monotonic() >= deadline:
             action = f"read its log, then `down {service.name}` and `up {service.name}`"
             raise service.error(obstacle, action, tail(service.log_file))
         time.sleep(0.05)
@@ -228,7 +233,7 @@ def _await_ready(service: Service) -> None:
 def _obstacle(service: Service) -> str:
     """Return what keeps the server from being used, "" when nothing does."""
     if not _runs(service):
-        return "the server ended while starting"
+        return _ENDED
     if not service.ready():
         return f"the server does not answer within {service.start_timeout_s:.0f} s"
     try:
