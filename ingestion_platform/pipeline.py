@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingestion_platform.bronze.load import Item, Judge, Loaded, Loader, count_reasons
-from ingestion_platform.errors import PositionMoved, Transient
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.errors import Permanent, PositionMoved, Transient
+from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.door import Door, FilesRefused, Handled
 from ingestion_platform.lake.files import landed_position
-from ingestion_platform.lake.land import Landed, land
+from ingestion_platform.lake.land import BYTES, ROWS, Landed, backlogs, heal_sidecar, land
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.store import Store, open_drop, open_store
 from ingestion_platform.settings import Settings
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 ATTEMPTS = 30
+IDENTITY_SECONDS = 2.0
+"""How old what is known of a topic's identity may be while its watermarks are compared."""
 
 
 @dataclass
@@ -197,23 +199,124 @@ def run_stream(
     refused: list[Handled] = []
 
     def of_topic() -> None:
-        loader = Loader(platform.catalog, platform.store, stream)
         with platform.log(stream) as log:
-            for loaded in loader.load(_fresh(platform, stream, log, loader, on_landed)):
-                on_loaded(loaded)
-            commit_group(log, loader)
+            Flow(platform, stream, log).advance(on_landed=on_landed, on_loaded=on_loaded)
 
     def of_files() -> None:
         if platform.door(stream).idle():
             return  # the tables need not be opened
-        landing = _landing(platform, stream, [FILES], None, _noting(on_file, refused))
-        _load_files(platform, stream, landing, on_landed, on_loaded)
+        note = _noting(on_file, refused)
+        run_files(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=note)
 
     if stream.kafka:
         _persist(of_topic)
     _persist(of_files)
     if refused:
         raise FilesRefused(refused)
+
+
+class Flow:
+    """A stream's topic on its way into its tables, opened for any number of advances.
+
+    It remembers the ends of the chain and of the tables, so that nothing is read again between
+    them. Once an advance has failed, for whatever reason, it must be opened anew. Not thread-safe.
+    """
+
+    def __init__(self, platform: Platform, stream: Stream, log: Log) -> None:
+        self._store = platform.store
+        self._log = log
+        self._loader = Loader(platform.catalog, platform.store, stream)
+        self._topic = log.topic()
+        self._asked = time.monotonic()
+        self._tails: dict[int, Link] | None = None
+
+    def waiting(self) -> dict[int, int]:
+        """How many offsets of each log partition the lake lacks, by what is remembered of it.
+
+        Raises:
+            SourceUnavailable: the broker does not answer.
+            Permanent: the log ends before what was landed from it.
+        """
+        if time.monotonic() - self._asked > IDENTITY_SECONDS:
+            self._identify()
+        try:
+            return self._beyond()
+        except Permanent:  # perhaps another topic has the name by now
+            self._identify()
+            return self._beyond()
+
+    def advance(
+        self,
+        *,
+        rows: int = ROWS,
+        size: int = BYTES,
+        on_landed: Callable[[Landed], None] = _nothing,
+        on_loaded: Callable[[Loaded], None] = _nothing,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Land and load up to the end of the log as it is now, in files of about `rows` records
+        or `size` bytes, then tell the group's offsets.
+
+        It ends sooner once `go_on` gives False: what is landed by then is loaded now or later.
+
+        Raises:
+            Transient, Permanent: as `land` and `Loader.load`.
+        """
+        for loaded in self._loader.load(self._fresh(rows, size, on_landed, go_on)):
+            on_loaded(loaded)
+        commit_group(self._log, self._loader)
+
+    def _fresh(
+        self, rows: int, size: int, on_landed: Callable[[Landed], None], go_on: Callable[[], bool]
+    ) -> Iterator[Item]:
+        """At first what the lake has and the tables lack, then what is landed now."""
+        self._identify()
+        if self._tails is None:
+            for item in self._loader.behind(Chain(self._store, self._topic.name), self._partitions):
+                yield item
+                if not go_on():
+                    return
+            self._tails = Chain(self._store, self._topic.name).tails(self._partitions)
+            for tail in self._tails.values():
+                heal_sidecar(self._store, tail)
+        for landed in land(self._log, self._store, rows=rows, size=size, tails=self._tails):
+            self._tails[landed.link.name.partition] = landed.link
+            on_landed(landed)
+            yield Item(landed.link, landed.table)
+            if not go_on():
+                return
+
+    @property
+    def _partitions(self) -> tuple[int, ...]:
+        return self._topic.partitions
+
+    def _identify(self) -> None:
+        self._topic, self._asked = self._log.topic(), time.monotonic()
+
+    def _beyond(self) -> dict[int, int]:
+        marks = self._log.watermarks(self._partitions)
+        found = backlogs(self._topic, marks, self._tails or {})
+        return {p: max(0, backlog.end - backlog.start) for p, backlog in found.items()}
+
+
+def run_files(
+    platform: Platform,
+    stream: Stream,
+    *,
+    on_landed: Callable[[Landed], None] = _nothing,
+    on_loaded: Callable[[Loaded], None] = _nothing,
+    on_file: Callable[[Handled], None] = _nothing,
+    go_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Land and load the files that wait in the drop zone, once; `on_file` is told of each.
+
+    It ends sooner once `go_on` gives False; the next run ends a file that was begun.
+
+    Raises:
+        Transient, Permanent: as `Door.land_waiting` and `Loader.load`.
+    """
+    landing = _landing(platform, stream, [FILES], None, on_file)
+    _load_files(platform, stream, landing, on_landed, on_loaded, go_on)
 
 
 def load_files(
@@ -284,6 +387,7 @@ def _load_files(
     landing: Iterator[Landed],
     on_landed: Callable[[Landed], None],
     on_loaded: Callable[[Loaded], None],
+    go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Load what bronze lacks of the files, then what is landed now."""
     loader = Loader(platform.catalog, platform.store, stream)
@@ -294,6 +398,8 @@ def _load_files(
         for landed in landing:
             on_landed(landed)
             yield Item(landed.link, landed.table)
+            if not go_on():
+                return
 
     # One worker: the reader beside it keeps another core busy, and memory stays small.
     for loaded in loader.load(items(), workers=1):
@@ -304,21 +410,6 @@ def _files_behind(platform: Platform, stream: Stream, loader: Loader) -> bool:
     """Whether the tables lack records of files; a few small reads, however old the last file is."""
     landed = landed_position(platform.store, stream.topic)
     return landed is not None and landed != loader.position(FILES)
-
-
-def _fresh(
-    platform: Platform,
-    stream: Stream,
-    log: Log,
-    loader: Loader,
-    on_landed: Callable[[Landed], None],
-) -> Iterator[Item]:
-    """What the lake has and bronze lacks, then what is landed now."""
-    topic = log.topic()
-    yield from loader.behind(Chain(platform.store, stream.topic), topic.partitions)
-    for landed in land(log, platform.store):
-        on_landed(landed)
-        yield Item(landed.link, landed.table)
 
 
 def commit_group(log: Log, loader: Loader) -> None:

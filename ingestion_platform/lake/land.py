@@ -90,11 +90,14 @@ def land(
     last: date | None = None,
     rows: int = ROWS,
     size: int = BYTES,
+    tails: Mapping[int, Link] | None = None,
 ) -> Iterator[Landed]:
     """Copy what the log has now, and the lake has not, file by file, in order per partition.
 
     `partitions` limits it to some log partitions, `last` to windows up to that day; a file has
-    at most about `rows` records or `size` bytes of values.
+    at most about `rows` records or `size` bytes of values. With `tails`, the ends of the chains as
+    the caller last saw them, nothing is listed; if they are no longer the ends, PositionMoved
+    tells, or readers skip what is there twice.
 
     Raises:
         PositionMoved: another writer landed the same records; what it landed is complete.
@@ -105,9 +108,9 @@ def land(
     topic = log.topic()
     chosen = set(topic.partitions) if partitions is None else set(partitions)
     watermarks = log.watermarks(topic.partitions)
-    tails = Chain(store, topic.name).tails(topic.partitions)
-    todo = {p: b for p, b in backlogs(topic, watermarks, tails).items() if p in chosen}
-    for backlog in todo.values():
+    ends = Chain(store, topic.name).tails(topic.partitions) if tails is None else tails
+    todo = {p: b for p, b in backlogs(topic, watermarks, ends).items() if p in chosen}
+    for backlog in todo.values() if tails is None else ():
         heal_sidecar(store, backlog.tail)
     todo = {p: b for p, b in todo.items() if b.start < b.end}
     if not todo:
