@@ -30,6 +30,8 @@ _NOT_LIBRDKAFKA = {
     "KAFKA_OPTS",
     "KAFKA_TOPIC",
 }
+# Ours without a prefix that says so.
+_UNPREFIXED = {"BATCH_SIZE", "REPORT_INTERVAL_SEC"}
 _SECRET_WORDS = ("password", "secret", "token", "key", "uri", "credential", "jaas", "pem")
 
 
@@ -63,6 +65,23 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True)
+class WorkerSettings:
+    """When the worker takes what waits, and how often it looks elsewhere; sizes are those of a
+    process, whose streams share them."""
+
+    batch_size: int = 50_000
+    """BATCH_SIZE: so many waiting records are taken at once; also of a lake file, at most."""
+    flush_seconds: float = 1.0
+    """FLUSH_INTERVAL_SEC: no record waits longer to be taken."""
+    flush_bytes: int = 32 * 1024 * 1024
+    """FLUSH_BYTES: so much of values, as far as one can tell without reading; also of a file."""
+    drop_seconds: float = 5.0
+    """DROP_INTERVAL_SEC: between two looks into a drop zone."""
+    report_seconds: float = 10.0
+    """REPORT_INTERVAL_SEC: between two reports of a stream to Dagster, at least."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
 
@@ -84,6 +103,7 @@ class Settings:
     drop_settle_seconds: float = 2.0
     """How long a dropped file must not have changed to be taken."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
     dotenv: frozenset[str] = frozenset()
@@ -122,6 +142,7 @@ class Settings:
             drop_url=_store_url(env, "DROP_URL", home / "drop"),
             drop_settle_seconds=_seconds(env, "DROP_SETTLE_SECONDS", 2.0),
             gateway=_gateway(env),
+            worker=_worker(env),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             dotenv=frozenset(filter(_ours, dotenv)),
         )
@@ -221,6 +242,17 @@ def _gateway(env: Mapping[str, str]) -> GatewaySettings:
             limits[limit.name] = _whole(env, f"GATEWAY_{limit.name.upper()}", limit.default, least)
     return GatewaySettings(
         auth=_switch(env, "GATEWAY_AUTH", default=True), api_keys=_api_keys(env), **limits
+    )
+
+
+def _worker(env: Mapping[str, str]) -> WorkerSettings:
+    default = WorkerSettings()
+    return WorkerSettings(
+        batch_size=_whole(env, "BATCH_SIZE", default.batch_size, 1),
+        flush_seconds=_seconds(env, "FLUSH_INTERVAL_SEC", default.flush_seconds),
+        flush_bytes=_whole(env, "FLUSH_BYTES", default.flush_bytes, 1),
+        drop_seconds=_seconds(env, "DROP_INTERVAL_SEC", default.drop_seconds),
+        report_seconds=_seconds(env, "REPORT_INTERVAL_SEC", default.report_seconds),
     )
 
 
@@ -324,7 +356,7 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    return name.startswith((*prefixes, "DROP_"))
+    return name.startswith((*prefixes, "DROP_", "FLUSH_")) or name in _UNPREFIXED
 
 
 def _masked(name: str, value: str) -> str:

@@ -20,6 +20,7 @@ from ingestion_platform.cli import (
     run,
     serve,
     status,
+    stream,
     verify,
 )
 from ingestion_platform.cli.terminal import Terminal
@@ -113,6 +114,7 @@ app.add_typer(broker.app, name="broker")
 app.command("new")(new.new)
 app.command("produce")(produce.produce)
 app.command("run")(run.run)
+app.command("stream")(stream.stream)
 app.command("load")(load.load)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)

@@ -1,0 +1,101 @@
+"""`ingest stream`: streams landed and loaded for ever, seconds behind their logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ingestion_platform.cli.options import All, Quiet, StreamNames, chosen
+from ingestion_platform.cli.terminal import Terminal, redacted
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ingestion_platform.settings import Settings
+    from ingestion_platform.worker import Observer
+
+
+def stream(
+    ctx: typer.Context,
+    streams: StreamNames = None,
+    everything: All = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Spread the streams over so many processes.")
+    ] = 1,
+    report: Annotated[
+        bool, typer.Option(help="Tell Dagster, where DAGSTER_HOME has an instance.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Keep streams up to date until SIGTERM or Ctrl-C: what `ingest run` does, in a loop.
+
+    Records are in bronze a second or two after they were sent. May run beside
+    Dagster's sensors, other workers and `ingest run`, and be killed at any
+    time: nothing is lost or doubled. While a server is away it waits.
+    Exits with 1 if a stream failed; the others go on until they are ended.
+
+    [dim]Settings:[/] BATCH_SIZE, FLUSH_INTERVAL_SEC, FLUSH_BYTES, DROP_INTERVAL_SEC,
+    REPORT_INTERVAL_SEC
+
+    [dim]Examples:[/]
+      ingest stream pgr_events
+      ingest stream --all --processes 2 --no-report
+    """
+    terminal: Terminal = ctx.obj
+    wanted = chosen(streams, everything=everything)
+    from ingestion_platform.settings import Settings
+    from ingestion_platform.worker import run
+
+    settings = Settings.load()
+    for each in wanted:  # a wrong contract is told before anything begins
+        assert each.contract
+    remarks = not terminal.quiet and terminal.err.is_terminal
+    attendance = Attendance(report=report, level=logging.INFO if remarks else logging.WARNING)
+    _configure_logging(attendance.level)
+    if not run(settings, wanted, processes=processes, observe=attendance):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Attendance:
+    """What each process of the worker sets up: its log, its progress, its reports to Dagster."""
+
+    report: bool
+    level: int
+
+    def __call__(self, settings: Settings) -> AbstractContextManager[Sequence[Observer]]:
+        """See worker.Observe."""
+        return self._observed(settings)
+
+    @contextmanager
+    def _observed(self, settings: Settings) -> Iterator[Sequence[Observer]]:
+        from ingestion_platform.worker import Progress
+
+        _configure_logging(self.level)
+        yield [Progress()]
+
+
+def _configure_logging(level: int) -> None:
+    """Lines to standard error, with time and level, and without the values of secrets."""
+    logger = logging.getLogger("ingestion_platform")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level)
+    # librdkafka repeats every refused connection; the worker says once what it means.
+    logging.getLogger("ingestion_platform.kafka").setLevel(logging.CRITICAL)
+
+
+class Redacting(logging.Formatter):
+    """Masks the values of secret settings, should a library have put them into a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        return redacted(super().format(record))

@@ -1,0 +1,502 @@
+"""The worker: streams landed and loaded in a loop, seconds behind their logs, until it is told to
+stop. What an advance does is `pipeline`'s; when, and what happens in between, is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from ingestion_platform.errors import PlatformError, PositionMoved, Transient
+from ingestion_platform.pipeline import Flow, Platform, run_files
+from ingestion_platform.settings import Settings, WorkerSettings
+from ingestion_platform.sources.kafka import Moved
+from ingestion_platform.streams import Stream
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.land import Landed
+
+LOG = logging.getLogger("ingestion_platform.worker")
+
+GRACE = 30.0
+"""Seconds that a pass under way has to end, once the worker was told to stop."""
+LOOK, IDLE = 0.1, 0.5
+"""Seconds between two looks at a log where records come in, and at a quiet one."""
+LONGEST_WAIT = 30.0
+"""Seconds between two attempts while something is away, at most."""
+SMALLEST = 1_000
+"""Records of a lake file that a stream may have, however many share a process."""
+_RECORD_BYTES = 512.0  # before the first record was seen
+_LONGEST_YIELD = 2.0  # seconds to let another writer be ahead
+# A child's exit code when streams of it failed and were told of; any other is a death.
+_STREAMS_FAILED = 3
+
+
+class Observer(Protocol):
+    """Is told what happens, on the threads that do it: it must not keep them."""
+
+    def landed(self, stream: Stream, landed: Landed) -> None:
+        """A file is in the lake."""
+
+    def loaded(self, stream: Stream, loaded: Loaded) -> None:
+        """A file is in the tables."""
+
+    def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
+        """So many offsets of each log partition are not in the lake now."""
+
+
+Observe = Callable[[Settings], AbstractContextManager[Sequence[Observer]]]
+"""What a process sets up before it works, and ends after; it must be picklable."""
+
+
+def due(waiting: int, seconds: float, record_bytes: float, limits: WorkerSettings) -> bool:
+    """Whether waiting records, the oldest of them for at most some seconds, are to be taken now."""
+    return waiting > 0 and (
+        waiting >= limits.batch_size
+        or seconds >= limits.flush_seconds
+        or waiting * record_bytes >= limits.flush_bytes
+    )
+
+
+def idle(seconds: float) -> float:
+    """Seconds until the next look at a log where nothing has come in for so long."""
+    return min(IDLE, max(LOOK, seconds / 10))
+
+
+def shared(limits: WorkerSettings, count: int) -> WorkerSettings:
+    """The sizes for each of so many streams of a process, so that its memory stays bounded."""
+    return replace(
+        limits,
+        batch_size=max(min(SMALLEST, limits.batch_size), limits.batch_size // count),
+        flush_bytes=max(1, limits.flush_bytes // count),
+    )
+
+
+def spread(streams: Sequence[Stream], processes: int) -> list[list[Stream]]:
+    """The streams of each process: as many processes as there is work for, evenly laden."""
+    count = max(1, min(processes, len(streams)))
+    return [list(streams[number::count]) for number in range(count)]
+
+
+def backoff(attempt: int, longest: float) -> float:
+    """Seconds before the next attempt, the first failed one being number 1."""
+    return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2.0 ** min(attempt, 16))
+
+
+def run(
+    settings: Settings, streams: Sequence[Stream], *, processes: int = 1, observe: Observe
+) -> bool:
+    """Serve streams until SIGTERM or SIGINT; whether none of them failed.
+
+    With several processes, the streams are spread over as many children. A second signal ends at
+    once, by the signal's exit code; a pass that does not end within GRACE is abandoned, which
+    loses nothing.
+    """
+    groups = spread(streams, processes)
+    with _signals(signal.SIGTERM, signal.SIGINT) as stop:
+        if len(groups) > 1:
+            return _supervise(settings, groups, observe, stop)
+        return _serve_here(settings, streams, observe, stop)
+
+
+def serve(
+    settings: Settings,
+    streams: Sequence[Stream],
+    observers: Sequence[Observer],
+    stop: threading.Event,
+) -> Outcome:
+    """Serve streams on threads of this process until `stop` is set, or all of them have failed."""
+    platform = Platform(settings)
+    limits = shared(settings.worker, len(streams))
+    outcome = Outcome()
+    threads = []
+    for stream in streams:
+        for line in _lines(platform, stream, limits, observers, stop):
+            thread = threading.Thread(
+                target=_keep, args=(line, stop, outcome), name=line.name, daemon=True
+            )
+            thread.start()
+            threads.append(thread)
+    deadline = float("inf")
+    while alive := [thread for thread in threads if thread.is_alive()]:
+        if stop.is_set():
+            deadline = min(deadline, time.monotonic() + GRACE)
+        if time.monotonic() > deadline:
+            outcome.abandoned = [thread.name for thread in alive]
+            break
+        alive[0].join(0.1)
+    return outcome
+
+
+class Outcome:
+    """How the lines of a process ended: errors by line, and passes that did not end in time."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, Exception] = {}
+        self.abandoned: list[str] = []
+
+
+class Line(Protocol):
+    """One door of a stream, served by one thread."""
+
+    name: str
+
+    def step(self) -> float:
+        """Look, and take what is due; gives the seconds until the next step."""
+
+    def close(self) -> None:
+        """Let go of what an error may have spoilt; the next step opens it anew."""
+
+
+def _lines(
+    platform: Platform,
+    stream: Stream,
+    limits: WorkerSettings,
+    observers: Sequence[Observer],
+    stop: threading.Event,
+) -> Iterator[Line]:
+    """What is served of a stream: its topic, and its drop zone if one is declared."""
+    if stream.kafka:
+        yield TopicLine(platform, stream, limits, observers, stop)
+    if stream.files is not None or not stream.kafka:
+        yield FilesLine(platform, stream, limits, observers, stop)
+
+
+class TopicLine:
+    """A topic on its way into its tables."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        stream: Stream,
+        limits: WorkerSettings,
+        observers: Sequence[Observer],
+        stop: threading.Event,
+    ) -> None:
+        self.name = stream.name
+        self._platform = platform
+        self._stream = stream
+        self._limits = limits
+        self._observers = observers
+        self._stop = stop
+        self._opened = ExitStack()
+        self._flow: Flow | None = None
+        self._record_bytes = _RECORD_BYTES
+        self._emptied = self._moved = time.monotonic()
+        self._waiting: dict[int, int] = {}
+
+    def step(self) -> float:
+        """See Line."""
+        began = time.monotonic()
+        if self._flow is None:
+            log = self._opened.enter_context(self._platform.log(self._stream))
+            flow = Flow(self._platform, self._stream, log)
+            self._advance(flow)  # what waits is known only after it
+            self._flow, self._emptied = flow, began
+            return 0.0
+        self._waiting = self._flow.waiting()
+        waiting = sum(self._waiting.values())
+        for observer in self._observers:
+            observer.lag(self._stream, self._waiting)
+        if not waiting:
+            self._emptied = began
+            return idle(began - self._moved)
+        self._moved = began
+        waited = began - self._emptied
+        if not due(waiting, waited, self._record_bytes, self._limits):
+            return min(LOOK, self._limits.flush_seconds - waited)
+        self._emptied = began  # what comes in meanwhile is the next pass's
+        self._advance(self._flow)
+        return 0.0
+
+    def close(self) -> None:
+        """See Line."""
+        self._flow = None
+        self._opened.close()
+
+    def _advance(self, flow: Flow) -> None:
+        flow.advance(
+            rows=self._limits.batch_size,
+            size=self._limits.flush_bytes,
+            on_landed=self._landed,
+            on_loaded=self._loaded,
+            go_on=lambda: not self._stop.is_set(),
+        )
+
+    def _landed(self, landed: Landed) -> None:
+        if landed.link.rows:
+            self._record_bytes = landed.table["value"].nbytes / landed.link.rows
+        for observer in self._observers:
+            observer.landed(self._stream, landed)
+
+    def _loaded(self, loaded: Loaded) -> None:
+        for observer in self._observers:
+            observer.loaded(self._stream, loaded)
+
+
+class FilesLine:
+    """A drop zone on its way into the tables; it looks now and then."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        stream: Stream,
+        limits: WorkerSettings,
+        observers: Sequence[Observer],
+        stop: threading.Event,
+    ) -> None:
+        self.name = f"{stream.name} files"
+        self._platform = platform
+        self._stream = stream
+        self._limits = limits
+        self._observers = observers
+        self._stop = stop
+        self._begun = False
+
+    def step(self) -> float:
+        """See Line."""
+        door = self._platform.door(self._stream)
+        # At first also what another writer may have left half done.
+        if door.zone.waiting() or not (self._begun or door.idle()):
+            run_files(
+                self._platform,
+                self._stream,
+                on_landed=self._landed,
+                on_loaded=self._loaded,
+                on_file=self._handled,
+                go_on=lambda: not self._stop.is_set(),
+            )
+        self._begun = True
+        return max(LOOK, self._limits.drop_seconds)
+
+    def close(self) -> None:
+        """See Line."""
+        self._begun = False
+
+    def _landed(self, landed: Landed) -> None:
+        for observer in self._observers:
+            observer.landed(self._stream, landed)
+
+    def _loaded(self, loaded: Loaded) -> None:
+        for observer in self._observers:
+            observer.loaded(self._stream, loaded)
+
+    def _handled(self, handled: Handled) -> None:
+        level = logging.WARNING if handled.outcome == "refused" else logging.INFO
+        said = f": {handled.detail}" if handled.detail else ""
+        LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)
+
+
+def _keep(line: Line, stop: threading.Event, outcome: Outcome) -> None:
+    """Step until told to stop, through outages and other writers; a lasting error ends the line."""
+    try:
+        _step_on(line, stop)
+    except PlatformError as error:
+        outcome.failed[line.name] = error
+        LOG.error("%s has stopped: %s", line.name, error)
+    except Exception as error:
+        outcome.failed[line.name] = error
+        LOG.exception("%s has stopped: an unexpected error; please report it", line.name)
+    finally:
+        line.close()
+
+
+def _step_on(line: Line, stop: threading.Event) -> None:
+    outage = Outage(line.name)
+    lost = 0
+    while not stop.is_set():
+        try:
+            seconds = line.step()
+        except (PositionMoved, Moved) as moved:
+            line.close()
+            lost += 1
+            LOG.debug("%s: starts again from the data: %s", line.name, moved.message)
+            seconds = backoff(lost, _LONGEST_YIELD)
+        except Transient as error:
+            line.close()
+            seconds = outage.goes_on(error)
+        else:
+            outage.over()
+            lost = 0
+        stop.wait(seconds)
+
+
+class Outage:
+    """Something that a line needs is away: says so once, and once when it is back."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failures = 0
+        self._began = 0.0
+
+    def goes_on(self, error: Transient) -> float:
+        """Note a failure; gives the seconds until the next attempt."""
+        self._failures += 1
+        if self._failures == 1:
+            self._began = time.monotonic()
+            LOG.warning("%s waits, nothing is lost: %s", self._name, error)
+        return backoff(self._failures, LONGEST_WAIT)
+
+    def over(self) -> None:
+        """Note that all is well."""
+        if self._failures:
+            LOG.warning("%s goes on after %.0f s", self._name, time.monotonic() - self._began)
+        self._failures = 0
+
+
+class Progress:
+    """Logs how each stream fares, at most every `seconds` and only when something was loaded."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._counts: dict[str, Counter[str]] = {}
+        self._since: dict[str, float] = {}
+
+    def landed(self, stream: Stream, landed: Landed) -> None:
+        """See Observer."""
+
+    def loaded(self, stream: Stream, loaded: Loaded) -> None:
+        """See Observer."""
+        with self._lock:
+            counts = self._counts.setdefault(stream.name, Counter())
+            self._since.setdefault(stream.name, time.monotonic())
+            counts["bronze"] += loaded.bronze_rows
+            counts["quarantine"] += loaded.quarantine_rows
+
+    def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
+        """See Observer."""
+        with self._lock:
+            began = self._since.get(stream.name)
+            seconds = 0.0 if began is None else time.monotonic() - began
+            if began is None or seconds < self._seconds:
+                return
+            counts = self._counts.pop(stream.name)
+            del self._since[stream.name]
+        LOG.info(
+            "%s: %s rows and %s in quarantine in %.0f s (%s records/s), %s waiting",
+            stream.name,
+            f"{counts['bronze']:,}",
+            f"{counts['quarantine']:,}",
+            seconds,
+            f"{counts.total() / seconds:,.0f}",
+            f"{sum(waiting.values()):,}",
+        )
+
+
+@contextmanager
+def _signals(*numbers: signal.Signals) -> Iterator[threading.Event]:
+    """An event that the first signal sets; the second one ends the process and its children."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve_here(
+    settings: Settings, streams: Sequence[Stream], observe: Observe, stop: threading.Event
+) -> bool:
+    with observe(settings) as observers:
+        LOG.info("serving %s", ", ".join(stream.name for stream in streams))
+        outcome = serve(settings, streams, observers, stop)
+    if outcome.abandoned:
+        LOG.warning(
+            "abandoned after %.0f s, to be done by the next worker: %s",
+            GRACE,
+            ", ".join(outcome.abandoned),
+        )
+        logging.shutdown()
+        os._exit(1 if outcome.failed else 0)  # their threads would keep the process
+    return not outcome.failed
+
+
+def _supervise(
+    settings: Settings,
+    groups: Sequence[Sequence[Stream]],
+    observe: Observe,
+    stop: threading.Event,
+) -> bool:
+    """Have children serve the groups, and end them together; whether all went well."""
+    context = multiprocessing.get_context("spawn")
+    children = []
+    for group in groups:
+        # Without what they keep, such as their parsed contracts.
+        plain = [replace(stream) for stream in group]
+        child = context.Process(target=_child, args=(settings, plain, observe))
+        child.name = ", ".join(stream.name for stream in group)
+        child.start()
+        children.append(child)
+    well, deadline = True, float("inf")
+    while children:
+        wait([child.sentinel for child in children], timeout=0.2)
+        ended = [child for child in children if child.exitcode is not None]
+        children = [child for child in children if child not in ended]
+        for child in ended:
+            well &= _ended_well(child, stop)
+        if stop.is_set() and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE + 10.0
+            for child in children:
+                child.terminate()
+        if time.monotonic() > deadline:
+            for child in children:
+                child.kill()
+    return well
+
+
+def _ended_well(child: SpawnProcess, stop: threading.Event) -> bool:
+    """Whether a child ended as it should; one that died ends the others, too."""
+    if child.exitcode == 0 or (stop.is_set() and child.exitcode == -signal.SIGTERM):
+        return True  # the signal may come before a child has begun
+    if child.exitcode != _STREAMS_FAILED:  # of which it has told, and the others go on
+        LOG.error(
+            "the process for %s died (exit code %s), so all end; start the worker again, it goes "
+            "on from the data",
+            child.name,
+            child.exitcode,
+        )
+        stop.set()
+    return False
+
+
+def _child(settings: Settings, streams: Sequence[Stream], observe: Observe) -> None:
+    # A Ctrl-C reaches all processes of a terminal; the parent tells the children once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _signals(signal.SIGTERM) as stop:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            threading.Thread(target=_outlive, args=(parent.sentinel, stop), daemon=True).start()
+        if not _serve_here(settings, streams, observe, stop):
+            raise SystemExit(_STREAMS_FAILED)
+
+
+def _outlive(sentinel: int, stop: threading.Event) -> None:
+    """Stop when the parent is gone."""
+    wait([sentinel])
+    stop.set()
