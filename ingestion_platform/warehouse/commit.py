@@ -71,7 +71,8 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
     """Make all changes to the table, with their positions, or none; gives the table after it.
 
     Raises:
-        PositionMoved: another writer changed a ledger that a change is based on.
+        PositionMoved: another writer changed a ledger that a change is based on, or the table's
+            partitions.
         CatalogUnavailable: the catalog does not answer; whether the commit is in is unknown, and
             reading the ledgers again tells.
     """
@@ -82,6 +83,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 ensure_no_retries(table)
                 # Of the very metadata that the commit is based on.
                 _compare(name, read_ledgers(table), changes)
+                _compare_partitions(table, changes)
                 return _commit_once(table, changes)
         except _conflicts():
             # Somebody committed to other rows of the table; the files are still good.
@@ -113,13 +115,11 @@ def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
 
 
 def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
-    from ingestion_platform.warehouse.snapshots import begin
-
     after = read_ledgers(table)
     for change in changes:
         after[change.partition] = after.get(change.partition, Ledger()).with_span(change.span)
     position = ledgers.render(after)
-    transaction = begin(table)
+    transaction = table.transaction()
     _stage(table, transaction, changes, position)
     transaction.set_properties(position)
     return transaction.commit_transaction()
@@ -130,11 +130,11 @@ def _stage(
 ) -> None:
     """One snapshot with all the files; also an empty one, since it carries the base to compare."""
     from ingestion_platform.warehouse.rewrite import without
-    from ingestion_platform.warehouse.snapshots import appending, overwriting
 
+    update = transaction.update_snapshot(snapshot_properties=position)
     replaced = [change for change in changes if change.replace]
-    producer = overwriting if replaced else appending
-    with producer(transaction, position) as snapshot:
+    producer = update.overwrite() if replaced else update.fast_append()
+    with producer as snapshot:
         if replaced:
             gone = [range_filter(change.partition, [change.span]) for change in replaced]
             removed, kept = without(table, gone)
@@ -157,6 +157,16 @@ def _compare(name: str, now: dict[int, Ledger], changes: Sequence[Change]) -> No
                 f"{name}: another writer loaded records of log partition {change.partition}",
                 action="read the positions again and go on",
             )
+
+
+def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
+    """A manifest holds files of one partition spec, and new ones are listed under the present."""
+    present = table.spec().spec_id
+    if any(file.spec_id != present for change in changes for file in change.files):
+        raise PositionMoved(
+            f"{'.'.join(table.name())}: the partitions changed while files were written",
+            action="read the positions again and go on",
+        )
 
 
 def _conflicts() -> tuple[type[Exception], ...]:
