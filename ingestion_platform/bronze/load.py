@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.bronze.parse import Parsed, Parser
+from ingestion_platform.bronze.renames import Renames
 from ingestion_platform.bronze.text import TextReader
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
 from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
-from ingestion_platform.lake.records import decode
+from ingestion_platform.lake.records import read
 from ingestion_platform.lake.store import Store
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
@@ -77,14 +78,15 @@ class Judge:
 
     def __init__(self, contract: Contract) -> None:
         self._parser = Parser(contract)
+        self._renames = Renames(contract)
         self._text = TextReader(contract)
         self.version = self._parser.code_version
         self._bronze_schema = bronze_arrow_schema(contract)
         self._quarantine_schema = quarantine_arrow_schema()
 
     def read(self, store: Store, link: Link) -> pa.Table:
-        """The records of a file (of records.SCHEMA)."""
-        return decode(store.read(link.name.path))
+        """The records of a file (of records.SCHEMA); raises as `records.read`."""
+        return read(store, link)
 
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
@@ -95,6 +97,7 @@ class Judge:
 
     def parse(self, values: pa.BinaryArray, *, text: bool) -> Parsed:
         """Judge values alone; `text` says that theirs are all strings."""
+        values = self._renames.applied(values)
         return self._parser.parse(self._text.typed(values) if text else values)
 
     def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:

@@ -35,6 +35,7 @@ class Field:
 
     name: str
     kind: Kind
+    previous_names: tuple[str, ...] = ()  # under which tables, and older records, may have it
     required: bool = False
     description: str = ""
     business_name: str = ""
@@ -121,12 +122,16 @@ class Contract:
 
 
 _PROSE = {"description", "business_name", "examples", "classification"}
+_UNLESS_EMPTY = {"previous_names"}  # came later: contracts without it keep their fingerprints
 
 
 def _essence(value: Any) -> Any:
     if is_dataclass(value):
         return {
-            f.name: _essence(getattr(value, f.name)) for f in fields(value) if f.name not in _PROSE
+            f.name: _essence(member)
+            for f in fields(value)
+            if (member := getattr(value, f.name)) or f.name not in _UNLESS_EMPTY
+            if f.name not in _PROSE
         }
     if isinstance(value, tuple):
         return [_essence(item) for item in value]

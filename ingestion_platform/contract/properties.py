@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from open_data_contract_standard.model import SchemaProperty
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+PREVIOUS_NAMES = "previousNames"  # a custom property: what a property was called before
 ITEM = "element"  # the name of an array's item, as Iceberg and Parquet have it
 _BOUNDS = {
     "minimum": "minimum",
@@ -130,6 +131,7 @@ def fields_of(
 ) -> tuple[Field, ...] | None:
     """The fields of a list of properties; None when the type of one is not known."""
     _check_names(properties or [], at, reading.problems)
+    _check_previous_names(properties or [], at, reading.problems)
     fields = [
         field_of(each, labelled(at, i, each.name), reading, nested=nested)
         for i, each in enumerate(properties or ())
@@ -151,8 +153,16 @@ def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -
     parts = None if kind is None else _parts(prop, kind["kind"], at, reading)
     if kind is None or parts is None:
         return None
+    if nested and kind["kind"] is Kind.DECIMAL:
+        # A decoder bounds a decimal inside by nothing; the column would round what is too fine.
+        problems.add(
+            f"{at}.physicalType",
+            "a decimal inside an object or array would not be checked for its scale",
+            action="use a string with `pattern`, `physicalType: double`, or a top-level decimal",
+        )
     result = Field(
         name=prop.name or ITEM,
+        previous_names=_previous_names(prop),
         required=bool(prop.required or prop.primaryKey or quality.required),
         description=(prop.description or "").strip(),
         business_name=prop.businessName or "",
@@ -183,6 +193,48 @@ def _check_names(properties: list[SchemaProperty], at: str, problems: Problems) 
             problem = f"has the name of {seen[name.lower()]} (upper and lower case are the same)"
             problems.add(here, problem, action="give it a name of its own")
         seen.setdefault(name.lower(), here)
+
+
+def _previous_names(prop: SchemaProperty) -> tuple[str, ...]:
+    """What the custom property `previousNames` lists; its form is checked apart."""
+    for custom in prop.customProperties or ():
+        if custom.property == PREVIOUS_NAMES and isinstance(custom.value, list):
+            return tuple(name for name in custom.value if isinstance(name, str))
+    return ()
+
+
+def _check_previous_names(properties: list[SchemaProperty], at: str, problems: Problems) -> None:
+    """Previous names are plain, and nobody else's among the properties beside it."""
+    taken = {(prop.name or "").lower(): prop.name for prop in properties}
+    for i, prop in enumerate(properties):
+        for j, custom in enumerate(prop.customProperties or ()):
+            if custom.property != PREVIOUS_NAMES:
+                continue
+            here = f"{labelled(at, i, prop.name)}.customProperties[{j}].value"
+            if isinstance(custom.value, list) and custom.value:
+                _check_given_up(custom.value, prop, taken, here, problems)
+            else:
+                action = "for example `value: [old_name]`"
+                problems.add(here, f"{custom.value!r} is not a list of names", action=action)
+
+
+def _check_given_up(
+    names: list[Any],
+    prop: SchemaProperty,
+    taken: dict[str, str | None],
+    here: str,
+    problems: Problems,
+) -> None:
+    for name in names:
+        if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
+            action = "use letters, digits and _, a letter first"
+            problems.add(here, f"{name!r} is not a plain name", action=action)
+        elif name.lower() in taken:
+            problem = f"{name!r} is also a name of {taken[name.lower()]}"
+            action = "take another name for one of the two"
+            problems.add(here, problem, action=action)
+        else:
+            taken[name.lower()] = prop.name
 
 
 def _refuse_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Reading) -> None:

@@ -70,18 +70,19 @@ def _write(table: Table, name: str, key: PartitionKey | None, rows: pa.Table) ->
     output = table.io.new_output(location)
     with ParquetFormatWriter(output, table.schema(), table.properties) as writer:
         writer.write(rows)
-    return DataFile.from_args(
+    file = DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=location,
         file_format=FileFormat.PARQUET,
         partition=key.partition if key is not None else Record(),
         file_size_in_bytes=len(output),
-        spec_id=table.spec().spec_id,
         sort_order_id=None,
         equality_ids=None,
         key_metadata=None,
         **writer.result().to_serialized_dict(),
     )
+    file.spec_id = table.spec().spec_id
+    return file
 
 
 def _split(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:

@@ -101,6 +101,8 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
 
     def _plan(self, condition: pc.Expression | None) -> _Plan:
         """The files that may hold matching rows, those that Arrow reads by itself apart."""
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
         schema, mentioned = self.schema, self._mentioned(condition)
         tasks = self._candidates(condition, mentioned, schema)
         located = _Located.of(self.table.io, [task.file.file_path for task in tasks])
@@ -117,11 +119,13 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
         by_path = {fragment.path: task for fragment, task in zip(fragments, tasks, strict=True)}
         kept: Any = _dataset(fragments, schema, located.filesystem).get_fragments(condition)
         by_name = _names_identify_columns(self.table.metadata)
+        present = {} if by_name else _paths(schema_to_pyarrow(iceberg, include_field_ids=True))
         fast, slow = [], []
         for fragment in kept:
             task = by_path[fragment.path]
-            plain = by_name and not task.delete_files and task.file.file_format.name == "PARQUET"
-            if plain and located.holds(task.file.file_path):
+            plain = not task.delete_files and task.file.file_format.name == "PARQUET"
+            plain = plain and located.holds(task.file.file_path)
+            if plain and (by_name or _named_so(fragment, present)):
                 fast.append(fragment)
             else:
                 slow.append(task)
@@ -317,6 +321,35 @@ def _names_identify_columns(metadata: TableMetadata) -> bool:
             if names.setdefault(field_id, name) != name:
                 return False
     return True
+
+
+def _named_so(fragment: Any, present: dict[str, bytes]) -> bool:
+    """Whether the columns of a file have the names that the table has for them; its footer tells.
+
+    So what was written after a column was renamed is read as quickly as ever.
+    """
+    paths = _paths(fragment.physical_schema)
+    names = {number: path for path, number in present.items()}
+    return all(
+        present.get(path, number) == number and names.get(number, path) == path
+        for path, number in paths.items()
+    )
+
+
+def _paths(schema: pa.Schema) -> dict[str, bytes]:
+    """The field id of each column, by its path of names."""
+    found: dict[str, bytes] = {}
+    waiting = [("", column) for column in schema]
+    while waiting:
+        above, column = waiting.pop()
+        path = f"{above}.{column.name}"
+        found[path] = (column.metadata or {}).get(b"PARQUET:field_id", b"")
+        kind = column.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            waiting += [(path, kind.field(i)) for i in range(kind.num_fields)]
+    return found
 
 
 def _of_file(

@@ -21,6 +21,7 @@ import pyarrow as pa
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.datafiles import split_by
+from ingestion_platform.warehouse.evolve import widens
 from ingestion_platform.warehouse.tables import ensure_namespace
 
 if TYPE_CHECKING:
@@ -406,16 +407,8 @@ def _change(base: Table, rows: pa.Schema, shape: Shape) -> Transaction:
 
 def _holds(wide: IcebergType, narrow: IcebergType) -> bool:
     """Whether a column of the first type takes values of the second."""
-    from pyiceberg.exceptions import ResolveError
-    from pyiceberg.schema import promote
-
     # As Arrow types: nested ones differ by their field ids otherwise.
-    if _arrow_type(wide) == _arrow_type(narrow):
-        return True
-    try:
-        return bool(promote(narrow, wide) == wide)
-    except ResolveError:
-        return False
+    return _arrow_type(wide) == _arrow_type(narrow) or widens(narrow, wide)
 
 
 def _arrow_type(kind: IcebergType) -> pa.DataType:

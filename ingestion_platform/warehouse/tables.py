@@ -1,4 +1,4 @@
-"""Making sure that a stream's tables exist and have the columns of its contract."""
+"""Making sure that a stream's tables exist; what changes in them later is in `evolve`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ingestion_platform.contract.schemas import (
     quarantine_partition_spec,
     quarantine_schema,
 )
-from ingestion_platform.errors import ContractError
 from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.evolve import evolve
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -33,35 +33,16 @@ PROPERTIES = {
 
 
 def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
-    """The bronze table of a contract, created or widened by new columns if need be.
+    """The bronze table of a contract, created if need be, and made to follow it (see `evolve`).
 
     Raises:
-        ContractError: a column of the contract has another type in the table.
+        ContractProblems: a ContractError; the table cannot follow without losing data.
         CatalogUnavailable: the catalog does not answer.
     """
-    wanted = iceberg_schema(contract)
-    table = ensure_table(catalog, name, lambda: (wanted, partition_spec(contract)))
-    for last in (False, False, True):
-        _check_types(table, wanted, contract)
-        present = set(table.schema().column_names)
-        if all(field.name in present for field in wanted.fields):
-            break
-        table = _widen(catalog, table, wanted, last=last)
-    return table
-
-
-def _widen(catalog: Catalog, table: Table, wanted: Schema, *, last: bool) -> Table:
-    """The table after new columns were added, by this process or by another."""
-    from pyiceberg.exceptions import CommitFailedException
-
-    try:
-        with answering(), table.update_schema() as update:
-            update.union_by_name(wanted)
-    except CommitFailedException:  # another process was quicker
-        if last:
-            raise
-    with answering():
-        return catalog.load_table(table.name())
+    table = ensure_table(
+        catalog, name, lambda: (iceberg_schema(contract), partition_spec(contract))
+    )
+    return evolve(catalog, table, contract)
 
 
 def ensure_quarantine(catalog: Catalog, name: str) -> Table:
@@ -113,16 +94,3 @@ def load_or_none(catalog: Catalog, name: str) -> Table | None:
             return catalog.load_table(name)
         except NoSuchTableError:
             return None
-
-
-def _check_types(table: Table, wanted: Schema, contract: Contract) -> None:
-    present = {field.name: field.field_type for field in table.schema().fields}
-    for field in wanted.fields:
-        found = present.get(field.name, field.field_type)
-        if str(found).split("<")[0] != str(field.field_type).split("<")[0]:
-            raise ContractError(
-                contract.file,
-                f"property {field.name}",
-                f"is {field.field_type}, but the table {'.'.join(table.name())} has {found}",
-                action="keep the type, or give the column a new name",
-            )

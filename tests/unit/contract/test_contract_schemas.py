@@ -72,7 +72,8 @@ def shape(type_):
 
 def types_of_any_depth():
     """Pairs: an ODCS property without its name, and the Arrow and Iceberg types expected."""
-    leaves = st.sampled_from([(odcs, arrow, iceberg) for odcs, arrow, iceberg in SCALARS])
+    decimals = st.sampled_from([each for each in SCALARS if pa.types.is_decimal(each[1])])
+    inside = st.sampled_from([each for each in SCALARS if not pa.types.is_decimal(each[1])])
 
     def array(inner):
         odcs, arrow, iceberg = inner
@@ -85,8 +86,8 @@ def types_of_any_depth():
         iceberg = {f"f{i}": iceberg for i, (_, _, iceberg) in enumerate(inners)}
         return {"logicalType": "object", "properties": given}, arrow, iceberg
 
-    return st.recursive(
-        leaves,
+    return decimals | st.recursive(
+        inside,
         lambda inner: inner.map(array) | st.lists(inner, min_size=1, max_size=3).map(struct),
         max_leaves=8,
     )
