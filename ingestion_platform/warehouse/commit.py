@@ -115,11 +115,13 @@ def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
 
 
 def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
+    from ingestion_platform.warehouse.snapshots import begin
+
     after = read_ledgers(table)
     for change in changes:
         after[change.partition] = after.get(change.partition, Ledger()).with_span(change.span)
     position = ledgers.render(after)
-    transaction = table.transaction()
+    transaction = begin(table)
     _stage(table, transaction, changes, position)
     transaction.set_properties(position)
     return transaction.commit_transaction()
@@ -130,11 +132,11 @@ def _stage(
 ) -> None:
     """One snapshot with all the files; also an empty one, since it carries the base to compare."""
     from ingestion_platform.warehouse.rewrite import without
+    from ingestion_platform.warehouse.snapshots import appending, overwriting
 
-    update = transaction.update_snapshot(snapshot_properties=position)
     replaced = [change for change in changes if change.replace]
-    producer = update.overwrite() if replaced else update.fast_append()
-    with producer as snapshot:
+    producer = overwriting if replaced else appending
+    with producer(transaction, position) as snapshot:
         if replaced:
             gone = [range_filter(change.partition, [change.span]) for change in replaced]
             removed, kept = without(table, gone)
