@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ingestion_platform.settings import Settings
     from ingestion_platform.worker import Observer
+
+LOG = logging.getLogger("ingestion_platform.worker")
 
 
 def stream(
@@ -78,7 +80,21 @@ class Attendance:
         from ingestion_platform.worker import Progress
 
         _configure_logging(self.level)
-        yield [Progress()]
+        with ExitStack() as opened:
+            observers: list[Observer] = [Progress()]
+            if self.report and _dagster_is_there(settings):
+                from ingestion_platform.orchestration.report import reporting
+
+                observers.append(opened.enter_context(reporting(settings)))
+            yield observers
+
+
+def _dagster_is_there(settings: Settings) -> bool:
+    """Whether somebody named DAGSTER_HOME, or has made it by using Dagster."""
+    there = "DAGSTER_HOME" in settings.source or (settings.dagster_home / "dagster.yaml").exists()
+    if not there:
+        LOG.info("no reports: Dagster has not been used here (%s)", settings.dagster_home)
+    return there
 
 
 def _configure_logging(level: int) -> None:

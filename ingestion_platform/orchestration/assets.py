@@ -4,9 +4,9 @@ What materializing a slice means is written in `pipeline`; here its outcome beco
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -134,14 +134,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                 refused = error
             events = _lake_events(platform, stream, {*asked, *newest}, newest)
         for of in sorted(set(events) - set(asked)):
-            context.log_event(
-                dg.AssetMaterialization(
-                    key,
-                    partition=slice_key(of),
-                    metadata=events[of],
-                    tags={"dagster/code_version": LAKE_VERSION},
-                )
-            )
+            context.log_event(lake_event(stream, of, events[of]))
         for of in asked:
             context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
         if refused is not None:
@@ -342,48 +335,68 @@ def _tell(
     version: str,
 ) -> None:
     """Tell Dagster of the slices: materializations of released days, observations of the others."""
-    key = bronze_key(stream)
     bad = checks.held_back(stream, findings.counts)
     for window, why in bad.items():
         context.log.warning(f"{window} is held back from silver and gold: {why}")
-    waiting = _released_with(context, stream, touched, findings, bad)
+    waiting = released_with(context.instance, stream, touched, findings.counts, bad)
     events = _bronze_events(platform, stream, [*touched, *waiting], findings)
     # Those with rows last: overviews show the latest event.
     for of in sorted(events, key=lambda of: (findings.counts[of].bronze > 0, of)):
         told, held = events[of]
-        if of[0] in bad:
-            told |= {"held_back": bad[of[0]]}
-            context.log_event(dg.AssetObservation(key, partition=slice_key(of), metadata=told))
-            continue
-        context.log_event(
-            dg.AssetMaterialization(
-                key,
-                partition=slice_key(of),
-                metadata=told,
-                tags={
-                    "dagster/code_version": version,
-                    "dagster/data_version": f"{held.version}-{version}",
-                },
-            )
-        )
+        context.log_event(bronze_event(stream, of, told, held, bad.get(of[0]), version))
 
 
-def _released_with(
-    context: dg.AssetExecutionContext,
+def lake_event(stream: Stream, of: Slice, told: metadata.Metadata) -> dg.AssetMaterialization:
+    """The event of a lake slice that nobody asked a run for."""
+    return dg.AssetMaterialization(
+        lake_key(stream),
+        partition=slice_key(of),
+        metadata=told,
+        tags={"dagster/code_version": LAKE_VERSION},
+    )
+
+
+def bronze_event(
     stream: Stream,
-    touched: list[Slice],
-    findings: Findings,
-    bad: dict[Any, str],
+    of: Slice,
+    told: metadata.Metadata,
+    held: Stored,
+    held_back: str | None,
+    version: str,
+) -> dg.AssetMaterialization | dg.AssetObservation:
+    """The event of a bronze slice: a materialization, which releases its day, unless that is held
+    back for a reason."""
+    key = bronze_key(stream)
+    if held_back is not None:
+        told = {**told, "held_back": held_back}
+        return dg.AssetObservation(key, partition=slice_key(of), metadata=told)
+    return dg.AssetMaterialization(
+        key,
+        partition=slice_key(of),
+        metadata=told,
+        tags={
+            "dagster/code_version": version,
+            "dagster/data_version": f"{held.version}-{version}",
+        },
+    )
+
+
+def released_with(
+    instance: dg.DagsterInstance,
+    stream: Stream,
+    touched: Collection[Slice],
+    counts: "Mapping[Slice, SliceCount]",
+    bad: "Mapping[date, str]",
 ) -> list[Slice]:
     """Slices of the same days, loaded before but held back then, whose day is good now."""
     candidates = [
         of
-        for of, count in findings.counts.items()
+        for of, count in counts.items()
         if of not in touched and of[0] not in bad and count.records and count.loaded
     ]
     if not candidates:
         return []
-    told = context.instance.get_materialized_partitions(bronze_key(stream))
+    told = instance.get_materialized_partitions(bronze_key(stream))
     return [of for of in candidates if slice_key(of) not in told]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -122,33 +122,51 @@ def _constraints(field: Field) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the lake holds of a slice: its files in log order, and their size in bytes."""
+    """What the lake holds of a slice, in sums; `size` in bytes.
 
-    links: tuple[Link, ...] = ()
+    `ranges` are the offsets accounted for, from start to before end, of each generation in turn.
+    """
+
+    records: int = 0
+    gaps: int = 0
+    files: int = 0
     size: int = 0
+    ranges: tuple[tuple[str, int, int], ...] = ()
 
-    @property
-    def records(self) -> int:
-        """How many records there are."""
-        return sum(link.rows for link in self.links)
+    def plus(self, link: Link, size: int) -> Stored:
+        """With the next file of the log."""
+        *before, last = self.ranges or ((link.generation, link.gap_start, link.end),)
+        if last[0] == link.generation:
+            ranges = (*before, (last[0], last[1], link.end))
+        else:
+            ranges = (*before, last, (link.generation, link.gap_start, link.end))
+        return Stored(
+            self.records + link.rows,
+            self.gaps + link.gaps,
+            self.files + 1,
+            self.size + size,
+            ranges,
+        )
 
     @property
     def offsets(self) -> str:
         """The offsets accounted for, as text; generations apart."""
-        ranges: dict[str, tuple[int, int]] = {}
-        for link in self.links:
-            start, _ = ranges.get(link.generation, (link.gap_start, 0))
-            ranges[link.generation] = (start, link.end)
-        return ", ".join(f"{start:,} to before {end:,}" for start, end in ranges.values()) or "none"
+        return ", ".join(f"{start:,} to before {end:,}" for _, start, end in self.ranges) or "none"
 
     @property
     def version(self) -> str:
         """Changes with the content: the last file's generation and end."""
-        return f"{self.links[-1].generation}-{self.links[-1].end}" if self.links else "empty"
+        return f"{self.ranges[-1][0]}-{self.ranges[-1][2]}" if self.ranges else "empty"
 
 
-def stored(platform: Platform, stream: Stream, slices: Iterable[Slice]) -> dict[Slice, Stored]:
-    """What the lake holds of some slices, from its files' names, sizes and footers.
+def stored(
+    platform: Platform,
+    stream: Stream,
+    slices: Iterable[Slice],
+    *,
+    only: Callable[[Link], bool] = lambda _: True,
+) -> dict[Slice, Stored]:
+    """What the lake holds of some slices, or only some files of it, from names, sizes and footers.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -165,8 +183,11 @@ def stored(platform: Platform, stream: Stream, slices: Iterable[Slice]) -> dict[
     }
     found = {}
     for window, partition in wanted:
-        links = tuple(chain.slice(window, partition))
-        found[window, partition] = Stored(links, sum(sizes.get(k.name.path, 0) for k in links))
+        held = Stored()
+        for link in chain.slice(window, partition):
+            if only(link):
+                held = held.plus(link, sizes.get(link.name.path, 0))
+        found[window, partition] = held
     return found
 
 
@@ -181,9 +202,9 @@ def lake_event(stream: Stream, url: str, of: Slice, held: Stored, lag: int | Non
         "dagster/uri": dg.MetadataValue.url(f"{url}/{folder}"),
         "rows": held.records,
         "bytes": held.size,
-        "files": len(held.links),
+        "files": held.files,
         "offsets": held.offsets,
-        "gaps": sum(link.gaps for link in held.links),
+        "gaps": held.gaps,
         **_lag(lag),
     }
 

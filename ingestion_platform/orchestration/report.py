@@ -1,0 +1,423 @@
+"""What the worker does, told to Dagster: runless events of the slices that it touched, at a bounded
+rate and on a thread of its own. Loading never waits for it, and goes on when it fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ingestion_platform.contract import columns as c
+from ingestion_platform.orchestration import assets, checks, metadata, partitions
+from ingestion_platform.orchestration.checks import Findings
+from ingestion_platform.orchestration.instance import prepare_dagster_home
+from ingestion_platform.orchestration.metadata import Stored
+from ingestion_platform.orchestration.partitions import Slice
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream
+from ingestion_platform.verify import SliceCount
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.ledger import Ledger
+from ingestion_platform.warehouse.tables import load_or_none
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import FileScanTask, Table
+
+    from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.chain import Link
+    from ingestion_platform.lake.land import Landed
+
+LOG = logging.getLogger("ingestion_platform.report")
+
+RECOUNT = 600.0
+"""Seconds after which a day is counted anew in lake and tables; until then, by what was loaded."""
+RARELY = 10.0
+"""A report waits so many times longer than the last one took: it is to cost a tenth at most."""
+PENDING = 10_000
+"""Files that are remembered between two reports; beyond, their days are counted anew."""
+REMEMBERED = 3
+"""Days of a stream that are kept in mind, though no file touched them lately."""
+_EPOCH = date(1970, 1, 1)
+_TICK = 0.25
+_LAST = 15.0  # seconds for a last report, when the worker ends
+
+
+@contextmanager
+def reporting(settings: Settings) -> Iterator[Reporter]:
+    """A reporter to the instance of DAGSTER_HOME; at its end it reports what is left."""
+    prepare_dagster_home(settings)
+    with Reporter(Platform(settings), dg.DagsterInstance.get) as reporter:
+        yield reporter
+
+
+@dataclass
+class _Day:
+    """A window of a stream: what lake and tables have of it, up to the positions in `ends`."""
+
+    counts: dict[Slice, SliceCount]
+    held: dict[Slice, Stored]
+    reasons: dict[Slice, Counter[str]]
+    ends: dict[int, tuple[str, int]]
+    read_at: float
+    cost: float
+
+    @property
+    def old(self) -> bool:
+        """Whether it should be counted anew."""
+        return time.monotonic() - self.read_at > max(RECOUNT, 50 * self.cost)
+
+    def add(self, loaded: Loaded, size: int) -> bool:
+        """Count a file that was loaded; False when that cannot be told without counting anew."""
+        link = loaded.link
+        at = self.ends.get(link.name.partition)
+        if loaded.replaced:
+            return False
+        if at is not None and at[0] == link.generation:
+            if link.end <= at[1]:
+                return True  # it was counted with the day
+            follows = link.gap_start == at[1]
+        else:
+            before = (link.previous_generation, link.previous_end)
+            follows = before == (at or (None, None))
+        if not follows:
+            return False
+        of = (link.name.window, link.name.partition)
+        count = self.counts[of]
+        self.counts[of] = replace(
+            count,
+            records=count.records + link.rows,
+            gaps=count.gaps + link.gaps,
+            bronze=count.bronze + loaded.bronze_rows,
+            quarantined=count.quarantined + loaded.quarantine_rows,
+        )
+        self.held[of] = self.held[of].plus(link, size)
+        self.reasons.setdefault(of, Counter()).update(loaded.reasons)
+        self.ends[link.name.partition] = (link.generation, link.end)
+        return True
+
+
+@dataclass
+class _Book:
+    """What is known of a stream: `loaded`, `rows` and `waiting` come from its threads."""
+
+    stream: Stream
+    loaded: list[Loaded] = field(default_factory=list)
+    rows: dict[Slice, Any] = field(default_factory=dict)
+    waiting: Mapping[int, int] = field(default_factory=dict)
+    due: float = 0.0
+    days: dict[date, _Day] = field(default_factory=dict)
+    bad: set[date] = field(default_factory=set)
+    previews: dict[Slice, Any] = field(default_factory=dict)
+
+    @cached_property
+    def version(self) -> str:
+        """Of the contract and the parser."""
+        from ingestion_platform.bronze.parse import Parser
+
+        return Parser(self.stream.contract).code_version
+
+
+class Reporter:
+    """An observer of the worker, and the thread that reports; a context manager."""
+
+    def __init__(self, platform: Platform, instance: Callable[[], dg.DagsterInstance]) -> None:
+        self._platform = platform
+        self._open = instance
+        self._instance: dg.DagsterInstance | None = None
+        self._interval = platform.settings.worker.report_seconds
+        self._lock = threading.Lock()
+        self._books: dict[str, _Book] = {}
+        self._ended = threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="report", daemon=True)
+
+    def __enter__(self) -> Reporter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join(_LAST)
+
+    def landed(self, stream: Stream, landed: Landed) -> None:
+        """See worker.Observer."""
+        if not landed.link.rows:
+            return
+        # A copy: the whole file would stay in memory.
+        first = max(0, landed.table.num_rows - metadata.PREVIEW_ROWS)
+        last = landed.table.take(list(range(first, landed.table.num_rows)))
+        with self._lock:
+            name = landed.link.name
+            self._book(stream).rows[name.window, name.partition] = last
+
+    def loaded(self, stream: Stream, loaded: Loaded) -> None:
+        """See worker.Observer."""
+        with self._lock:
+            book = self._book(stream)
+            book.loaded.append(loaded)
+            if len(book.loaded) > PENDING:  # the days are counted anew: the last file tells which
+                del book.loaded[: PENDING // 2]
+                book.days.clear()
+
+    def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
+        """See worker.Observer."""
+        with self._lock:
+            self._book(stream).waiting = waiting
+
+    def _book(self, stream: Stream) -> _Book:
+        return self._books.setdefault(stream.name, _Book(stream))
+
+    def _run(self) -> None:
+        while not self._ended.wait(_TICK):
+            self._report_due(time.monotonic())
+        self._report_due(float("inf"))
+
+    def _report_due(self, now: float) -> None:
+        with self._lock:
+            books = [book for book in self._books.values() if book.loaded and book.due <= now]
+        for book in books:
+            with self._lock:
+                loaded, book.loaded = book.loaded, []
+            began = time.monotonic()
+            try:
+                self._report(book, loaded)
+            except Exception as error:
+                self._fails(book, loaded, error)
+            else:
+                self._failing = False
+            seconds = time.monotonic() - began
+            book.due = time.monotonic() + max(self._interval, RARELY * seconds)
+
+    def _fails(self, book: _Book, loaded: list[Loaded], error: Exception) -> None:
+        """Whatever it is, of Dagster's or of what it keeps its events in: data go on."""
+        LOG.debug("no report of %s", book.stream.name, exc_info=error)
+        if not self._failing:
+            said = str(error).partition("\n")[0][:300]
+            LOG.warning(
+                "Dagster cannot be told of %s (%s: %s); data go on, reports are tried again",
+                book.stream.name,
+                type(error).__name__,
+                said,
+            )
+        self._failing = True
+        book.days.clear()
+        with self._lock:
+            book.loaded = [*loaded, *book.loaded][-PENDING:]
+
+    def _report(self, book: _Book, loaded: Sequence[Loaded]) -> None:
+        """Tell of the slices that some files touched, and judge their days."""
+        stream = book.stream
+        instance = self._instance = self._instance or self._open()
+        touched = partitions.declared(
+            stream, ((each.link.name.window, each.link.name.partition) for each in loaded)
+        )
+        if not touched:
+            return
+        windows = {window for window, _ in touched}
+        anew = self._count(book, loaded, windows)
+        days = [book.days[window] for window in sorted(windows)]
+        counts = {of: count for day in days for of, count in day.counts.items()}
+        reasons = {of: why for day in days for of, why in day.reasons.items()}
+        for of in touched:
+            instance.report_runless_asset_event(self._lake_event(book, of))
+        bad = checks.held_back(stream, counts)
+        waiting = []
+        if anew or book.bad & windows - bad.keys():
+            waiting = assets.released_with(instance, stream, touched, counts, bad)
+        book.bad = (book.bad - windows) | bad.keys()
+        table = self._platform.catalog.load_table(stream.bronze_table)
+        for of in touched:
+            if counts[of].bronze and of not in book.previews:
+                book.previews[of] = metadata.slice_preview(table, stream.contract, of)
+        # Those with rows last: overviews show the latest event.
+        for of in sorted({*touched, *waiting}, key=lambda of: (counts[of].bronze > 0, of)):
+            event = self._bronze_event(book, of, table, bad.get(of[0]))
+            instance.report_runless_asset_event(event)
+        findings = Findings(counts, reasons)
+        # What was only added up proves nothing about the tables.
+        for name in (checks.CONTRACT, checks.RECONCILIATION) if anew else (checks.CONTRACT,):
+            instance.report_runless_asset_event(_evaluation(name, stream, findings))
+
+    def _lake_event(self, book: _Book, of: Slice) -> dg.AssetMaterialization:
+        held = book.days[of[0]].held[of]
+        url, lag = self._platform.store.url, book.waiting.get(of[1], 0)
+        told = metadata.lake_event(book.stream, url, of, held, lag)
+        if of in book.rows:
+            told["preview"] = metadata.raw_preview(book.rows[of])
+        return assets.lake_event(book.stream, of, told)
+
+    def _bronze_event(
+        self, book: _Book, of: Slice, table: Table, held_back: str | None
+    ) -> dg.AssetMaterialization | dg.AssetObservation:
+        day = book.days[of[0]]
+        told = metadata.bronze_event(
+            book.stream,
+            table,
+            day.held[of],
+            bronze=day.counts[of].bronze,
+            quarantined=day.counts[of].quarantined,
+            reasons=day.reasons.get(of, Counter()),
+            lag=book.waiting.get(of[1], 0),
+        )
+        if of in book.previews:
+            told["preview"] = book.previews[of]
+        return assets.bronze_event(book.stream, of, told, day.held[of], held_back, book.version)
+
+    def _count(self, book: _Book, loaded: Sequence[Loaded], windows: set[date]) -> set[date]:
+        """Bring some windows up to date; gives those that were counted anew."""
+        anew = {w for w in windows if w not in book.days or book.days[w].old}
+        for each in loaded:
+            window = each.link.name.window
+            if window in windows - anew and not book.days[window].add(each, self._size(each)):
+                anew.add(window)
+        for window in sorted(anew):
+            book.days[window] = read_day(self._platform, book.stream, window)
+        # Days of long ago need not be remembered.
+        kept = {*sorted(book.days)[-REMEMBERED:], *windows}
+        book.days = {window: book.days[window] for window in kept}
+        book.previews = {
+            of: shown for of, shown in book.previews.items() if of[0] in kept and of[0] not in anew
+        }
+        with self._lock:
+            book.rows = {of: last for of, last in book.rows.items() if of[0] >= min(kept)}
+        return anew
+
+    def _size(self, loaded: Loaded) -> int:
+        entry = self._platform.store.entry(loaded.link.name.path)
+        return 0 if entry is None else entry.size
+
+
+def read_day(platform: Platform, stream: Stream, window: date) -> _Day:
+    """Count a window in lake and tables, up to what bronze has loaded at the moment.
+
+    Raises:
+        StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    began = time.monotonic()
+    day = _read_day(platform, stream, window)
+    if not all(count.ok for count in day.counts.values()):
+        # The two tables are read one after the other: a writer may have come in between.
+        day = _read_day(platform, stream, window)
+    return replace(day, cost=time.monotonic() - began)
+
+
+def _read_day(platform: Platform, stream: Stream, window: date) -> _Day:
+    bronze = load_or_none(platform.catalog, stream.bronze_table)
+    quarantine = load_or_none(platform.catalog, stream.quarantine_table)
+    ledgers = {} if bronze is None else read_ledgers(bronze)
+    ends = {p: end for p, ledger in ledgers.items() if (end := ledger.position) is not None}
+    slices = [(window, p) for p in partitions.all_partitions(stream)]
+    good, refused = (_rows(table, window, ends) for table in (bronze, quarantine))
+
+    def is_loaded(link: Link) -> bool:  # and so are all offsets ahead of its last one
+        ledger = ledgers.get(link.name.partition, Ledger())
+        return bool(ledger.of(link.generation, link.end - 1, link.end))
+
+    held = metadata.stored(platform, stream, slices, only=is_loaded)
+    counts = {
+        of: SliceCount(
+            records=held[of].records,
+            gaps=held[of].gaps,
+            bronze=good[of[1]],
+            quarantined=refused[of[1]],
+            loaded=True,
+            stale=False,
+        )
+        for of in slices
+    }
+    reasons = metadata.quarantine_reasons(platform, stream, [window])
+    return _Day(counts, held, reasons, ends, time.monotonic(), 0.0)
+
+
+def _rows(table: Table | None, window: date, ends: Mapping[int, tuple[str, int]]) -> Counter[int]:
+    """The rows of a window by log partition, those behind bronze's positions left out.
+
+    A file that one slice's load has written is counted by its metadata, others are opened one by
+    one: a day may have more rows than fit into memory.
+    """
+    from pyiceberg.expressions import EqualTo
+
+    found: Counter[int] = Counter()
+    if table is None:
+        return found
+    scan = table.scan(row_filter=EqualTo(c.WINDOW, window.isoformat()))
+    with answering():
+        for task in scan.plan_files():
+            same = {name: _single(table, task.file, name) for name in (c.WINDOW, c.PARTITION)}
+            last = _bounds(table, task.file, c.OFFSET)[1]
+            end = ends.get(same[c.PARTITION])
+            simple = same[c.WINDOW] == window and not task.delete_files
+            if simple and end is not None and last is not None and last < end[1]:
+                found[same[c.PARTITION]] += task.file.record_count
+            else:
+                found += _opened(table, task, window, ends)
+    return found
+
+
+def _bounds(table: Table, file: DataFile, name: str) -> tuple[Any, Any]:
+    """The least and the greatest value of a column in a file, as far as its metadata tell."""
+    from pyiceberg.conversions import from_bytes
+
+    field = table.schema().find_field(name)
+    low, high = (
+        (bounds or {}).get(field.field_id) for bounds in (file.lower_bounds, file.upper_bounds)
+    )
+    if low is None or high is None:
+        return None, None
+    return from_bytes(field.field_type, low), from_bytes(field.field_type, high)
+
+
+def _single(table: Table, file: DataFile, name: str) -> Any:
+    """The value that all rows of a file have; None when that is not known."""
+    low, high = _bounds(table, file, name)
+    if (
+        low is None
+        or low != high
+        or (file.null_value_counts or {}).get(table.schema().find_field(name).field_id)
+    ):
+        return None
+    return _EPOCH + timedelta(days=low) if name == c.WINDOW else low
+
+
+def _opened(
+    table: Table, task: FileScanTask, window: date, ends: Mapping[int, tuple[str, int]]
+) -> Counter[int]:
+    from pyiceberg.expressions import EqualTo
+    from pyiceberg.io.pyarrow import ArrowScan
+
+    fields = (c.PARTITION, c.GENERATION, c.OFFSET)
+    condition = EqualTo(c.WINDOW, window.isoformat())
+    projected = table.schema().select(*fields, c.WINDOW)
+    rows = ArrowScan(table.metadata, table.io, projected, condition).to_table([task])
+    found: Counter[int] = Counter()
+    for partition, generation, offset in zip(*(rows[n].to_pylist() for n in fields), strict=True):
+        end = ends.get(partition)
+        if end is None or generation != end[0] or offset < end[1]:
+            found[partition] += 1
+    return found
+
+
+def _evaluation(name: str, stream: Stream, findings: Findings) -> dg.AssetCheckEvaluation:
+    key = assets.bronze_key(stream)
+    result = checks.evaluate(name, stream, key, findings)
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
