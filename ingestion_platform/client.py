@@ -24,6 +24,7 @@ from ingestion_platform.streams import Stream, declared_streams, select
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ingestion_platform.sources.keys import KeyOf
     from ingestion_platform.sources.produce import Report
     from ingestion_platform.sources.record import Record
     from ingestion_platform.status import StreamStatus
@@ -66,7 +67,7 @@ class Client:
 
         A record is a dict (dates, times, decimals and UUIDs are written as JSON has them), or the
         bytes of a JSON object, sent as they are. `key` names the field whose value becomes the
-        Kafka key; without it, it is the contract's primary key if that is one field.
+        Kafka key; without it, it is the stream's own (`Stream.key_field`).
 
         Raises:
             UnknownStream: no stream of that name.
@@ -75,6 +76,7 @@ class Client:
             Permanent: the stream takes files only.
         """
         from ingestion_platform.sources.client import ensure_topic
+        from ingestion_platform.sources.keys import key_of
         from ingestion_platform.sources.produce import produce
 
         chosen = self._stream(stream)
@@ -82,7 +84,7 @@ class Client:
             raise Permanent(f"stream {stream} has no topic", action="load a file instead")
         ensure_topic(self.settings, chosen.topic, chosen.partitions)
         given = [records] if isinstance(records, Mapping | bytes) else records
-        report = produce(self.settings, chosen.topic, _encoded(given, key or _key(chosen)))
+        report = produce(self.settings, chosen.topic, _encoded(given, key_of(chosen, key)))
         if report.delivered < report.sent or report.failed:
             raise DeliveryFailed(chosen.topic, report)
         return report
@@ -159,20 +161,12 @@ class Client:
         return select(self.streams, list(names) or list(self.streams))
 
 
-def _key(stream: Stream) -> str | None:
-    keys = stream.contract.primary_key
-    return keys[0] if len(keys) == 1 else None
-
-
-def _encoded(records: Iterable[Mapping[str, Any] | bytes], key: str | None) -> Iterator[Record]:
+def _encoded(records: Iterable[Mapping[str, Any] | bytes], key: KeyOf) -> Iterator[Record]:
     import msgspec
 
     from ingestion_platform.sources.record import Record
 
     encoder = msgspec.json.Encoder(decimal_format="number")
     for record in records:
-        if isinstance(record, bytes):
-            yield Record(None, record)
-            continue
-        value = record.get(key) if key else None
-        yield Record(None if value is None else str(value).encode(), encoder.encode(record))
+        value = record if isinstance(record, bytes) else encoder.encode(record)
+        yield Record(key(value), value)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ingestion_platform.contract.model import Contract
+from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.errors import ContractError, SettingError, UnknownStream
 from ingestion_platform.settings import own_definitions
 
@@ -49,6 +49,8 @@ class Stream:
     """The first window that assets are declared for."""
     files: FileDoor | None = None
     """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
+    key: str | None = None
+    """The field that is declared to be the records' Kafka key; see `key_field`."""
 
     @property
     def kafka(self) -> bool:
@@ -65,11 +67,23 @@ class Stream:
         """The parsed contract.
 
         Raises:
-            ContractError: the file says something the platform cannot do.
+            ContractError: the file says something the platform cannot do, or has no such field as
+                the declared key.
         """
         from ingestion_platform.contract.odcs import load_contract
 
-        return load_contract(self.contract_file)
+        contract = load_contract(self.contract_file)
+        if self.key is not None:
+            _check_key(self.key, contract, f"stream {self.name}", self.contract_file.parent)
+        return contract
+
+    @property
+    def key_field(self) -> str | None:
+        """The field whose value is a record's Kafka key, so that its records stay in order.
+
+        The declared one, or the one that leads the contract's primary key; None without either.
+        """
+        return self.key or next(iter(self.contract.primary_key), None)
 
     @property
     def bronze_table(self) -> str:
@@ -89,7 +103,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         ContractError: an attribute is missing, unknown or wrong; names it.
     """
     file = str(folder / "defs.yaml")
-    known = {"name", "topic", "contract", "group_id", "partitions", "start_date", "files"}
+    known = {"name", "topic", "contract", "group_id", "partitions", "start_date", "files", "key"}
     for unknown in sorted(set(attributes) - known):
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
@@ -105,6 +119,12 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         raise ContractError(
             file, f"stream {name}", f"no contract {contract_file.name}", action="add the file"
         )
+    key = attributes.get("key")
+    if key is not None and not (isinstance(key, str) and kafka):
+        problem = "is no name of a field" if kafka else "is of no use to a stream without a topic"
+        raise ContractError(
+            file, f"stream {name}, key", problem, action="for example `key: user_id`, or remove it"
+        )
     return Stream(
         name=name,
         domain=folder.name,
@@ -114,7 +134,27 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         partitions=int(attributes.get("partitions", Stream.partitions)) if kafka else 0,
         start_date=str(attributes.get("start_date", Stream.start_date)),
         files=files,
+        key=key,
     )
+
+
+def _check_key(key: str, contract: Contract, stream: str, folder: Path) -> None:
+    """See that a declared key is a field that producers send, with one value.
+
+    Raises:
+        ContractProblems: it is not; names the fields that are.
+    """
+    nested = (Kind.OBJECT, Kind.ARRAY, Kind.JSON)
+    usable = [f.name for f in contract.fields if f.derived is None and f.kind not in nested]
+    if key in usable:
+        return
+    from ingestion_platform.contract.problems import ContractProblems, Problem
+
+    known = any(field.name == key for field in contract.fields)
+    problem = "is derived or nested" if known else f"is no field of {Path(contract.file).name}"
+    action = f"use one of: {', '.join(usable)}"
+    found = Problem(f"{stream}, key", f"{key!r} {problem}", action)
+    raise ContractProblems(str(folder / "defs.yaml"), [found])
 
 
 def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:

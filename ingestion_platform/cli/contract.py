@@ -14,6 +14,7 @@ from ingestion_platform.contract.export import Format
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.export import Published
+    from ingestion_platform.contract.lint import Finding
     from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
@@ -53,7 +54,7 @@ def lint(
 
     terminal: Terminal = ctx.obj
     checked = files or declared_contracts()
-    findings = check(checked)
+    findings = check(checked) + ([] if files else _of_declarations())
     failed = any(finding.severity is Severity.ERROR for finding in findings)
     if as_json:
         terminal.json([asdict(finding) for finding in findings])
@@ -69,6 +70,25 @@ def lint(
     terminal.say(f"{len(checked)} contract{'s' * (len(checked) != 1)}: {result}")
     if failed:
         raise typer.Exit(1)
+
+
+def _of_declarations() -> list[Finding]:
+    """What is wrong between the declared streams and their contracts."""
+    from ingestion_platform.contract.lint import Finding, Severity
+    from ingestion_platform.contract.problems import ContractProblems
+    from ingestion_platform.streams import declared_streams
+
+    findings = []
+    for stream in declared_streams().values():
+        try:
+            _ = stream.contract
+        except ContractProblems as error:
+            if error.file != str(stream.contract_file):  # those are found anyway
+                findings += [
+                    Finding(error.file, p.element, p.problem, p.action, Severity.ERROR)
+                    for p in error.problems
+                ]
+    return findings
 
 
 def declared_contracts() -> list[Path]:
@@ -136,6 +156,7 @@ def published(stream: Stream) -> Published:
         topic=stream.topic if stream.kafka else None,
         group_id=stream.group_id,
         partitions=stream.partitions,
+        key=stream.key_field if stream.kafka else None,
         http_paths=(f"/v1/streams/{stream.name}/records", *own) if stream.kafka else (),
         drop_folder=stream.door.folder.strip("/"),
         drop_patterns=stream.door.patterns,

@@ -25,6 +25,7 @@ from ingestion_platform.gateway.publish import Delivered, Failed, Outcome, Publi
 from ingestion_platform.gateway.refusals import Finding
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
+from ingestion_platform.sources.keys import KeyOf, key_of
 from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Stream
 
@@ -67,6 +68,7 @@ class Door:
         self.counters = Counters(self.streams)
         self._threads = ThreadPoolExecutor(_JUDGES, thread_name_prefix="gateway-judge")
         self._judges: dict[str, Judge] = {}
+        self._keys: dict[str, KeyOf] = {}
         self._topics: dict[str, asyncio.Task[int]] = {}
 
     def close(self) -> None:
@@ -106,9 +108,10 @@ class Door:
                 results[i] = Refused(findings)
         wanted = [i for i in range(len(envelopes)) if i not in results]
         along = tuple(extra.items())
+        key = self._key_of(stream)
         records = [
             Record(
-                _bytes(envelopes[i].key or verdicts[i].key),
+                _encoded(envelopes[i].key) or key(envelopes[i].value),
                 envelopes[i].value,
                 envelopes[i].headers + along,
             )
@@ -119,6 +122,11 @@ class Door:
         done |= {i: o for i, o in results.items() if isinstance(o, Delivered)}
         self._count(stream, results, wanted)
         return [results[i] for i in range(len(envelopes))]
+
+    def _key_of(self, stream: Stream) -> KeyOf:
+        if stream.name not in self._keys:
+            self._keys[stream.name] = key_of(stream)
+        return self._keys[stream.name]
 
     async def _send(self, stream: Stream, records: list[Record]) -> list[Outcome]:
         if not records:
@@ -155,7 +163,7 @@ class Door:
         )
 
 
-def _bytes(key: str | None) -> bytes | None:
+def _encoded(key: str | None) -> bytes | None:
     return None if key is None else key.encode()
 
 

@@ -24,8 +24,6 @@ class Verdict(NamedTuple):
     """What the contract says of a record: no findings, no objection."""
 
     findings: tuple[Finding, ...] = ()
-    key: str | None = None
-    """The value of the field that leads the contract's primary key."""
 
 
 class Judge:
@@ -84,10 +82,6 @@ class Judge:
     def _verdicts(self, values: list[bytes]) -> list[Verdict]:
         parsed = self._parser.parse(pa.array(values, pa.binary()))
         verdicts = [Verdict()] * len(values)
-        if self._contract.primary_key:
-            keys = parsed.rows[self._contract.primary_key[0]].to_pylist()
-            for place, key in zip(parsed.valid.to_pylist(), keys, strict=True):
-                verdicts[place] = Verdict(key=None if key is None else str(key))
         refused = zip(parsed.refused.to_pylist(), parsed.reasons.to_pylist(), strict=True)
         for place, reasons in refused:
             verdicts[place] = Verdict(tuple(map(finding, reasons)))

@@ -79,7 +79,7 @@ async def post_staged(door: Door, stream: Stream, file: str, request: Request) -
 
 def _completed(stream: Stream, envelope: Envelope) -> tuple[Envelope, dict[str, Any]]:
     """The record, with the present time where the stream has a timestamp and it has none; and its
-    fields, none of them if it is no JSON object. Its key is its user."""
+    fields, none of them if it is no JSON object."""
     try:
         row = msgspec.json.decode(envelope.value, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -91,8 +91,7 @@ def _completed(stream: Stream, envelope: Envelope) -> tuple[Envelope, dict[str, 
             row[_TIME] = now
             members[_TIME] = msgspec.Raw(msgspec.json.encode(now))
             envelope = envelope._replace(value=msgspec.json.encode(members))
-    user = row.get("user_id")
-    return envelope._replace(key=str(user) if isinstance(user, int) else None), row
+    return envelope, row
 
 
 def _doubled(value: bytes, members: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ class StreamAttributes(dg.Model):
     partitions: int | None = None
     start_date: date | str | None = None
     files: dict[str, Any] | None = None
+    key: str | None = None
 
 
 class Stream(dg.Component):

@@ -1,6 +1,6 @@
 """Records of JSON Lines files, sorted into folders by type and label, as one mixed stream.
 
-`<folder>/<type>/<label>/*.jsonl`: which types and labels there are, and what a record's key is,
+`<folder>/<type>/<label>/*.jsonl`: which types and labels there are, and what identifies a record,
 the streams' contracts say. Sending the records is `produce`'s.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ingestion_platform.errors import Permanent
+from ingestion_platform.sources.keys import KeyOf, key_of
 from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Stream
 
@@ -26,7 +27,7 @@ TYPE, LABEL = "data_type", "data_label"
 order in which later ones supersede earlier ones."""
 SOURCE, RUN, TIME = "source_file", "ingestion_id", "timestamp"
 ID = "id"
-"""What the files call a record's key, where they do not use the contract's name for it."""
+"""What the files call a record's identity, where they do not use the contract's name for it."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -50,8 +51,9 @@ class _Source(NamedTuple):
     name: str  # below the folder, with / on every machine
     kind: str
     label: str
-    key: str  # name of the field
+    identity: str  # name of the field
     topic: str
+    key: KeyOf
 
 
 class _Line(NamedTuple):
@@ -61,7 +63,7 @@ class _Line(NamedTuple):
     number: int
     offset: int
     size: int
-    key: int | str
+    identity: int | str
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,11 @@ def _sources(folder: Path, stream: Stream) -> Iterator[_Source]:
             f"{folder / kind / unknown[0]}: {unknown[0]!r} is not a label of {stream.name}",
             action=f"use one of: {', '.join(labels)}",
         )
+    key = key_of(stream)
     for label in labels:
         for file in sorted((folder / kind / label).glob("*.jsonl")):
             name = file.relative_to(folder).as_posix()
-            yield _Source(file, name, kind, label, contract.primary_key[0], stream.topic)
+            yield _Source(file, name, kind, label, contract.primary_key[0], stream.topic, key)
 
 
 def _folder(stream: Stream) -> str:
@@ -160,8 +163,8 @@ def _scan(source: _Source) -> Iterator[_Line | BadLine]:
             try:
                 # An empty line is none, such as the one at the end.
                 if text.strip() and text.strip() != _BOM:
-                    key = _key(_fields(text), source.key)
-                    yield _Line(source, number, offset, len(text), key)
+                    identity = _identity(_fields(text), source.identity)
+                    yield _Line(source, number, offset, len(text), identity)
             except ValueError as error:
                 yield BadLine(source.file, number, str(error))
             offset += len(text)
@@ -177,7 +180,7 @@ def _fields(text: bytes) -> dict[str, Any]:
     return value
 
 
-def _key(fields: dict[str, Any], name: str) -> int | str:
+def _identity(fields: dict[str, Any], name: str) -> int | str:
     value: object = clean(fields.get(name, fields.get(ID)))
     if isinstance(value, bool) or not isinstance(value, int | str):
         problem = "is missing" if value is None else "is not a number or text"
@@ -186,11 +189,11 @@ def _key(fields: dict[str, Any], name: str) -> int | str:
 
 
 def _mixed(lines: Sequence[_Line], seed: int) -> Iterator[_Line]:
-    """The lines with their keys in random order, those of one key in the order given."""
+    """The lines in random order, those of one identity in the order given."""
     versions: dict[tuple[str, str], list[_Line]] = defaultdict(list)
     turns = []
     for line in lines:
-        turn = (line.source.kind, str(line.key))
+        turn = (line.source.kind, str(line.identity))
         versions[turn].append(line)
         turns.append(turn)
     Random(seed).shuffle(turns)
@@ -204,7 +207,7 @@ def _read(line: _Line) -> dict[str, Any]:
         with line.source.file.open("rb") as file:
             file.seek(line.offset)
             fields = _fields(file.read(line.size))
-        if _key(fields, line.source.key) == line.key:
+        if _identity(fields, line.source.identity) == line.identity:
             return fields
     except (OSError, ValueError):
         pass  # it was readable a moment ago
@@ -216,11 +219,12 @@ def _read(line: _Line) -> dict[str, Any]:
 def _record(line: _Line, fields: dict[str, Any], run: str, time: datetime) -> Record:
     source = line.source
     enriched = clean(fields) | {
-        source.key: line.key,
+        source.identity: line.identity,
         TYPE: source.kind,
         LABEL: source.label,
         SOURCE: source.name,
         RUN: run,
         TIME: time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
-    return Record(str(line.key).encode(), msgspec.json.encode(enriched), topic=source.topic)
+    value = msgspec.json.encode(enriched)
+    return Record(source.key(value), value, topic=source.topic)

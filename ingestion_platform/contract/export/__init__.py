@@ -35,6 +35,8 @@ class Published:
     group_id: str
     partitions: int
     """Log partitions that are declared; 0 without a topic."""
+    key: str | None
+    """The field whose value is the Kafka key of what the platform's own doors send."""
     http_paths: tuple[str, ...]
     """Paths of the HTTP door: the first takes records in any form, the others one record."""
     drop_folder: str

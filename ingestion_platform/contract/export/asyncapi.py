@@ -70,10 +70,7 @@ def _message(p: Published) -> dict[str, Any]:
 
 
 def _key(p: Published) -> dict[str, Any]:
-    default = p.contract.primary_key
-    ours = (
-        f" The HTTP door sends the value of `{default[0]}` if it is given none." if default else ""
-    )
+    ours = f" The platform's own doors send the value of `{p.key}`." if p.key else ""
     return {
         "type": ["string", "null"],
         "description": f"The producer's choice, kept as it is and not judged.{ours}",

@@ -72,9 +72,10 @@ def _row_rules(p: Published) -> str:
 
 def _doors(p: Published) -> Iterator[tuple[str, str]]:
     if p.topic is not None:
+        key = f"key {code(p.key)}" if p.key else "without a key"
         yield (
             "Kafka",
-            f"topic {code(p.topic)}, {p.partitions} partitions declared, "
+            f"topic {code(p.topic)}, {key}, {p.partitions} partitions declared, "
             f"consumer group {code(p.group_id)}",
         )
     for place, path in enumerate(p.http_paths):

@@ -58,7 +58,9 @@ def simulate(
         UnknownStream: no simulator makes that stream; lists those there are.
         Permanent: an argument is out of range.
     """
+    from ingestion_platform.sources.keys import key_of
     from ingestion_platform.sources.simulators.common import with_faults
+    from ingestion_platform.streams import DEFS, declared_streams
 
     if stream not in _MODULES:
         raise UnknownStream(
@@ -75,7 +77,9 @@ def simulate(
     start = start.replace(microsecond=0)
     module = import_module(f"{__name__}.{_MODULES[stream]}")
     simulator: Simulator = module.SIMULATORS[stream]
-    records = simulator.records(count, seed, start, days)
+    key = key_of(declared_streams(DEFS)[stream])
+    good = simulator.records(count, seed, start, days)
+    records = (record._replace(key=key(record.value)) for record in good)
     return with_faults(records, count, bad_ratio, seed, simulator.shape)
 
 

@@ -73,7 +73,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Simulator:
-    """One stream: its good records, from (count, seed, start in UTC, days), and their shape."""
+    """One stream: its good records, from (count, seed, start in UTC, days), and their shape.
+
+    The records have no keys: their stream's declaration gives them.
+    """
 
     records: Callable[[int, int, datetime, float], Iterator[Record]]
     shape: Shape

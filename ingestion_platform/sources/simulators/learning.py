@@ -360,7 +360,7 @@ def _rendered(
     )
     return [
         Record(
-            f"STU_{student}".encode(),
+            None,
             f'{{"event_id":"{event_id}",{event_type},"timestamp":"{time}",'
             f'"user_id":"STU_{student}","session_id":{session},{device},{members}}}'.encode(),
             (),

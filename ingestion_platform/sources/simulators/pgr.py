@@ -324,7 +324,7 @@ def _forms(**attributes: Any) -> tuple[str, str]:
 def _chunk(ids: list[str], *columns: list[Any]) -> list[Record]:
     return [
         Record(
-            entity.encode(),
+            None,
             f'{{{time},{tenant},"service":"PGR","entity_type":"complaint","entity_id":"{entity}",'
             f"{step},{actor},{channel},{place},{attributes},{payload}}}".encode(),
             (),

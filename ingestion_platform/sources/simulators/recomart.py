@@ -127,9 +127,8 @@ def _versions(
         number = turn if turn < size else rng.randrange(size)
         present[number] = again(rng, present[number]) if turn >= size else first(number)
         value = present[number]
-        key = str(next(iter(value.values()))).encode()
         stamp = begin + int(span * (turn + rng.random()) / count)
-        yield Record(key, json.dumps(value, separators=(",", ":")).encode(), (), stamp)
+        yield Record(None, json.dumps(value, separators=(",", ":")).encode(), (), stamp)
 
 
 def _transactions(count: int, seed: int, start: datetime, days: float) -> Iterator[Record]:
@@ -141,10 +140,9 @@ def _transactions(count: int, seed: int, start: datetime, days: float) -> Iterat
     positions = with_repeats(rng, count - repeats, repeats)
     # A repeat is stamped when it arrives, which is not before what arrived ahead of it.
     stamps = np.maximum.accumulate(events["time"][positions]) + int(start.timestamp() * 1000)
-    fields = _rendered(events, start)
+    values = _rendered(events, start)
     for position, stamp in zip(positions.tolist(), stamps.tolist(), strict=True):
-        key, value = fields[position]
-        yield Record(key, value, (), stamp)
+        yield Record(None, values[position], (), stamp)
 
 
 def _visits(
@@ -189,20 +187,17 @@ def _block(rng: np.random.Generator, size: int, start: datetime, seconds: int) -
     }
 
 
-def _rendered(events: Mapping[str, Ints], start: datetime) -> list[tuple[bytes, bytes]]:
-    """Key and value of each event; fields that an event lacks are left out."""
+def _rendered(events: Mapping[str, Ints], start: datetime) -> list[bytes]:
+    """The value of each event; fields that an event lacks are left out."""
     columns = [events[name].tolist() for name in ("user", "item", "step", "rating", "timed")]
     return [
         (
-            str(FIRST_USER + user).encode(),
-            (
-                f'{{"user_id":{FIRST_USER + user},"item_id":{FIRST_ITEM + item},'
-                f'"view_mode":"{MODES[step]}"'
-                + (f',"rating":{rating}' if rating else "")
-                + (f',"timestamp":"{time}"' if timed else "")
-                + "}"
-            ).encode(),
-        )
+            f'{{"user_id":{FIRST_USER + user},"item_id":{FIRST_ITEM + item},'
+            f'"view_mode":"{MODES[step]}"'
+            + (f',"rating":{rating}' if rating else "")
+            + (f',"timestamp":"{time}"' if timed else "")
+            + "}"
+        ).encode()
         for user, item, step, rating, timed, time in zip(
             *columns, instants(start, events["time"]), strict=True
         )

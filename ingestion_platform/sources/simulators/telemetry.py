@@ -160,7 +160,7 @@ def _read(events: Columns, stamps: list[int], start: datetime, run: int) -> list
     )
     return [
         Record(
-            f"SNS_{run:05d}{sensor:04d}".encode(),
+            None,
             f'{{"sensor_id":"SNS_{run:05d}{sensor:04d}",{name},"value":{value / 100},{unit},'
             f'"reading_time":"{time}"}}'.encode(),
             (),
@@ -276,7 +276,7 @@ def _logged(events: Columns, stamps: list[int], start: datetime, run: int) -> li
     )
     return [
         Record(
-            SERVICES[service].encode(),
+            None,
             f'{{"timestamp":"{time}","level":"{levels[entry][fatal]}",'
             f'"service":"{SERVICES[service]}","host":"{SERVICES[service]}-{host}.example.org",'
             f'"message":{_MESSAGES[entry]},"trace_id":"{run:08x}{request:024x}",'

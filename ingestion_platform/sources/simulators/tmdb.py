@@ -167,7 +167,7 @@ def _records(
             zip(_ENRICHMENT, (kind, label, file, run, time.replace("+00:00", "Z")), strict=True)
         )
         text = json.dumps(value, separators=(",", ":")).encode()
-        yield Record(str(fields["tmdb_id"]).encode(), text, (), stamp)
+        yield Record(None, text, (), stamp)
 
 
 SIMULATORS = {
