@@ -16,7 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingestion_platform.bronze.load import Item, Judge, Loaded, Loader, count_reasons
+from ingestion_platform.bronze.load import (
+    WORKERS,
+    Item,
+    Judge,
+    Loaded,
+    Loader,
+    count_reasons,
+)
 from ingestion_platform.errors import Permanent, PositionMoved, Transient
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.door import Door, FilesRefused, Handled
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 ATTEMPTS = 30
+TOGETHER = 8
+"""Files of an advance that are judged at once, when all of them are in memory."""
 IDENTITY_SECONDS = 2.0
 """How old what is known of a topic's identity may be while its watermarks are compared."""
 
@@ -180,6 +189,29 @@ def load_stream(
     _persist(attempt)
 
 
+def reload_slices(
+    platform: Platform,
+    stream: Stream,
+    slices: Iterable[tuple[date, int]],
+    *,
+    on_loaded: Callable[[Loaded], None] = _nothing,
+) -> None:
+    """Replace some slices (window and log partition) where another contract judged them.
+
+    Raises:
+        Transient, Permanent: as `Loader.load`.
+    """
+    chosen = list(slices)
+
+    def attempt() -> None:
+        loader = Loader(platform.catalog, platform.store, stream)
+        chain = Chain(platform.store, stream.topic)
+        for loaded in loader.load(loader.stale(chain, chosen)):
+            on_loaded(loaded)
+
+    _persist(attempt)
+
+
 def run_stream(
     platform: Platform,
     stream: Stream,
@@ -253,16 +285,23 @@ class Flow:
         on_landed: Callable[[Landed], None] = _nothing,
         on_loaded: Callable[[Loaded], None] = _nothing,
         go_on: Callable[[], bool] = lambda: True,
+        together: bool = False,
     ) -> None:
         """Land and load up to the end of the log as it is now, in files of about `rows` records
         or `size` bytes, then tell the group's offsets.
 
         It ends sooner once `go_on` gives False: what is landed by then is loaded now or later.
+        `together` says that all of it fits into memory: then it becomes one commit, as a rule.
 
         Raises:
             Transient, Permanent: as `land` and `Loader.load`.
         """
-        for loaded in self._loader.load(self._fresh(rows, size, on_landed, go_on)):
+        items: Iterable[Item] = self._fresh(rows, size, on_landed, go_on)
+        workers = WORKERS
+        if together:
+            items = list(items)
+            workers = min(max(WORKERS, len(items)), TOGETHER)
+        for loaded in self._loader.load(items, workers=workers):
             on_loaded(loaded)
         commit_group(self._log, self._loader)
 
@@ -402,7 +441,7 @@ def _load_files(
                 return
 
     # One worker: the reader beside it keeps another core busy, and memory stays small.
-    for loaded in loader.load(items(), workers=1):
+    for loaded in loader.load(items(), workers=1, ahead=0):
         on_loaded(loaded)
 
 

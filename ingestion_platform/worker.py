@@ -207,7 +207,7 @@ class TopicLine:
         if self._flow is None:
             log = self._opened.enter_context(self._platform.log(self._stream))
             flow = Flow(self._platform, self._stream, log)
-            self._advance(flow)  # what waits is known only after it
+            self._advance(flow, together=False)  # what waits is known only after it
             self._flow, self._emptied = flow, began
             return 0.0
         self._waiting = self._flow.waiting()
@@ -222,7 +222,7 @@ class TopicLine:
         if not due(waiting, waited, self._record_bytes, self._limits):
             return min(LOOK, self._limits.flush_seconds - waited)
         self._emptied = began  # what comes in meanwhile is the next pass's
-        self._advance(self._flow)
+        self._advance(self._flow, together=waiting <= self._limits.batch_size)
         return 0.0
 
     def close(self) -> None:
@@ -230,13 +230,14 @@ class TopicLine:
         self._flow = None
         self._opened.close()
 
-    def _advance(self, flow: Flow) -> None:
+    def _advance(self, flow: Flow, *, together: bool) -> None:
         flow.advance(
             rows=self._limits.batch_size,
             size=self._limits.flush_bytes,
             on_landed=self._landed,
             on_loaded=self._loaded,
             go_on=lambda: not self._stop.is_set(),
+            together=together,
         )
 
     def _landed(self, landed: Landed) -> None:

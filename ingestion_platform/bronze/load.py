@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _TABLES = ("bronze", "quarantine")
 WORKERS = 2
+AHEAD = 3
 _MILLIS = pa.timestamp("ms", tz="UTC")
 _FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), _MILLIS)
 _LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), _MILLIS)
@@ -196,11 +197,14 @@ class Loader:
                         yield Item(link)
                         break
 
-    def load(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Loaded]:
+    def load(
+        self, items: Iterable[Item], *, workers: int = WORKERS, ahead: int = AHEAD
+    ) -> Iterator[Loaded]:
         """Load files, given in log order per partition, and tell what became of each.
 
-        `workers` files are judged at once, and one more is in memory. A file that is loaded
-        already, by the present contract, changes nothing and is left out.
+        `workers` files are judged at once; `ahead` more and one may be in memory while a commit is
+        under way. A file that is loaded already, by the present contract, changes nothing and is
+        left out.
 
         Raises:
             PositionMoved: another writer loads the same records; start again from the positions.
@@ -210,17 +214,18 @@ class Loader:
         committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         judged: deque[Future[_Judged]] = deque()
         committing: Future[list[Loaded]] | None = None
+        most = workers + ahead
         try:
             for item in items:
                 task = self._plan(item)
                 if task is None:
                     continue
                 judged.append(pool.submit(self._judge, task))
-                while committing is not None and (committing.done() or len(judged) > workers):
+                while committing is not None and (committing.done() or len(judged) > most):
                     yield from committing.result()
                     committing = self._commit_ready(committer, judged)
                 if committing is None:
-                    if len(judged) > workers:
+                    if len(judged) > most:
                         wait([judged[0]])
                     committing = self._commit_ready(committer, judged)
             while judged or committing is not None:
@@ -228,7 +233,7 @@ class Loader:
                     yield from committing.result()
                     committing = None
                 if judged:
-                    wait([judged[0]])
+                    wait(judged)  # nothing follows: the rest is one commit
                     committing = self._commit_ready(committer, judged)
         finally:
             pool.shutdown(cancel_futures=True)
