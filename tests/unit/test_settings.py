@@ -156,3 +156,20 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert "hunter2" not in str(dict(settings.source))
     assert settings.source[URI] == "***"
     assert "UNRELATED" not in settings.source
+
+
+def test_the_worker_s_settings(tmp_path: Path) -> None:
+    """Under the names that people know; a size that is none is refused by its name."""
+    worker = load(
+        tmp_path,
+        BATCH_SIZE="200",
+        FLUSH_INTERVAL_SEC="0.5",
+        FLUSH_BYTES="1000000",
+        DROP_INTERVAL_SEC="60",
+        REPORT_INTERVAL_SEC="30",
+    ).worker
+    assert (worker.batch_size, worker.flush_seconds, worker.flush_bytes) == (200, 0.5, 1_000_000)
+    assert (worker.drop_seconds, worker.report_seconds) == (60.0, 30.0)
+    for name in ("BATCH_SIZE", "FLUSH_INTERVAL_SEC", "FLUSH_BYTES"):
+        with pytest.raises(SettingError, match=name):
+            load(tmp_path, **{name: "many"})

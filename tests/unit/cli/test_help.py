@@ -17,6 +17,7 @@ COMMANDS = [
     "new",
     "produce",
     "run",
+    "stream",
     "serve",
     "status",
     "verify",

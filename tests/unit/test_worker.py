@@ -1,0 +1,167 @@
+"""When the worker takes what waits, how it shares its memory, and what it says of outages."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestion_platform import worker
+from ingestion_platform.bronze.load import Loaded
+from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
+from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.names import Name
+from ingestion_platform.settings import WorkerSettings
+from ingestion_platform.streams import Stream
+
+LIMITS = WorkerSettings(batch_size=1_000, flush_seconds=2.0, flush_bytes=100_000)
+
+
+def a_stream(name: str) -> Stream:
+    """A stream that is never served."""
+    return Stream(name, "test", name, Path("none.odcs.yaml"), "group")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds", "record_bytes", "expected"),
+    [
+        (0, 3600.0, 10.0, False),
+        (1, 0.0, 10.0, False),
+        (1, 1.9, 10.0, False),
+        (1, 2.0, 10.0, True),
+        (999, 0.0, 10.0, False),
+        (1_000, 0.0, 10.0, True),
+        (99, 0.0, 1_000.0, False),
+        (100, 0.0, 1_000.0, True),
+    ],
+)
+def test_records_are_taken_by_count_time_or_bytes(
+    waiting: int, seconds: float, record_bytes: float, expected: bool
+) -> None:
+    """Whichever limit is met first; never when nothing waits."""
+    assert worker.due(waiting, seconds, record_bytes, LIMITS) is expected
+
+
+@given(st.floats(0, 1e6))
+def test_a_quiet_log_is_looked_at_seldom(seconds: float) -> None:
+    """At most ten times a second, at least twice."""
+    assert worker.LOOK <= worker.idle(seconds) <= worker.IDLE
+
+
+@given(st.integers(1, 500))
+def test_the_streams_of_a_process_share_its_sizes(count: int) -> None:
+    """All together stay within them, but for the least that a file is worth."""
+    limits = worker.shared(WorkerSettings(), count)
+    whole = WorkerSettings()
+    assert limits.flush_bytes * count <= whole.flush_bytes
+    assert limits.batch_size == worker.SMALLEST or limits.batch_size * count <= whole.batch_size
+
+
+def test_a_small_batch_stays_small() -> None:
+    """A batch smaller than that least is what somebody asked for."""
+    assert worker.shared(replace(LIMITS, batch_size=7), 3).batch_size == 7
+
+
+@given(st.integers(1, 40), st.integers(1, 20))
+def test_streams_are_spread_evenly(count: int, processes: int) -> None:
+    """Each stream once, no process without one, and none with two more than another."""
+    streams = [a_stream(f"s{number}") for number in range(count)]
+    groups = worker.spread(streams, processes)
+    sizes = [len(group) for group in groups]
+    assert sorted(s.name for group in groups for s in group) == sorted(s.name for s in streams)
+    assert len(groups) == min(count, processes)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 10_000))
+def test_attempts_become_rare_and_never_cease(attempt: int) -> None:
+    """The wait grows to a limit, with jitter."""
+    assert 0 < worker.backoff(attempt, 30.0) <= 30.0
+    assert worker.backoff(20, 30.0) >= 15.0
+
+
+class Scripted:
+    """A line whose steps raise what they are told to; then the worker is told to stop."""
+
+    name = "scripted"
+
+    def __init__(self, stop: threading.Event, *steps: Exception | None) -> None:
+        self.closed = 0
+        self._stop = stop
+        self._steps = list(steps)
+
+    def step(self) -> float:
+        """The next of the script."""
+        outcome = self._steps.pop(0)
+        if not self._steps:
+            self._stop.set()
+        if outcome is not None:
+            raise outcome
+        return 0.0
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+def kept(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scripted, dict]:
+    """A line after its script, and the errors that ended it."""
+    monkeypatch.setattr(worker, "backoff", lambda *_: 0.0)
+    stop = threading.Event()
+    line, outcome = Scripted(stop, *steps), worker.Outcome()
+    worker._keep(line, stop, outcome)
+    return line, outcome.failed
+
+
+def test_an_outage_is_told_once_and_its_end_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many attempts it takes."""
+    away = StoreUnavailable("the store is away", action="see to it")
+    line, failed = kept(monkeypatch, None, away, away, away, None, None)
+    assert failed == {}
+    assert [r.message.splitlines()[0].split(" after")[0] for r in caplog.records] == [
+        "scripted waits, nothing is lost: the store is away",
+        "scripted goes on",
+    ]
+    assert line.closed == 4  # after each failure, and at the end
+
+
+def test_other_writers_are_nothing_to_speak_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A position that moved is met by starting again from the data."""
+    line, failed = kept(monkeypatch, PositionMoved("moved"), PositionMoved("moved"), None)
+    assert (failed, line.closed, caplog.records) == ({}, 3, [])
+
+
+@pytest.mark.parametrize("error", [Permanent("wrong", action="mend it"), KeyError("a bug")])
+def test_a_lasting_error_ends_the_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """It is told, with what to do, and the line is left."""
+    line, failed = kept(monkeypatch, None, error, None, None)
+    assert (failed, line.closed) == ({"scripted": error}, 1)
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+def test_progress_is_told_when_something_was_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    """Rows, rate and what waits, then nothing until more is loaded."""
+    stream = a_stream("shop")
+    progress = worker.Progress(seconds=0.0)
+    link = Link(Name(0, 0, date(2026, 1, 1), 0, "shop"), "g", "c", 1_500, 1_500)
+    with caplog.at_level(logging.INFO):
+        progress.lag(stream, {0: 5})
+        progress.loaded(stream, Loaded(link, 1_490, 10, Counter(), replaced=False))
+        progress.lag(stream, {0: 5, 1: 2})
+        progress.lag(stream, {0: 5})
+    (record,) = caplog.records
+    assert record.message.startswith("shop: 1,490 rows and 10 in quarantine in ")
+    assert record.message.endswith(", 7 waiting")
