@@ -6,7 +6,6 @@ that the gate refuses are looked at in Python. One record can never spoil anothe
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import duckdb
@@ -14,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingestion_platform.bronze.engine import Engine
 from ingestion_platform.contract.decoder import Decoder, Examined, object_keys
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.contract.schemas import arrow_schema
-from ingestion_platform.contract.sql import INPUT, REASONS, SEPARATOR, parse_query
+from ingestion_platform.contract.sql import INPUT, INPUT_SCHEMA, REASONS, SEPARATOR, parse_query
 
 VERSION = "1"
 """Part of every table's record of how it was made: raise it when the same contract would judge
@@ -27,7 +27,10 @@ FEW = 0.2
 """Up to this share of records without some field are completed one by one; more change the way
 the rest is read."""
 
-_INPUT_COLUMNS = ["_value", "_broken", "_given"]
+BATCH = 32_768
+"""Records judged at once: many enough to make a query's fixed cost small, few enough that the next
+batch finds the memory of this one still warm."""
+
 _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 
 
@@ -45,8 +48,18 @@ class Parsed:
     reasons: pa.ListArray
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdicts:
+    """Rows and reasons, each with the places of the records they belong to."""
+
+    valid: np.ndarray
+    rows: pa.Table
+    refused: np.ndarray
+    reasons: pa.ChunkedArray
+
+
 class Parser:
-    """A contract made ready to judge records. Each thread uses a DuckDB of its own."""
+    """A contract made ready to judge records. Thread-safe; each thread has an engine of its own."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -60,63 +73,86 @@ class Parser:
             f.kind is Kind.DECIMAL and (f.precision or 0) > 15 for f in contract.fields
         )
         self._sent = {f.name for f in contract.fields if f.derived is None}
-        self._regular = True  # whether the last records all had every field once
-        self._local = threading.local()
+        self._engine = Engine(INPUT, INPUT_SCHEMA)
+        # What the last records were like: nearly all had every field, none had one twice.
+        self._whole = self._single = True
 
     def parse(self, values: pa.Array | pa.ChunkedArray) -> Parsed:
         """Judge records given as binary values (null for a tombstone)."""
         if isinstance(values, pa.Array):
             values = pa.chunked_array([values])
+        found: list[_Verdicts] = []
+        places: list[int] = []
+        odd_ones: list[bytes | None] = []
+        for start in range(0, max(1, len(values)), BATCH):
+            verdicts, odd = self._batch(values.slice(start, BATCH), start)
+            found.append(verdicts)
+            places += odd.keys()
+            odd_ones += odd.values()
+        if odd_ones:
+            found.append(self._examine(np.array(places), odd_ones))
+        return self._parsed(found)
+
+    def _batch(
+        self, values: pa.ChunkedArray, start: int
+    ) -> tuple[_Verdicts, dict[int, bytes | None]]:
+        """Judge a batch whose first record has the place `start`; gives the odd ones unjudged."""
         listed = values.to_pylist()
-        odd = np.full(len(listed), self._careful)
-        if not self._careful:
-            odd[self._decoder.refused(listed)] = True
+        odd = self._gate(listed)
         texts = _others(values, listed, odd)
         judged = self._judge_quickly(texts)
         if judged is None:
             judged = self._judge_carefully(texts, odd)
-        return self._parsed(judged, listed, odd)
+        verdicts = self._told_apart(judged, ~odd, np.arange(start, start + len(listed)))
+        return verdicts, {start + int(i): listed[i] for i in np.flatnonzero(odd)}
 
-    def _parsed(self, judged: pa.Table, listed: list[bytes | None], odd: np.ndarray) -> Parsed:
-        """The verdicts on all records; those at the places `odd` are examined for it."""
-        valid, rows, others, reasons = self._told_apart(judged, ~odd)
-        if odd.any():
-            places = np.flatnonzero(odd)
-            examined = self._judge(_examined([self._decoder.examine(listed[i]) for i in places]))
-            more = self._told_apart(examined, np.ones(len(places), bool))
-            valid = np.concatenate([valid, places[more[0]]])
-            rows = pa.concat_tables([rows, more[1]])
-            others = np.concatenate([others, places[more[2]]])
-            reasons = pa.chunked_array([*reasons.chunks, *more[3].chunks], reasons.type)
-        split = pc.split_pattern(reasons.combine_chunks(), SEPARATOR)
-        return Parsed(pa.array(valid), rows.cast(self.schema), pa.array(others), split)
+    def _gate(self, listed: list[bytes | None]) -> np.ndarray:
+        """A mask of the records that have to be examined one by one."""
+        odd = np.full(len(listed), self._careful)
+        if self._careful:
+            return odd
+        refused = self._decoder.refused(listed, whole=self._whole)
+        if self._whole and len(refused) > len(listed) * FEW:
+            still = self._decoder.refused([listed[i] for i in refused])
+            if len(refused) - len(still) > len(listed) * FEW:
+                self._whole = False
+                refused = [refused[i] for i in still]
+        odd[refused] = True
+        return odd
+
+    def _examine(self, places: np.ndarray, listed: list[bytes | None]) -> _Verdicts:
+        """The verdicts on records that passed no gate."""
+        judged = self._judge(_examined([self._decoder.examine(value) for value in listed]))
+        return self._told_apart(judged, np.ones(len(places), bool), places)
+
+    def _parsed(self, found: list[_Verdicts]) -> Parsed:
+        rows = pa.concat_tables([v.rows for v in found])
+        reasons = pa.chunked_array([c for v in found for c in v.reasons.chunks], pa.string())
+        return Parsed(
+            pa.array(np.concatenate([v.valid for v in found]), pa.int64()),
+            rows.cast(self.schema),
+            pa.array(np.concatenate([v.refused for v in found]), pa.int64()),
+            pc.split_pattern(reasons.combine_chunks(), SEPARATOR),
+        )
 
     @staticmethod
-    def _told_apart(
-        judged: pa.Table, chosen: np.ndarray
-    ) -> tuple[np.ndarray, pa.Table, np.ndarray, pa.ChunkedArray]:
-        """Places and rows of the valid ones of the chosen, places and reasons of the others."""
+    def _told_apart(judged: pa.Table, chosen: np.ndarray, places: np.ndarray) -> _Verdicts:
+        """Of the chosen records, the valid ones with rows and the others with reasons."""
         reasons = judged[REASONS]
         rows = judged.drop_columns([REASONS])
         fine = pc.equal(reasons, "").to_numpy().astype(bool)
         valid, refused = fine & chosen, ~fine & chosen
         if not valid.all():
             rows = rows.filter(pa.array(valid))
-        return (
-            np.flatnonzero(valid),
-            rows,
-            np.flatnonzero(refused),
-            reasons.filter(pa.array(refused)),
-        )
+        return _Verdicts(places[valid], rows, places[refused], reasons.filter(pa.array(refused)))
 
     def _judge_quickly(self, texts: pa.ChunkedArray) -> pa.Table | None:
-        """All records at once, None when one of them lacks a field or has one twice."""
-        if not self._regular:
+        """All records at once, None when one of them may lack a field or has one twice."""
+        if not (self._whole and self._single):
             return None
         try:
-            return self._run(self._strict, _plain(texts))
+            return self._engine.run(self._strict, _plain(texts))
         except duckdb.Error:
-            self._regular = False
             return None
 
     def _judge_carefully(self, texts: pa.ChunkedArray, odd: np.ndarray) -> pa.Table:
@@ -125,12 +161,13 @@ class Parser:
         Those are the ones with a field twice, and those that lack one, when they are few.
         """
         doubled, lacking = self._by_keys(texts)
-        self._regular = not doubled.any() and not lacking.any()
         odd |= doubled
-        if lacking.sum() <= len(texts) * FEW:
+        self._single = not doubled.any()
+        self._whole = lacking.sum() <= len(texts) * FEW
+        if self._whole:
             odd |= lacking
             try:
-                return self._run(self._strict, _plain(_hidden(texts, odd)))
+                return self._engine.run(self._strict, _plain(_hidden(texts, odd)))
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
         if self._decoder.nested:
@@ -138,23 +175,12 @@ class Parser:
                 odd[place] = self._decoder.doubled_inside(texts[int(place)].as_py())
         return self._judge(_plain(_hidden(texts, odd)))
 
-    def _run(self, query: str, batch: pa.Table) -> pa.Table:
-        connection = self._connection()
-        connection.register(INPUT, batch)
-        try:
-            return connection.execute(query).to_arrow_table()
-        except UnicodeDecodeError as error:
-            # DuckDB quotes the record in its message, and may cut it within a character.
-            raise duckdb.InvalidInputException("the engine cannot read the record") from error
-        finally:
-            connection.unregister(INPUT)
-
     def _by_keys(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the records with a key twice, and of those that lack one.
 
         Records with the same list of keys are told apart from others once for all.
         """
-        hashes = self._run(_KEYS, _plain(texts))["keys"].to_numpy()
+        hashes = self._engine.run(_KEYS, _plain(texts))["keys"].to_numpy()
         doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
             text = texts[int(first)].as_py()
@@ -170,7 +196,7 @@ class Parser:
     def _judge(self, batch: pa.Table) -> pa.Table:
         """Run the query; a record on which the engine itself fails is found by halving."""
         try:
-            return self._run(self._lenient, batch)
+            return self._engine.run(self._lenient, batch)
         except duckdb.Error as error:
             if batch.num_rows == 1:
                 return self._unjudged(str(error))
@@ -181,20 +207,10 @@ class Parser:
     def _unjudged(self, problem: str) -> pa.Table:
         """One row of nulls with the engine's own words as its reason."""
         reason = f"value: cannot be judged: {problem.splitlines()[0]}"
-        shape = self._run(self._lenient, _plain(pa.array([], pa.string()))).schema
+        shape = self._engine.run(self._lenient, _plain(pa.array([], pa.string()))).schema
         nothing = [pa.nulls(1, column.type) for column in shape]
         nothing[shape.get_field_index(REASONS)] = pa.array([reason])
         return pa.table(nothing, schema=shape)
-
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = duckdb.connect(":memory:")
-            # One thread keeps the order of the rows; batches run side by side instead.
-            connection.execute("SET threads = 1; SET TimeZone = 'UTC'")
-            connection.execute("SET autoinstall_known_extensions = false")
-            self._local.connection = connection
-        return connection
 
 
 def _others(
@@ -247,7 +263,7 @@ def _plain(texts: pa.Array | pa.ChunkedArray) -> pa.Table:
     count = len(texts)
     return pa.table(
         [texts, pa.nulls(count, pa.list_(pa.string())), pa.nulls(count, pa.string())],
-        names=_INPUT_COLUMNS,
+        schema=INPUT_SCHEMA,
     )
 
 
@@ -259,5 +275,5 @@ def _examined(examined: list[Examined]) -> pa.Table:
             pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
             pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
         ],
-        names=_INPUT_COLUMNS,
+        schema=INPUT_SCHEMA,
     )

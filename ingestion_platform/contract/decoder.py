@@ -41,7 +41,8 @@ class Decoder:
 
     def __init__(self, contract: Contract) -> None:
         self._fields = [f for f in contract.fields if f.derived is None]
-        self._decode: Callable[[Any], Any] = msgspec.json.Decoder(_record_type(self._fields)).decode
+        self._decode = _decoder(_record_type(self._fields, whole=False))
+        self._decode_whole = _decoder(_record_type(self._fields, whole=True))
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
         self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
@@ -52,12 +53,12 @@ class Decoder:
         # Attributes of a decoded record that may hold JSON as text, which is then decoded too.
         self._embedded = [f"f{i}" for i, f in enumerate(self._fields) if f.kind is Kind.JSON]
 
-    def refused(self, values: Sequence[bytes | None]) -> list[int]:
-        """The positions of the records that the gate refuses.
+    def refused(self, values: Sequence[bytes | None], *, whole: bool = False) -> list[int]:
+        """The positions of the records that the gate refuses; `whole` ones must have every field.
 
         Some of them may be fine after all: `examine` tells.
         """
-        decode = self._decode
+        decode = self._decode_whole if whole else self._decode
         times_inside = self._times_inside
         embedded = self._embedded
         refused = []
@@ -292,9 +293,15 @@ def _shown(text: bytes) -> str:
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
 
 
-def _record_type(fields: Sequence[Field]) -> type:
+def _decoder(kind: type) -> Callable[[Any], Any]:
+    return msgspec.json.Decoder(kind).decode
+
+
+def _record_type(fields: Sequence[Field], *, whole: bool) -> type:
     # Plain attribute names with a rename, since a field may have the name of a keyword.
-    columns = [(f"f{i}", _optional(f), None) for i, f in enumerate(fields)]
+    columns: list[Any] = [(f"f{i}", _optional(f)) for i, f in enumerate(fields)]
+    if not whole:
+        columns = [(*column, None) for column in columns]
     names = {f"f{i}": f.name for i, f in enumerate(fields)}
     return msgspec.defstruct("Record", columns, rename=names, gc=False)
 

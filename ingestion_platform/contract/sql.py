@@ -12,12 +12,17 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.schemas import duckdb_type
 
 INPUT = "_batch"
 """The relation the query reads: `_value` VARCHAR, `_broken` VARCHAR[] (fields that already have a
 reason, or NULL), `_given` VARCHAR (reasons so far, or NULL)."""
+INPUT_SCHEMA = pa.schema(
+    [("_value", pa.string()), ("_broken", pa.list_(pa.string())), ("_given", pa.string())]
+)
 REASONS = "_reasons"
 """The last column of its result: reasons joined by SEPARATOR, empty for a valid row."""
 SEPARATOR = "\x1f"
@@ -34,7 +39,9 @@ FORMATS = {
 """What a string of each format looks like (RE2, the whole value)."""
 
 # What Python, and so the libraries that read the tables, can hold.
-_YEARS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+_YEARS = (datetime.min, datetime.max)
+
+_MANY = 24  # allowed values
 
 # What only a cast of a text can tell, with what is expected.
 _CAST = {Kind.DATE: "date", Kind.TIMESTAMP: "timestamp", Kind.TIME: "time"}
@@ -55,10 +62,11 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
     reasons = [*_record_reasons(), *(r for f in sent for r in _type_reasons(f))]
     reasons += [r for f in contract.fields for r in _value_reasons(f)]
     reasons += [
-        _reason(f"NOT ({rule.expression}\n)", text(_rule_message(rule.name, rule.description)))
+        (f"NOT ({rule.expression}\n)", text(_rule_message(rule.name, rule.description)))
         for rule in contract.rules
     ]
     columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
+    messages = ",\n      ".join(f"CASE WHEN {when} THEN {said} END" for when, said in reasons)
     shape = text(structure(sent))
     lenient = f"from_json(CASE WHEN json_valid(_value) THEN _value END, {shape})"
     reading = f"from_json_strict(_value, {shape})" if strict else lenient
@@ -74,7 +82,7 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
 SELECT
     {columns},
     concat_ws(chr({ord(SEPARATOR)}), _given,
-      {("," + chr(10) + "      ").join(reasons)}) AS {REASONS}
+      {messages}) AS {REASONS}
 FROM complete"""
 
 
@@ -134,7 +142,14 @@ def _typed(item: Field) -> str:
         case Kind.TIMESTAMP:
             # Through an instant: an offset counts, and without one the session's UTC holds.
             zoned = f"TRY_CAST({sent} AS TIMESTAMPTZ)"
-            return zoned if item.zoned else f"TRY_CAST({zoned} AS TIMESTAMP)"
+            if item.zoned:
+                return zoned
+            # A text of that length has no offset, and the calendar need not be asked.
+            plain = f"strlen({sent}) = {len('2026-11-20 10:00:00')}"
+            return (
+                f"CASE WHEN {plain} THEN TRY_CAST({sent} AS TIMESTAMP) "
+                f"ELSE TRY_CAST({zoned} AS TIMESTAMP) END"
+            )
         case Kind.JSON:
             inner = f"({sent}->>'$')"
             return (
@@ -154,34 +169,35 @@ def _sent(item: Field) -> str:
     return f"_j.{quoted(item.name)}"
 
 
-def _reason(condition: str, message: str) -> str:
-    return f"CASE WHEN {condition} THEN {message} END"
+Reason = tuple[str, str]
+"""A SQL condition that is true of a wrong row, and the SQL expression of what to say of it."""
 
 
-def _record_reasons() -> Iterator[str]:
-    yield _reason("_j IS NULL AND _broken IS NULL", "'value: is not valid JSON'")
+def _record_reasons() -> Iterator[Reason]:
+    yield ("_j IS NULL AND _broken IS NULL", "'value: is not valid JSON'")
 
 
-def _type_reasons(item: Field) -> Iterator[str]:
+def _type_reasons(item: Field) -> Iterator[Reason]:
     sent, name = _sent(item), quoted(item.name)
     if item.required:
         unsaid = f"(_broken IS NULL OR NOT list_has_any(_broken, ['*', {text(item.name)}]))"
         message = text(f"{item.name}: is required, but missing or null")
-        yield _reason(f"{sent} IS NULL AND {unsaid}", message)
+        yield (f"{sent} IS NULL AND {unsaid}", message)
     if item.kind in _CAST:
         said = _is(item.name, f"cannot be stored as {_CAST[item.kind]}", sent)
-        yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
+        yield (f"{sent} IS NOT NULL AND {name} IS NULL", said)
     if item.kind is Kind.TIMESTAMP:
-        low, high = (value_literal(limit) for limit in _YEARS)
+        zone = UTC if item.zoned else None
+        low, high = (value_literal(limit.replace(tzinfo=zone)) for limit in _YEARS)
         said = _is(item.name, "must be of the years 1 to 9999 in UTC", sent)
-        yield _reason(f"{name} NOT BETWEEN {low} AND {high}", said)
+        yield (f"{name} NOT BETWEEN {low} AND {high}", said)
     if item.kind is Kind.JSON:
         said = _is(item.name, "must be a JSON object or array, or its text", sent)
-        yield _reason(f"{sent} IS NOT NULL AND {name} IS NULL", said)
+        yield (f"{sent} IS NOT NULL AND {name} IS NULL", said)
     if item.kind is Kind.DECIMAL:
         said = _is(item.name, f"does not fit decimal({item.precision},{item.scale})", sent)
         differs = f"{name} IS NULL OR {_digits_lost(item, sent, name)}"
-        yield _reason(f"{sent} IS NOT NULL AND ({differs})", said)
+        yield (f"{sent} IS NOT NULL AND ({differs})", said)
 
 
 def _digits_lost(item: Field, sent: str, name: str) -> str:
@@ -195,15 +211,19 @@ def _digits_lost(item: Field, sent: str, name: str) -> str:
     return f"CASE WHEN {with_power} THEN {powers} ELSE regexp_matches({sent}, {plain}) END"
 
 
-def _value_reasons(item: Field) -> Iterator[str]:
+def _value_reasons(item: Field) -> Iterator[Reason]:
     """Reasons against a value of the top level; constraints inside nested ones are the gate's."""
     name = quoted(item.name)
     if item.derived is not None and item.required:
-        yield _reason(f"{name} IS NULL", text(f"{item.name}: cannot be derived, but is required"))
+        yield (f"{name} IS NULL", text(f"{item.name}: cannot be derived, but is required"))
     if item.allowed:
-        allowed = ", ".join(value_literal(v) for v in item.allowed)
+        values = [value_literal(v) for v in item.allowed]
+        # One by one where they are few: of a list to look in, DuckDB makes a join.
+        others = " AND ".join(f"{name} <> {v}" for v in values)
+        if len(values) > _MANY:
+            others = f"{name} NOT IN ({', '.join(values)})"
         said = f"must be one of {', '.join(str(v) for v in item.allowed)}"
-        yield _reason(f"{name} NOT IN ({allowed})", _is(item.name, said, name))
+        yield (others, _is(item.name, said, name))
     limits = (
         ("<", "at least", item.minimum),
         (">", "at most", item.maximum),
@@ -213,33 +233,33 @@ def _value_reasons(item: Field) -> Iterator[str]:
     for operator, words, limit in limits:
         if limit is not None:
             condition = f"{name} {operator} {value_literal(limit)}"
-            yield _reason(condition, _is(item.name, f"must be {words} {limit}", name))
+            yield (condition, _is(item.name, f"must be {words} {limit}", name))
     yield from _length_reasons(item, name)
     if item.pattern is not None:
         condition = f"NOT regexp_full_match({name}, {text(item.pattern)})"
-        yield _reason(condition, _is(item.name, f"must match {item.pattern}", name))
+        yield (condition, _is(item.name, f"must match {item.pattern}", name))
     if item.format is not None and item.kind is Kind.STRING:
         condition = f"NOT regexp_full_match({name}, {text(FORMATS[item.format])})"
-        yield _reason(condition, _is(item.name, f"must be a valid {item.format}", name))
+        yield (condition, _is(item.name, f"must be a valid {item.format}", name))
 
 
-def _length_reasons(item: Field, name: str) -> Iterator[str]:
+def _length_reasons(item: Field, name: str) -> Iterator[Reason]:
     if item.kind is Kind.ARRAY:  # the gate has judged its length
         if item.unique_items:
             # Distinct items are counted without nulls, of which one may be there.
             once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"
             condition = f"len({name}) <> {once}"
-            yield _reason(condition, text(f"{item.name}: must not repeat an item"))
+            yield (condition, text(f"{item.name}: must not repeat an item"))
         return
     if item.min_length is not None:
         said = f"must have at least {item.min_length} characters"
         # Bytes are known at once, characters have to be counted: only where they can matter.
         few = f"strlen({name}) < {4 * item.min_length} AND length({name}) < {item.min_length}"
-        yield _reason(few, _is(item.name, said, name))
+        yield (few, _is(item.name, said, name))
     if item.max_length is not None:
         said = f"must have at most {item.max_length} characters"
         many = f"strlen({name}) > {item.max_length} AND length({name}) > {item.max_length}"
-        yield _reason(many, _is(item.name, said, name))
+        yield (many, _is(item.name, said, name))
 
 
 def _is(field: str, said: str, value: str) -> str:

@@ -13,13 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from ingestion_platform.errors import Permanent, PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.losses import note_losses, ordinal_of, present_losses
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
 from ingestion_platform.lake.store import Store
@@ -28,10 +29,13 @@ from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks,
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-ROWS = 250_000
+ROWS = 100_000
 BYTES = 128 * 1024 * 1024
+HELD = 256 * 1024 * 1024
+"""Bytes collected at most, over all log partitions: beyond, the fullest one's file is cut short."""
 _EPOCH = date(1970, 1, 1)
 _UNKNOWN = -(10**6)  # a day before all others
+_NONE: list[Any] = []  # one for all: so many lists would have Python look for garbage all the time
 _TYPES = np.array(["not_available", "create_time", "log_append_time"])
 
 
@@ -63,9 +67,7 @@ def backlogs(
     Raises:
         Permanent: the log ends before what was landed from it.
     """
-    known = [t.name.ordinal for t in tails.values() if t.generation == topic.generation]
-    after = max((t.name.ordinal for t in tails.values()), default=-1) + 1
-    ordinal = known[0] if known else after
+    ordinal = ordinal_of(topic.generation, tails)
     found = {}
     for partition, mark in watermarks.items():
         tail = tails.get(partition)
@@ -109,6 +111,7 @@ def land(
     chosen = set(topic.partitions) if partitions is None else set(partitions)
     watermarks = log.watermarks(topic.partitions)
     ends = Chain(store, topic.name).tails(topic.partitions) if tails is None else tails
+    note_losses(store, topic.name, present_losses(topic, watermarks, ends))
     todo = {p: b for p, b in backlogs(topic, watermarks, ends).items() if p in chosen}
     for backlog in todo.values() if tails is None else ():
         heal_sidecar(store, backlog.tail)
@@ -124,7 +127,10 @@ def land(
         for run in log.read({p: (b.start, b.end) for p, b in todo.items()}):
             builder = builders[run.partition]
             builder.add(run)
-            for link, table in builder.take(rows, size, finished=run.end is not None):
+            cuts = builder.take(rows, size, finished=run.end is not None)
+            if sum(b.held for b in builders.values()) > HELD:
+                cuts += max(builders.values(), key=lambda b: b.held).take(0, 0)
+            for link, table in cuts:
                 writer.put(link, table)
                 yield from writer.done(keep=2)
             if all(b.finished for b in builders.values()):
@@ -188,7 +194,12 @@ class _Builder:
             self._rows += table.num_rows
             self._bytes += table.nbytes
 
-    def take(self, rows: int, size: int, *, finished: bool) -> list[tuple[Link, pa.Table]]:
+    @property
+    def held(self) -> int:
+        """Bytes of what is collected."""
+        return self._bytes
+
+    def take(self, rows: int, size: int, *, finished: bool = False) -> list[tuple[Link, pa.Table]]:
         """The files that are full, and the rest when the partition is finished."""
         if finished and not self.finished:
             self.finished = True
@@ -239,7 +250,7 @@ class _Builder:
 def _table(messages: list[Message], stamps: np.ndarray, partition: int) -> pa.Table:
     """Messages of one partition as a table of records.SCHEMA."""
     count = len(messages)
-    headers = [m.headers() or [] for m in messages]
+    headers = [m.headers() or _NONE for m in messages]
     known = pa.array(stamps[:, 0] == 0)
     times = pa.array(stamps[:, 1], pa.int64(), mask=known.to_numpy(zero_copy_only=False))
     return pa.Table.from_arrays(
