@@ -49,6 +49,11 @@ def expendable(metadata: TableMetadata, *, now_ms: float | None = None) -> list[
     return [snapshot_id for snapshot_id in by_id if snapshot_id not in stay]
 
 
+def is_full(metadata: TableMetadata) -> bool:
+    """Whether a table has more snapshots than a branch keeps."""
+    return len(metadata.snapshots) > _limits(metadata)[0]
+
+
 def tells_positions(values: Iterable[str] | None) -> bool:
     """Whether properties or a summary hold ledgers."""
     return any(name.startswith(ledgers.PREFIX) for name in values or ())

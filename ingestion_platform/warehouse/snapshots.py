@@ -74,7 +74,10 @@ def begin(table: Table, *, going: Sequence[int] | None = None) -> Transaction:
         for snapshot in metadata.snapshots
         if snapshot.snapshot_id in gone or snapshot.snapshot_id == metadata.current_snapshot_id
     ]
-    about = metadata.model_copy(update={"snapshots": known, "snapshot_log": []})
+    # Its own retries would stage what was worked out on another snapshot.
+    properties = {**metadata.properties, "commit.retry.num-retries": "0"}
+    known_of = {"snapshots": known, "snapshot_log": [], "properties": properties}
+    about = metadata.model_copy(update=known_of)
     small = Table(
         table.name(), about, table.metadata_location, table.io, table.catalog, table.config
     )
