@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 8 * 1024 * 1024
+_PAUSES = (0.1, 0.5)  # seconds between attempts to create
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ class Entry:
 class Store(Protocol):
     """What the lake needs of an object store.
 
-    Every method raises StoreUnavailable when the store does not answer, and Permanent when it
-    refuses (credentials, no such bucket, disk full).
+    Every method raises StoreUnavailable when the store does not answer or is full, and Permanent
+    when it refuses (credentials, no such bucket).
     """
 
     @property
@@ -263,13 +265,22 @@ class S3Store:
 
     def create(self, path: str, data: bytes) -> bool:
         """See Store."""
-        from obstore.exceptions import AlreadyExistsError
+        from obstore.exceptions import AlreadyExistsError, GenericError
 
         with self._errors(path):
-            try:
-                self._client.put(path, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return self.read(path) == data
+            # A conditional request whose connection broke is not repeated by the client: it may
+            # have been carried out. Repeating this one is safe, because contents are compared.
+            for pause in (*_PAUSES, None):
+                try:
+                    self._client.put(path, data, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    return self.read(path) == data
+                except GenericError:
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+                else:
+                    break
             return True
 
     def write(self, path: str, data: bytes) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ingestion_platform.errors import CatalogUnavailable, StoreUnavailable
+from ingestion_platform.errors import CatalogUnavailable, Permanent, StoreUnavailable
 from ingestion_platform.settings import CATALOG, Settings
 from ingestion_platform.warehouse.projection import keep_null_lists
 
@@ -37,16 +38,29 @@ def open_catalog(settings: Settings) -> Catalog:
             return load_catalog(CATALOG, **settings.catalog)
 
 
+_REFUSED_LOGIN = re.compile(
+    r'password authentication failed|no pg_hba.conf entry|(role|database) "[^"]*" does not exist'
+)
+_REFUSED_KEYS = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|HTTP status 40[13]"
+)
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Turn what drivers raise when a catalog, or the store of its tables, cannot answer into
-    CatalogUnavailable and StoreUnavailable."""
+    CatalogUnavailable and StoreUnavailable, and when it refuses the credentials into Permanent."""
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (SQLAlchemyError, RequestException) as error:
+        if _REFUSED_LOGIN.search(str(error)):
+            raise Permanent(
+                f"the Iceberg catalog {CATALOG!r} refuses the login",
+                action="correct user, password and database in PYICEBERG_CATALOG__LAKEHOUSE__URI",
+            ) from None  # the driver's own text may repeat them
         raise CatalogUnavailable(
             f"the Iceberg catalog {CATALOG!r} does not answer: {type(error).__name__}",
             action="check PYICEBERG_CATALOG__LAKEHOUSE__URI and that its server is up",
@@ -54,7 +68,13 @@ def answering() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
+        said = str(error).partition("\n")[0]
+        if _REFUSED_KEYS.search(said):
+            raise Permanent(
+                f"the store of the Iceberg tables refuses: {said[-300:]}",
+                action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+            ) from error
         raise StoreUnavailable(
-            f"the store of the Iceberg tables does not answer: {str(error).splitlines()[0][:300]}",
+            f"the store of the Iceberg tables does not answer: {said[-300:]}",
             action="check the catalog's warehouse, AWS_ENDPOINT_URL, and that its server is up",
         ) from error

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
 
 ATTEMPTS = 20
+# PyIceberg's words, in a ValueError, when another's commit came first and was rolled back since:
+# the table is at the snapshot that ours is based on, but the sequence number is taken.
+_SEQUENCE_TAKEN = "older than last sequence number"
 _NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 
@@ -85,7 +88,9 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 _compare(name, read_ledgers(table), changes)
                 _compare_partitions(table, changes)
                 return _commit_once(table, changes)
-        except _conflicts():
+        except (*_conflicts(), ValueError) as error:
+            if isinstance(error, ValueError) and _SEQUENCE_TAKEN not in str(error):
+                raise
             # Somebody committed to other rows of the table; the files are still good.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
     raise PositionMoved(

@@ -155,6 +155,24 @@ def test_an_unrelated_commit_in_between_is_no_conflict(table: Table) -> None:
     assert set(read_ledgers(table)) == {0, 1}
 
 
+def test_a_commit_in_between_that_was_rolled_back_is_no_conflict(table: Table) -> None:
+    """The snapshot is the one that ours was made on, though its number is taken."""
+    catalog = table.catalog
+    commit(catalog, NAME, [change(table, 0, 3)])
+    table.refresh()
+    ours = change(table, 3, 6, base=read_ledgers(table)[0])
+
+    def meddle() -> None:
+        other = catalog.load_table(NAME)
+        before = other.current_snapshot()
+        assert before is not None
+        other.append(rows(Span(GENERATION, 0, 1, ""), 9, "foreign"))
+        other.manage_snapshots().rollback_to_snapshot(before.snapshot_id).commit()
+
+    commit(Meddling(catalog, meddle), NAME, [ours])  # type: ignore[arg-type]
+    assert [who for *_, who in found(table)] == ["me"] * 6
+
+
 @pytest.mark.parametrize("retries", ["0", "4"])
 def test_the_same_range_in_between_is_a_conflict(table: Table, retries: str) -> None:
     """Also on a table that another engine made, by which PyIceberg would retry by itself."""
