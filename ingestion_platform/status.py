@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.files import landed_end
 from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.losses import Loss, merged, noted_losses, present_losses
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.sources.kafka import Topic, Watermarks
 from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.decisions import discarded_of
 from ingestion_platform.warehouse.ledger import Ledger
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -25,7 +28,8 @@ class PartitionStatus:
     """One log partition; positions are next offsets of the topic's present generation.
 
     A position is None when nothing of that generation has arrived there; `lag` counts the offsets
-    of the log that bronze lacks. The log of partition FILES is what was taken in of files.
+    of the log that bronze lacks, `lost` those that were gone before they were landed, ever. The log
+    of partition FILES is what was taken in of files.
     """
 
     partition: int
@@ -35,14 +39,17 @@ class PartitionStatus:
     bronze_position: int | None
     quarantine_position: int | None
     lag: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
     """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one.
 
-    Row counts include rows that other engines inserted. `waiting_files` are in the drop zone:
-    their records are not counted as lag, since nobody has read them.
+    Row counts include rows that other engines inserted; `decided_rows` of those in quarantine were
+    discarded (see `quarantine`). `waiting_files` are in the drop zone:
+    their records are not counted as lag, since nobody has read them. `losses` has what was lost of
+    the log, and when the topic was recreated.
     """
 
     stream: str
@@ -55,11 +62,23 @@ class StreamStatus:
     quarantine_rows: int
     partitions: tuple[PartitionStatus, ...]
     waiting_files: int = 0
+    decided_rows: int = 0
+    losses: tuple[Loss, ...] = ()
 
     @property
     def lag(self) -> int:
         """Offsets of the log that bronze lacks, over all partitions."""
         return sum(p.lag for p in self.partitions)
+
+    @property
+    def lost(self) -> int:
+        """Offsets of the log that were gone before they were landed, over all partitions."""
+        return sum(p.lost for p in self.partitions)
+
+    @property
+    def recreated(self) -> int:
+        """How often the topic was found recreated."""
+        return len({loss.ordinal for loss in self.losses if loss.end is None})
 
     def as_dict(self) -> dict[str, Any]:
         """The status as plain data, for JSON."""
@@ -76,18 +95,22 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
         from_log = pool.submit(_read_log, platform, stream)
         tables = pool.submit(_read_tables, platform, stream)
         files = pool.submit(_read_files, platform, stream)
+        noted = pool.submit(noted_losses, platform.store, stream.topic)
         topic, marks = from_log.result()
         tails = Chain(platform.store, stream.topic).tails(topic.partitions)
         bronze, quarantine = tables.result()
-    return summarize(stream, topic, marks, tails, files.result(), bronze, quarantine)
+        losses = merged([*noted.result(), *present_losses(topic, marks, tails)])
+    return summarize(stream, topic, marks, tails, files.result(), bronze, quarantine, losses)
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What a table's metadata tell: rows, and ledgers by log partition."""
+    """What a table's metadata tell: rows, and ledgers by log partition; of quarantine also how
+    many rows were discarded."""
 
     rows: int
     ledgers: dict[int, Ledger]
+    decided: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +130,7 @@ def summarize(
     files: FilesState,
     bronze: TableState,
     quarantine: TableState,
+    losses: Sequence[Loss] = (),
 ) -> StreamStatus:
     """The status from what was read; plain data in and out."""
 
@@ -120,6 +144,7 @@ def summarize(
             bronze_position=at,
             quarantine_position=_position(quarantine.ledgers, partition, generation),
             lag=max(0, log.end - max(log.start, at or 0)),
+            lost=sum(loss.count for loss in losses if loss.partition == partition),
         )
 
     partitions = []
@@ -147,6 +172,8 @@ def summarize(
         quarantine_rows=quarantine.rows,
         partitions=tuple(partitions),
         waiting_files=files.waiting,
+        decided_rows=quarantine.decided,
+        losses=tuple(losses),
     )
 
 
@@ -173,7 +200,8 @@ def _read_files(platform: Platform, stream: Stream) -> FilesState:
 def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableState]:
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
-    return _state(bronze), _state(quarantine)
+    decided = discarded_of(platform.catalog, stream.name, stream.quarantine_table)
+    return _state(bronze), replace(_state(quarantine), decided=decided.total())
 
 
 def _state(table: Table | None) -> TableState:

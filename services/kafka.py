@@ -48,7 +48,8 @@ _POM = f"""<project>
 """
 
 # log.dirs is relative to the service's folder: an absolute path with a comma would be split.
-# A killed broker may only come back after its session: the default keeps it out for 9 s.
+# A killed broker may only come back after its session: the default keeps it out for 9 s. What
+# retention and compaction do, a test cannot wait minutes for.
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller}
@@ -71,6 +72,9 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.ms=-1
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=1000
+log.cleaner.backoff.ms=500
 """
 
 _LOGGING = """rootLogger.level=INFO

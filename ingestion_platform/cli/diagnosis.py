@@ -228,6 +228,7 @@ def _behind(patient: Patient) -> Iterator[Finding]:
         if stream.topic in patient.topics:
             status = stream_status(patient.platform, stream)
             yield from _positions(status)
+            yield from _losses(status)
             yield _lag(patient.platform, stream, status)
 
 
@@ -246,6 +247,27 @@ def _positions(status: StreamStatus) -> Iterator[Finding]:
                 f"{where}: bronze was loaded up to {p.bronze_position:,}, the lake ends at "
                 f"{lake:,}: files are missing",
                 f"restore the lake's files of topic={status.topic} from a backup",
+            )
+
+
+def _losses(status: StreamStatus) -> Iterator[Finding]:
+    """What was gone before it was landed, of late; the lake and `ingest status` know of all."""
+    for loss in status.losses:
+        if not loss.recent:
+            continue
+        where = f"{status.stream}, partition {loss.partition}"
+        when = f" (seen on {loss.noticed:%Y-%m-%d %H:%M} UTC)" if loss.noticed else ""
+        if loss.end is None:
+            yield warn(
+                f"{where}: topic {status.topic} was recreated{when}; what the old one had at "
+                f"offset {loss.start:,} and after, if anything, was not landed",
+                "docs/runbook.md, `a topic was recreated`",
+            )
+        else:
+            yield fail(
+                f"{where}: {loss.count:,} record{_s(loss.count)} lost, offsets {loss.start:,} to "
+                f"before {loss.end:,}: gone from the log before they were landed{when}",
+                "docs/runbook.md, `records were lost`",
             )
 
 

@@ -68,7 +68,7 @@ def read(names: list[str] | None) -> list[StreamStatus]:
 
 def streams_table(found: list[StreamStatus]) -> Table:
     """One line per stream: records in the log, rows in the tables, what is not there yet."""
-    numbers = ("in log", "bronze", "quarantine", "not in lake", "lag", "files")
+    numbers = ("in log", "bronze", "quarantine", "not in lake", "lag", "lost", "files")
     table = new_table("", ("stream", "topic", *numbers, "bronze table"), numbers=numbers)
     for each in found:
         table.add_row(
@@ -76,9 +76,10 @@ def streams_table(found: list[StreamStatus]) -> Table:
             each.topic,
             count(sum(p.log_end - p.log_start for p in each.partitions)),
             count(each.bronze_rows),
-            count(each.quarantine_rows),
+            _refused(each),
             _lag(not_landed(each)),
             _lag(each.lag),
+            _lost(each.lost),
             _lag(each.waiting_files),
             each.bronze_table,
         )
@@ -92,7 +93,7 @@ def not_landed(found: StreamStatus) -> int:
 
 def partitions_table(found: StreamStatus) -> Table:
     """One line per log partition, with offsets."""
-    numbers = ("log start", "log end", "lake", "bronze", "quarantine", "lag")
+    numbers = ("log start", "log end", "lake", "bronze", "quarantine", "lag", "lost")
     table = new_table("", ("partition", *numbers), numbers=numbers)
     for p in found.partitions:
         positions = (p.log_start, p.log_end, p.lake_position, p.bronze_position)
@@ -100,6 +101,7 @@ def partitions_table(found: StreamStatus) -> Table:
             partition_label(p.partition),
             *map(count, (*positions, p.quarantine_position)),
             _lag(p.lag),
+            _lost(p.lost),
         )
     return table
 
@@ -109,9 +111,27 @@ def _heading(found: StreamStatus) -> str:
     return (
         f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
         f"{count(found.bronze_rows)} rows in {found.bronze_table}, "
-        f"{count(found.quarantine_rows)} in {found.quarantine_table}"
+        f"{_refused(found)} in {found.quarantine_table}"
+        f"{_recreated(found)}"
     )
+
+
+def _recreated(found: StreamStatus) -> str:
+    if not found.recreated:
+        return ""
+    times = [loss.noticed for loss in found.losses if loss.end is None and loss.noticed]
+    last = f", last seen on {max(times):%Y-%m-%d %H:%M} UTC" if times else ""
+    return f"\n[yellow]the topic was recreated {count(found.recreated)} times{last}[/]"
+
+
+def _refused(found: StreamStatus) -> str:
+    decided = f" ({count(found.decided_rows)} discarded)" if found.decided_rows else ""
+    return f"{count(found.quarantine_rows)}{decided}"
 
 
 def _lag(lag: int) -> str:
     return f"[yellow]{count(lag)}[/]" if lag else "[green]0[/]"
+
+
+def _lost(lost: int) -> str:
+    return f"[red]{count(lost)}[/]" if lost else "[green]0[/]"

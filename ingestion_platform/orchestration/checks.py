@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ingestion_platform.lake.losses import ALARM
 from ingestion_platform.lake.names import partition_label
 from ingestion_platform.orchestration.metadata import reasons_table
 from ingestion_platform.orchestration.partitions import Slice, slice_key
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ingestion_platform.verify import SliceCount
 
 CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"
+LOSSES = "losses"
 
 LAG_LIMIT = 250_000
 """Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
@@ -56,6 +58,8 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
         "contract; more, and the day is not released to silver and gold.",
         RECONCILIATION: "Every record of the lake is in bronze or in quarantine, or is a gap.",
         LAG: f"No log partition has more than {LAG_LIMIT:,} records waiting, and none is left out.",
+        LOSSES: f"Nothing was gone from the log before it was landed, in the last {ALARM.days} "
+        "days; a recreated topic is a warning.",
     }
     if stream.contract.freshness_seconds is not None:
         promise = timedelta(seconds=stream.contract.freshness_seconds)
@@ -78,18 +82,23 @@ def _problem(stream: Stream, count: SliceCount) -> str:
         return f"the lake has {count.records:,} records, bronze and quarantine {present:,}"
     if _too_many(stream, count):
         allowed = f"{stream.contract.quarantine_share:.2%} allowed"
-        return f"{_share(count):.2%} of {count.records:,} records in quarantine, {allowed}"
+        return f"{_share(count):.2%} of {count.records:,} records open in quarantine, {allowed}"
     return ""
 
 
 def _too_many(stream: Stream, count: SliceCount) -> bool:
     allowed = stream.contract.quarantine_share
-    return _share(count) > allowed and (count.quarantined > FEW or allowed == 0)
+    return _share(count) > allowed and (_open(count) > FEW or allowed == 0)
 
 
 def _share(count: SliceCount) -> float:
     total = count.bronze + count.quarantined
-    return count.quarantined / total if total else 0.0
+    return _open(count) / total if total else 0.0
+
+
+def _open(count: SliceCount) -> int:
+    """Refused records that nobody has discarded."""
+    return count.quarantined - count.decided
 
 
 def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.AssetCheckResult:
@@ -99,6 +108,7 @@ def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.
         RECONCILIATION: _reconciliation,
         LAG: _lag,
         FRESHNESS: _freshness,
+        LOSSES: _losses,
     }[name]
     verdict = judge(stream, of)
     return dg.AssetCheckResult(
@@ -129,20 +139,23 @@ def _contract(stream: Stream, of: Findings) -> _Verdict:
     shares = {key: _share(count) for key, count in of.counts.items()}
     bad = {key: shares[key] for key, count in sorted(of.counts.items()) if _too_many(stream, count)}
     refused = sum(count.quarantined for count in of.counts.values())
+    discarded = sum(count.decided for count in of.counts.values())
     total = sum(count.bronze for count in of.counts.values()) + refused
     return _Verdict(
         problems=[
-            f"{slice_key(key)}: {share:.2%} in quarantine, {allowed:.2%} allowed; "
+            f"{slice_key(key)}: {share:.2%} open in quarantine, {allowed:.2%} allowed; "
             f"{key[0]} is held back from silver and gold"
             for key, share in bad.items()
         ],
-        good=f"{refused:,} of {total:,} records in quarantine",
-        action="have the producer or the contract corrected, then materialize the slices again",
+        good=f"{refused:,} of {total:,} records in quarantine, {discarded:,} of them discarded",
+        action="have the producer or the contract corrected, or discard records that need nothing "
+        f"more (`ingest quarantine list {stream.name}`), then materialize the slices again",
         metadata={
             "allowed_share": allowed,
             "worst_share": max(shares.values(), default=0.0),
             "records": total,
             "quarantined": refused,
+            "discarded": discarded,
             "reasons": reasons_table(sum(of.reasons.values(), Counter())),
             "slices": [slice_key(key) for key in sorted(of.counts)],
         },
@@ -200,6 +213,29 @@ def _lag(stream: Stream, of: Findings) -> _Verdict:
         good=f"{of.status.lag:,} records of the log are not in bronze yet",
         action=action,
         metadata={"lag": of.status.lag, "partitions": dg.MetadataValue.md("\n".join(head + rows))},
+    )
+
+
+def _losses(stream: Stream, of: Findings) -> _Verdict:
+    if of.status is None:
+        return _silent(stream)
+    recent = [loss for loss in of.status.losses if loss.recent]
+    lost = sum(loss.count for loss in recent)
+    return _Verdict(
+        problems=[
+            f"log partition {loss.partition}: "
+            + (
+                f"topic {stream.topic} was recreated; what the old one had at offset "
+                f"{loss.start:,} and after, if anything, was not landed"
+                if loss.end is None
+                else f"{loss.count:,} records lost, offsets {loss.start:,} to before {loss.end:,}"
+            )
+            for loss in recent
+        ],
+        good="nothing was gone from the log before it was landed",
+        action="docs/runbook.md: `records were lost`, `a topic was recreated`",
+        metadata={"lost": lost, "lost_ever": of.status.lost, "recreated": of.status.recreated},
+        severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
     )
 
 

@@ -49,7 +49,7 @@ class Attempt:
         return bool(select.select([self._descriptor], [], [], max(0.0, timeout))[0])
 
     def wait(self, timeout: float = 120) -> str:
-        """How it ended: `ok`, `transient ...`, `failed ...`, or `` when it was killed."""
+        """How it ended: `ok`, `transient ...`, `permanent ...`, `failed ...`, `` when killed."""
         assert self.ended(timeout), f"still runs after {timeout} s:\n{self.log.read_text()[-2000:]}"
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -59,7 +59,7 @@ class Attempt:
     def outcome(self) -> str:
         """What it wrote at its end, `` if it could not."""
         text = self.log.read_text() if self.log.exists() else ""
-        for word in ("failed ", "transient ", "ok\n"):
+        for word in ("failed ", "permanent ", "transient ", "ok\n"):
             at = text.find(f"\n{word}") + 1 or (1 if text.startswith(word) else 0)
             if at:
                 return text[at if text[at : at + 1] == word[0] else 0 :].strip()
@@ -110,8 +110,11 @@ class Worker:
         self._process.stdin.close()
         self._process.wait(10)
 
-    def start(self, do: str, env: dict[str, str], stream: Stream) -> Attempt:
-        """Have `run`, `land`, `load` or `replace` done in a process of its own."""
+    def start(
+        self, do: str, env: dict[str, str], stream: Stream, *, clock_days: float = 0
+    ) -> Attempt:
+        """Have `run`, `land`, `load` or `replace` done in a process of its own, whose clock may
+        be wrong by some days."""
         self._count += 1
         log = self._folder / f"attempt-{self._count:04d}.log"
         plain = {k: str(v) if k == "contract_file" else v for k, v in asdict(stream).items()}
@@ -121,6 +124,7 @@ class Worker:
             "root": str(self._folder),
             "stream": plain,
             "log": str(log),
+            "clock_days": clock_days,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")

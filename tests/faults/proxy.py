@@ -59,25 +59,27 @@ class Slow:
 
 
 Fault = Answer | CutRequest | CutReply | Slow
-Chooser = Callable[[bytes], Fault | None]
+Chooser = Callable[[bytes, bytes], Fault | None]
 
 
 @dataclass
 class Rule:
     """A fault for the requests that `match` (a regular expression, searched in the request's
-    first bytes): after `skip` of them, the next `times` (None: all)."""
+    first bytes): after `skip` of them, the next `times` (None: all). `behind`, if given, must be
+    found in the request ahead of it on its connection."""
 
     match: bytes
     fault: Fault
     times: int | None = 1
     skip: int = 0
+    behind: bytes = b""
     hits: int = 0
     """How many requests had the fault."""
     _seen: int = field(default=0, repr=False)
 
-    def applies(self, request: bytes) -> bool:
+    def applies(self, request: bytes, ahead: bytes) -> bool:
         """Whether this request has the fault; counts it."""
-        if re.search(self.match, request, re.DOTALL) is None:
+        if not (re.search(self.match, request) and re.search(self.behind, ahead)):
             return False
         self._seen += 1
         if self._seen <= self.skip or (self.times is not None and self.hits >= self.times):
@@ -177,8 +179,8 @@ class Proxy:
         finally:
             self._links.discard(link)
 
-    def _rule(self, request: bytes) -> Fault | None:
-        return next((rule.fault for rule in self._rules if rule.applies(request)), None)
+    def _rule(self, request: bytes, ahead: bytes) -> Fault | None:
+        return next((rule.fault for rule in self._rules if rule.applies(request, ahead)), None)
 
 
 class _Link:
@@ -221,13 +223,15 @@ class _Link:
 
     async def _requests(self, rule: Chooser, *, http: bool) -> bool:
         """Client to server; True when the connection is over, False at the client's end of it."""
+        request = b""
         while True:
+            ahead = request
             request, body = await self._next(http=http)
             if not request:
                 with contextlib.suppress(OSError):
                     self._to_server.write_eof()
                 return False
-            fault = rule(request)
+            fault = rule(request, ahead)
             self._reply = None
             if isinstance(fault, Answer):
                 await self._answer(fault, request, body)

@@ -7,94 +7,24 @@ from __future__ import annotations
 
 import random
 import signal
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from faults.processes import Attempt, Worker
-from oracle import Oracle, content, snapshots
-from testbed import edited, new_stream, separate_environment
+from faults.processes import Worker
+from faults.scene import Scene, no_calls, together
+from oracle import content
+from testbed import edited, separate_environment
 
-from ingestion_platform.pipeline import Platform, run_stream
-from ingestion_platform.settings import Settings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
 
 
-@dataclass
-class Scene:
-    """A stream on the shared servers, and a worker to run pieces of the pipeline on it."""
-
-    worker: Worker
-    env: dict[str, str]
-    settings: Settings
-    stream: Stream
-    seed: int = 0
-    phases: Counter[str] = field(default_factory=Counter)
-    steps: dict[str, int] = field(default_factory=dict)
-
-    def send(self, count: int) -> None:
-        """Produce more events, one in twenty of them bad."""
-        self.seed += 1
-        records = simulate("pgr_events", count, seed=self.seed, bad_ratio=0.05, days=0.5)
-        assert not produce(self.settings, self.stream.topic, records).failed
-
-    def start(self, do: str, stream: Stream | None = None) -> Attempt:
-        """Begin a piece of work in a process of its own."""
-        return self.worker.start(do, self.env, stream or self.stream)
-
-    def measure(self, do: str, stream: Stream | None = None) -> None:
-        """See how many steps a piece of work has when nothing disturbs it."""
-        attempt = self.start(do, stream)
-        assert attempt.wait() == "ok", attempt.outcome()
-        self.steps[do] = attempt.steps()
-
-    def await_step(self, rng: random.Random, attempt: Attempt) -> bool:
-        """Wait until some instant in the course of a measured piece of work; False if it ended."""
-        steps = rng.randrange(-1, self.steps[attempt.do])
-        if steps < 0:  # at its start
-            return not attempt.ended(rng.uniform(0, 0.2))
-        while attempt.steps() < steps:
-            if attempt.ended(0.001):
-                return False
-        return not attempt.ended(rng.uniform(0, 0.05))
-
-    def kill(self, rng: random.Random, do: str, stream: Stream | None = None) -> bool:
-        """Begin, and kill at some instant; whether it was still at work."""
-        attempt = self.start(do, stream)
-        if not self.await_step(rng, attempt):
-            assert attempt.wait() == "ok", attempt.outcome()
-            return False
-        attempt.send(signal.SIGKILL)
-        assert attempt.wait() in ("", "ok"), attempt.outcome()
-        self.phases[attempt.phase()] += 1
-        return True
-
-    def holds(self) -> None:
-        """The oracle and the reconciliation hold, and another run changes nothing."""
-        run_stream(Platform(self.settings), self.stream)
-        Oracle(self.settings, self.stream).read().assert_holds()
-        found = verify_stream(Platform(self.settings), self.stream)
-        assert found.ok, found
-        before = snapshots(self.settings, self.stream)
-        run_stream(Platform(self.settings), self.stream)
-        assert snapshots(self.settings, self.stream) == before
-
-
 @pytest.fixture
 def scene(servers: Services, worker: Worker, tmp_path: Path) -> Scene:
     """A new stream with an empty topic."""
-    env = separate_environment(servers)
-    settings = Settings.load(env, root=tmp_path)
-    return Scene(worker, env, settings, new_stream(tmp_path, settings))
+    return Scene.new(worker, separate_environment(servers), tmp_path)
 
 
 @pytest.fixture
@@ -144,14 +74,6 @@ def test_kills_while_landing_and_while_loading(
     scene.holds()
 
 
-def no_calls(document: dict[str, Any]) -> None:
-    """A contract by which some good records are bad."""
-    for item in document["schema"][0]["properties"]:
-        if item["name"] == "channel":
-            item["enum"] = [v for v in item["enum"] if v["value"] != "WEB"]
-            item["examples"] = ["IVR"]
-
-
 def test_kills_while_replacing(
     scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
 ) -> None:
@@ -169,13 +91,6 @@ def test_kills_while_replacing(
     assert scene.start("replace").wait() == "ok"
     scene.holds()
     assert content(scene.settings, scene.stream) == before
-
-
-def together(attempts: Sequence[Attempt]) -> None:
-    """Let all of them end; none may fail."""
-    for attempt in attempts:
-        outcome = attempt.wait()
-        assert outcome == "ok", outcome
 
 
 @pytest.mark.parametrize("count", [2, 4])

@@ -4,21 +4,17 @@ goes on from the data."""
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.processes import Attempt, Worker
-from faults.test_kills import Scene
-from testbed import new_stream, separate_environment
+from faults.processes import Worker
+from faults.scene import Scene
+from testbed import separate_environment
 
-from ingestion_platform.settings import Settings
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
-
-PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +31,10 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 @pytest.fixture
 def scene(fragile: Services, worker: Worker, tmp_path: Path) -> Scene:
     """A new stream on them, loaded once."""
-    env = separate_environment(fragile)
-    settings = Settings.load(env, root=tmp_path)
-    scene = Scene(worker, env, settings, new_stream(tmp_path, settings))
+    scene = Scene.new(worker, separate_environment(fragile), tmp_path)
     scene.send(2_000)
     scene.measure("run")
     return scene
-
-
-def until_done(scene: Scene, first: Attempt) -> list[str]:
-    """Run until a run ends well; what became of those before it, which may only be transient."""
-    outcomes = []
-    deadline = time.monotonic() + PATIENCE
-    attempt = first
-    while (outcome := attempt.wait(PATIENCE)) != "ok":
-        assert outcome.startswith("transient "), outcome
-        assert time.monotonic() < deadline, outcomes
-        outcomes.append(outcome)
-        attempt = scene.start("run")
-    return outcomes
 
 
 @pytest.mark.parametrize("server", ["minio", "postgres", "kafka"])
@@ -69,7 +50,7 @@ def test_a_server_that_dies_during_runs(
         if turn == 2:
             attempt.ended(1.0)
         fragile.start(server)
-        until_done(scene, attempt)
+        scene.until_done(attempt)
     scene.holds()
 
 
@@ -86,5 +67,5 @@ def test_a_run_while_a_server_is_away_says_so(fragile: Services, scene: Scene) -
         fragile.start(server)
         assert outcome.startswith("transient "), outcome
         assert setting in outcome
-    assert until_done(scene, scene.start("run")) == []
+    assert scene.until_done() == []
     scene.holds()

@@ -176,15 +176,16 @@ def test_other_protocols_are_cut_by_what_is_sent_at_once() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with Proxy(server.getsockname()[1]) as proxy:
-            proxy.script(Rule(rb"COMMIT", CutReply()))
+            proxy.script(Rule(rb"COMMIT", CutReply(), behind=rb"UPDATE"))
             with socket.create_connection((LOOPBACK, proxy.port), PATIENCE) as client:
-                client.sendall(b"BEGIN")
-                assert client.recv(100) == b"ok BEGIN"
+                for command in (b"SELECT", b"COMMIT", b"UPDATE"):
+                    client.sendall(command)
+                    assert client.recv(100) == b"ok " + command
                 client.sendall(b"COMMIT")
                 with pytest.raises(ConnectionResetError):
                     client.recv(100)
         thread.join(PATIENCE)
-        assert done == [b"BEGIN", b"COMMIT"]
+        assert done == [b"SELECT", b"COMMIT", b"UPDATE", b"COMMIT"]
 
 
 def test_a_server_that_is_away_is_seen_as_away(store: ThreadingHTTPServer) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -10,13 +12,14 @@ import pytest
 from lab import TODAY, Lab, days_ago
 from pyiceberg.expressions import EqualTo
 
+from ingestion_platform.lake.losses import Loss
 from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.verify import SliceCount
 
-ALL = {"contract", "reconciliation", "lag", "freshness"}
+ALL = {"contract", "reconciliation", "lag", "losses", "freshness"}
 
 
 @pytest.fixture
@@ -107,9 +110,33 @@ def test_freshness_fails_when_a_record_waits_longer_than_promised(stream: Stream
     assert "log partition 2: a record has waited 1:01:40" in (result.description or "")
 
 
+def test_losses_fail_for_a_week(stream: Stream) -> None:
+    """Records that were gone before they were landed are an error, a recreated topic a warning."""
+    now = datetime.now(UTC)
+
+    def judged(*losses: Loss) -> dg.AssetCheckResult:
+        return _judge("losses", stream, Findings({}, status=replace(_status(), losses=losses)))
+
+    gone, again = Loss(2, 0, 100, 150, now), Loss(1, 0, 100, None, now - timedelta(days=6))
+    assert judged().passed
+    lost = judged(gone, again)
+    assert not lost.passed
+    assert lost.severity is dg.AssetCheckSeverity.ERROR
+    assert "log partition 2: 50 records lost, offsets 100 to before 150" in (lost.description or "")
+    assert "runbook" in (lost.description or "")
+    assert lost.metadata["lost"].value == 50
+    recreated = judged(again)
+    assert not recreated.passed
+    assert recreated.severity is dg.AssetCheckSeverity.WARN
+    assert "was recreated" in (recreated.description or "")
+    old = replace(gone, noticed=now - timedelta(days=8))
+    assert judged(old).passed
+    assert not judged(replace(old, noticed=None)).passed  # nothing has noted it yet
+
+
 def test_lag_and_freshness_are_unknown_without_the_log(stream: Stream) -> None:
     """A broker that is away is a warning, not a promise kept or broken."""
-    for name in ("lag", "freshness"):
+    for name in ("lag", "losses", "freshness"):
         result = _judge(name, stream, Findings({}))
         assert not result.passed
         assert result.severity == dg.AssetCheckSeverity.WARN

@@ -106,7 +106,7 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
 ) -> None:
     """Contract, reconciliation, lag, freshness; and every dbt test of a model."""
     names = {key.name for key in _node(repository, BRONZE).check_keys}
-    assert names == {"contract", "reconciliation", "lag", "freshness"}
+    assert names == {"contract", "reconciliation", "lag", "losses", "freshness"}
     for key in (SILVER, LIFECYCLE, FUNNEL):
         assert any("not_null" in check.name for check in _node(repository, key).check_keys)
     # Tests of several models belong to the one that their meta names.

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from command_line import Answer, Ingest
 
+from ingestion_platform.lake.losses import Loss, note_losses
+from ingestion_platform.lake.store import open_store
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources import broker
+from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 
 
@@ -152,3 +155,20 @@ def test_a_broker_that_crashed_is_noticed(bare: Ingest, tmp_path: Path) -> None:
     bare("broker", "stop")
     (finding,) = lines(bare("doctor", "--json"), "embedded broker")
     assert finding["status"] == "ok"
+
+
+def test_what_was_lost_is_told(healthy: Ingest) -> None:
+    """Lost records fail, a recreated topic warns; `ingest status` counts both."""
+    store, topic = open_store(Settings.load()), declared_streams()["pgr_events"].topic
+    note_losses(store, topic, [Loss(1, 0, 3, 45), Loss(2, 0, 9, None)])
+    answer = healthy("doctor", "--json")
+    assert answer.code == 1
+    (lost,) = lines(answer, "streams", "lost")
+    assert lost["status"] == "fail"
+    assert "pgr_events, partition 1: 42 records lost, offsets 3 to before 45" in lost["message"]
+    (recreated,) = lines(answer, "streams", "recreated")
+    assert recreated["status"] == "warn"
+    assert all("docs/runbook.md" in finding["action"] for finding in (lost, recreated))
+    (status,) = [s for s in healthy("status", "--json").json if s["stream"] == "pgr_events"]
+    assert [p["lost"] for p in status["partitions"]] == [0, 42, 0, 0]
+    assert "recreated 1 times" in healthy("status", "pgr_events").out

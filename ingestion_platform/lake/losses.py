@@ -1,0 +1,126 @@
+"""What a log lost before it was landed, noted beside the lake so that alarms need no more than a
+listing. The chain has the gaps themselves; nothing here is ever read to land or to load.
+
+    topic=<topic>/_losses/<ordinal>-<partition>-<start offset>-<end offset>.json
+
+`ordinal` is of the generation that had the records. The end is `recreated` where the topic was
+deleted and created again: how many more records the old one had, nobody can say any more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.names import topic_folder
+from ingestion_platform.lake.store import Store
+from ingestion_platform.sources.kafka import Topic, Watermarks
+
+ALARM = timedelta(days=7)
+"""How long a loss is an alarm; it stays in the records of the lake for ever."""
+
+_FOLDER = "_losses"
+_NAME = re.compile(r"(?P<ordinal>\d{4})-(?P<partition>\d+)-(?P<start>\d+)-(?P<end>\d+|recreated)")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Offsets `start` to before `end` of a log partition that were gone before they were landed.
+
+    Without an end, the topic was recreated: what it had from `start` on, if anything, is unknown.
+    `noticed` is None for what no landing has noted yet.
+    """
+
+    partition: int
+    ordinal: int
+    start: int
+    end: int | None
+    noticed: datetime | None = None
+
+    @property
+    def count(self) -> int:
+        """How many offsets, as far as that is known."""
+        return 0 if self.end is None else self.end - self.start
+
+    @property
+    def recent(self) -> bool:
+        """Whether it is still an alarm."""
+        return self.noticed is None or datetime.now(UTC) - self.noticed < ALARM
+
+
+def present_losses(
+    topic: Topic, watermarks: Mapping[int, Watermarks], tails: Mapping[int, Link]
+) -> list[Loss]:
+    """What is gone of the log between the ends of its chains and its present start; plain data."""
+    found = []
+    for partition, mark in sorted(watermarks.items()):
+        tail = tails.get(partition)
+        if tail is None:  # what was there before the first look is nobody's loss
+            continue
+        if tail.generation == topic.generation:
+            if mark.start > tail.end:
+                found.append(Loss(partition, tail.name.ordinal, tail.end, mark.start))
+            continue
+        found.append(Loss(partition, tail.name.ordinal, tail.end, None))
+        if mark.start > 0:
+            found.append(Loss(partition, ordinal_of(topic.generation, tails), 0, mark.start))
+    return found
+
+
+def ordinal_of(generation: str, tails: Mapping[int, Link]) -> int:
+    """The ordinal of a topic's present generation: that of its files, or the next."""
+    known = [tail.name.ordinal for tail in tails.values() if tail.generation == generation]
+    return known[0] if known else 1 + max((t.name.ordinal for t in tails.values()), default=-1)
+
+
+def note_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
+    """Note what was not noted before; called ahead of landing, so that no crash keeps it back.
+
+    Raises:
+        StoreUnavailable, Permanent: the store does not answer, or refuses.
+    """
+    losses = list(losses)
+    if not losses:
+        return
+    known = {_place(loss) for loss in noted_losses(store, topic)}
+    for loss in losses:
+        if _place(loss) not in known:
+            end = "recreated" if loss.end is None else loss.end
+            name = f"{loss.ordinal:04d}-{loss.partition}-{loss.start}-{end}.json"
+            said = {"topic": topic, "partition": loss.partition, "ordinal": loss.ordinal}
+            said |= {"start": loss.start, "end": loss.end}
+            store.write(f"{topic_folder(topic)}{_FOLDER}/{name}", json.dumps(said).encode())
+
+
+def noted_losses(store: Store, topic: str) -> list[Loss]:
+    """All that was ever noted of a topic, in the order of its log; one listing.
+
+    Raises:
+        StoreUnavailable, Permanent: the store does not answer, or refuses.
+    """
+    found = []
+    for entry in store.files(f"{topic_folder(topic)}{_FOLDER}"):
+        if name := _NAME.fullmatch(entry.path.rpartition("/")[2].removesuffix(".json")):
+            end = None if name["end"] == "recreated" else int(name["end"])
+            of = {part: int(name[part]) for part in ("partition", "ordinal", "start")}
+            found.append(Loss(**of, end=end, noticed=entry.modified))
+    return merged(found)
+
+
+def merged(losses: Iterable[Loss]) -> list[Loss]:
+    """Losses in the order of the log; of those that began at one offset, the longest."""
+    found: dict[tuple[int, int, int, bool], Loss] = {}
+    for loss in losses:
+        of = (loss.ordinal, loss.partition, loss.start, loss.end is None)
+        other = found.get(of)
+        if other is None or loss.count > other.count:
+            found[of] = loss
+    return [found[of] for of in sorted(found)]
+
+
+def _place(loss: Loss) -> tuple[int, int, int, int | None]:
+    return (loss.ordinal, loss.partition, loss.start, loss.end)
