@@ -3,8 +3,9 @@ says? Nothing is mended here."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,17 @@ import pyarrow.compute as pc
 
 from ingestion_platform.bronze.load import Judge
 from ingestion_platform.contract import columns as c
+from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.land import BYTES, ROWS
+from ingestion_platform.lake.records import read
+from ingestion_platform.lake.store import Store
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_ledgers
 from ingestion_platform.warehouse.dataset import TableDataset
+from ingestion_platform.warehouse.decisions import discarded_of
 from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 SHOWN = 20
+ATTEMPTS = 10
 # Made anew by each load, or by whichever call placed the record: no part of its content.
 _VOLATILE = {c.INGESTED_AT, c.WINDOW, c.ORIGIN}
 
@@ -66,6 +73,8 @@ class Verification:
 class SliceCount:
     """A slice by numbers: the lake's records and gaps, and what the tables have of them.
 
+    `decided` of the quarantined records were discarded (see `quarantine`), and stay there.
+
     `loaded` says whether bronze has come to the slice's end, `stale` whether another contract
     judged part of it.
     """
@@ -76,6 +85,7 @@ class SliceCount:
     quarantined: int
     loaded: bool
     stale: bool
+    decided: int = 0
 
     @property
     def ok(self) -> bool:
@@ -99,21 +109,14 @@ def verify_stream(
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
     datasets = [None if t is None else TableDataset(t) for t in (bronze, quarantine)]
     judge = Judge(stream.contract)
-    chain = Chain(platform.store, stream.topic)
     ledgers = {} if bronze is None else read_ledgers(bronze)
-    for partition in _partitions(chain):
+    for partition in _partitions(Chain(platform.store, stream.topic)):
         ledger = ledgers.get(partition, Ledger())
-        for link, span in _due(chain.after(partition, None), ledger.position):
-            records = judge.read(platform.store, link)
-            records = _between(records, "offset", span.start, span.end)
-            found = [_rows(table, partition, span) for table in datasets]
-            expected = judge.rows(link, records)
-            stale = any(
-                s.contract != judge.version
-                for s in ledger.of(span.generation, span.start, span.end)
-            )
-            tally.gaps += span.end - span.start - records.num_rows
-            tally.compare(link, expected, (found[0], found[1]), stale=stale)
+        parts = _due_parts(platform.store, stream.topic, partition, ledger, judge.version)
+        for batch in _batches(parts):
+            expected = judge.rows(batch[0].link, pa.concat_tables(p.records for p in batch))
+            found = [_rows(table, partition, _whole(batch)) for table in datasets]
+            tally.compare(batch, expected, (found[0], found[1]))
             if on_progress is not None:
                 on_progress(tally.expected)
     for table, counted in ((bronze, tally.bronze), (quarantine, tally.quarantined)):
@@ -130,36 +133,175 @@ def slice_counts(
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
     wanted = list(slices)
-    bronze = load_or_none(platform.catalog, stream.bronze_table)
-    quarantine = load_or_none(platform.catalog, stream.quarantine_table)
+    tables = [
+        load_or_none(platform.catalog, name)
+        for name in (stream.bronze_table, stream.quarantine_table)
+    ]
     windows = [window for window, _ in wanted]
-    counts = [_by_slice(table, windows) for table in (bronze, quarantine)]
-    ledgers = {} if bronze is None else read_ledgers(bronze)
+    counts = [_by_slice(table, windows) for table in tables]
+    ledgers = {} if tables[0] is None else read_ledgers(tables[0])
     version = Judge(stream.contract).version
     chain = Chain(platform.store, stream.topic)
     found = {}
     for window, partition in wanted:
-        links = chain.slice(window, partition)
         ledger = ledgers.get(partition, Ledger())
-        parts = [s for link in links for s in ledger.of(link.generation, link.gap_start, link.end)]
-        found[window, partition] = SliceCount(
-            records=sum(link.rows for link in links),
-            gaps=sum(link.gaps for link in links),
-            bronze=counts[0].get((window, partition), 0),
-            quarantined=counts[1].get((window, partition), 0),
-            loaded=all(_covers(ledger, link) for link in links),
-            stale=any(part.contract != version for part in parts),
-        )
+        rows = [count.get((window, partition), 0) for count in counts]
+        links = chain.slice(window, partition)
+        count = _slice_count(platform.store, links, rows, ledger, version)
+        if count.loaded and not count.ok:
+            # Before the alarm: writers' clocks may differ, and merging may be under way.
+            now = Chain(platform.store, stream.topic)
+            rows = [_in_slice(table, now, window, partition) for table in tables]
+            links = now.slice(window, partition)
+            count = _slice_count(platform.store, links, rows, ledger, version)
+        found[window, partition] = count
+    decided = discarded_of(platform.catalog, stream.name, stream.quarantine_table, windows=windows)
+    return {of: replace(count, decided=decided[of]) for of, count in found.items()}
+
+
+def _slice_count(
+    store: Store, links: list[Link], rows: list[int], ledger: Ledger, version: str
+) -> SliceCount:
+    """What there is of a slice of these links, with `rows` of it in the two tables."""
+    once = [(link, start, _records_from(store, link, start)) for link, start in _once(links)]
+    parts = [s for link in links for s in ledger.of(link.generation, link.gap_start, link.end)]
+    return SliceCount(
+        records=sum(records for _, _, records in once),
+        gaps=sum(link.end - start - records for link, start, records in once),
+        bronze=rows[0],
+        quarantined=rows[1],
+        loaded=all(_covers(ledger, link) for link in links),
+        stale=any(part.contract != version for part in parts),
+    )
+
+
+def _records_from(store: Store, link: Link, start: int) -> int:
+    """How many records a file has from an offset on."""
+    if start <= link.start:
+        return link.rows
+    return int(pc.sum(pc.greater_equal(read(store, link)["offset"], start)).as_py() or 0)
+
+
+def _in_slice(table: Table | None, chain: Chain, window: date, partition: int) -> int:
+    """How many rows a table has of a slice, by offset: those of its files' offsets, whichever
+    window they were loaded for, and those of its window that are of no file at all.
+
+    Records that stand in two windows count in both, as they do among the lake's records.
+    """
+    from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
+
+    if table is None:
+        return 0
+    own = _ranges(chain.slice(window, partition))
+    others = _ranges(
+        [k for day in chain.windows() if day != window for k in chain.slice(day, partition)]
+    )
+    near = And(
+        GreaterThanOrEqual(c.OFFSET, min((span.start for span in own), default=0)),
+        LessThan(c.OFFSET, max((span.end for span in own), default=0)),
+    )
+    condition = And(
+        EqualTo(c.PARTITION, partition), Or(EqualTo(c.WINDOW, window.isoformat()), near)
+    )
+    fields = (c.WINDOW, c.GENERATION, c.OFFSET)
+    with answering():
+        rows = table.scan(row_filter=condition, selected_fields=fields).to_arrow()
+    mine = _within(rows, own)
+    strangers = (rows[c.WINDOW].to_numpy() == np.datetime64(window)) & ~_within(rows, others)
+    return int(np.count_nonzero(mine | strangers))
+
+
+def _ranges(links: list[Link]) -> list[Span]:
+    """The offsets of links in order, as few spans as there are."""
+    spans: list[Span] = []
+    for link in links:
+        last = spans[-1] if spans else None
+        if last and last.generation == link.generation and link.gap_start <= last.end:
+            spans[-1] = Span(last.generation, last.start, max(last.end, link.end), "")
+        else:
+            spans.append(Span(link.generation, link.gap_start, link.end, ""))
+    return spans
+
+
+def _within(rows: pa.Table, spans: list[Span]) -> np.ndarray:
+    """Which rows are of one of the spans."""
+    generations, offsets = rows[c.GENERATION].to_numpy(), rows[c.OFFSET].to_numpy()
+    found = np.zeros(rows.num_rows, bool)
+    for s in spans:
+        found |= (generations == s.generation) & (offsets >= s.start) & (offsets < s.end)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What the tables must have of a file: its records in a span; `stale` says that another
+    contract judged some of them."""
+
+    link: Link
+    span: Span
+    records: pa.Table
+    stale: bool
+
+
+def _due_parts(
+    store: Store, topic: str, partition: int, ledger: Ledger, version: str
+) -> Iterator[_Part]:
+    """All that bronze must have of a log partition, in order, once."""
+    at: tuple[str, int] | None = None
+    tries = 0
+    while True:
+        try:
+            links = Chain(store, topic).after(partition, at)
+            for link, span in _due(links, ledger.position, at):
+                records = _between(read(store, link), "offset", span.start, span.end)
+                parts = ledger.of(span.generation, span.start, span.end)
+                yield _Part(link, span, records, any(p.contract != version for p in parts))
+                at, tries = (span.generation, span.end), 0
+        except PositionMoved:  # files are being merged
+            tries += 1
+            if tries == ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """Neighbouring parts together, so that many small files cost few scans of the tables."""
+    batch: list[_Part] = []
+    rows = size = 0
+    for part in parts:
+        rows, size = rows + part.records.num_rows, size + part.records.nbytes
+        if batch and (rows > ROWS or size > BYTES or not _alike(batch[-1], part)):
+            yield batch
+            batch, rows, size = [], part.records.num_rows, part.records.nbytes
+        batch.append(part)
+    if batch:
+        yield batch
+
+
+def _alike(part: _Part, following: _Part) -> bool:
+    """Whether two parts can be judged and compared as one."""
+    kinds = [(p.span.generation, p.stale, _encoding(p.link)) for p in (part, following)]
+    return kinds[0] == kinds[1] and part.span.end == following.span.start
+
+
+def _encoding(link: Link) -> str | None:
+    return None if link.file is None else link.file.encoding
+
+
+def _whole(batch: list[_Part]) -> Span:
+    first, last = batch[0].span, batch[-1].span
+    return Span(first.generation, first.start, last.end, "")
 
 
 def _partitions(chain: Chain) -> list[int]:
     return sorted({p for window in chain.windows() for p in chain.names(window)})
 
 
-def _once(links: list[Link]) -> Iterator[tuple[Link, int]]:
-    """Each link with the offset from which on no link ahead of it has the records."""
-    generation, end = "", 0
+def _once(links: list[Link], at: tuple[str, int] | None = None) -> Iterator[tuple[Link, int]]:
+    """Each link with the offset from which on neither a link ahead of it has the records, nor
+    whoever was at a position."""
+    generation, end = at or ("", 0)
     for link in links:
         start = max(link.gap_start, end) if link.generation == generation else link.gap_start
         if start < link.end:
@@ -167,16 +309,19 @@ def _once(links: list[Link]) -> Iterator[tuple[Link, int]]:
             generation, end = link.generation, link.end
 
 
-def _due(links: list[Link], position: tuple[str, int] | None) -> Iterator[tuple[Link, Span]]:
-    """The parts of links that a table at a position must have: all that lies before it."""
+def _due(
+    links: list[Link], position: tuple[str, int] | None, at: tuple[str, int] | None
+) -> Iterator[tuple[Link, Span]]:
+    """The parts of links behind `at` that a table at a position must have: all that lies before
+    it."""
     order = list(dict.fromkeys(link.generation for link in links))
     if position is None or position[0] not in order:
         return
     present = order.index(position[0])
-    for link, start in _once(links):
-        at = order.index(link.generation)
-        end = min(link.end, position[1]) if at == present else link.end
-        if at <= present and start < end:
+    for link, start in _once(links, at):
+        place = order.index(link.generation)
+        end = min(link.end, position[1]) if place == present else link.end
+        if place <= present and start < end:
             yield link, Span(link.generation, start, end, "")
 
 
@@ -223,7 +368,7 @@ def _by_slice(table: Table | None, windows: list[date]) -> dict[tuple[date, int]
 
 @dataclass
 class _Tally:
-    """Adds up what is found, file by file."""
+    """Adds up what is found, batch by batch."""
 
     expected: int = 0
     bronze: int = 0
@@ -237,13 +382,11 @@ class _Tally:
 
     def compare(
         self,
-        link: Link,
+        batch: list[_Part],
         expected: tuple[pa.Table, pa.Table],
         found: tuple[pa.Table | None, pa.Table | None],
-        *,
-        stale: bool,
     ) -> None:
-        """Compare what the tables have of a file with what the contract makes of it."""
+        """Compare what the tables have of a batch with what the contract makes of it."""
         present = [
             rows.slice(0, 0) if table is None else table
             for table, rows in zip(found, expected, strict=True)
@@ -252,17 +395,19 @@ class _Tally:
         self.quarantined += present[1].num_rows
         every = _offsets(*expected)
         here = _offsets(*present)
+        whole = _whole(batch)
         self.expected += len(every)
+        self.gaps += whole.end - whole.start - len(every)
         unique, counts = np.unique(here, return_counts=True)
-        self._note("missing", link, np.setdiff1d(every, unique))
-        self._note("duplicated", link, unique[counts > 1])
-        self._note("mismatched", link, np.setdiff1d(unique, every))
-        if stale:
+        self._note("missing", batch, np.setdiff1d(every, unique))
+        self._note("duplicated", batch, unique[counts > 1])
+        self._note("mismatched", batch, np.setdiff1d(unique, every))
+        if batch[0].stale:
             self.stale += len(every)
             return
         both = np.intersect1d(every, unique[counts == 1])
         for wanted, got in zip(expected, present, strict=True):
-            self._note("mismatched", link, np.intersect1d(_different(wanted, got), both))
+            self._note("mismatched", batch, np.intersect1d(_different(wanted, got), both))
 
     def surplus(self, table: Table | None, counted: int) -> None:
         """Rows of the log that a table has beyond those that the lake accounts for."""
@@ -278,9 +423,11 @@ class _Tally:
             name = ".".join(table.name())
             self.differences.append(f"mismatched: {beyond} rows of {name} are not in the lake")
 
-    def _note(self, what: str, link: Link, offsets: np.ndarray) -> None:
+    def _note(self, what: str, batch: list[_Part], offsets: np.ndarray) -> None:
         setattr(self, what, getattr(self, what) + len(offsets))
+        starts = [part.span.start for part in batch]
         for offset in offsets[: max(0, SHOWN - len(self.differences))]:
+            link = batch[bisect_right(starts, offset) - 1].link
             place = f"partition {link.name.partition}, offset {offset}"
             self.differences.append(f"{what}: {place} ({link.name.path})")
 

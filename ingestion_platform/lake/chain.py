@@ -1,20 +1,21 @@
 """The lake as a chain of files per log partition: where it ends, and what follows a position.
 
 A file counts when it starts where the one before ended, or records the gap between them. No
-state is kept but the files themselves, so any number of readers and writers agree.
+state is kept but the files themselves, so any number of readers and writers agree. Files may give
+way to a merged one while somebody reads: who finds one gone, or the chain broken, looks again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion_platform.errors import Permanent
+from ingestion_platform.errors import Permanent, PositionMoved
 from ingestion_platform.lake.names import Name, parse_name, topic_folder, window_folder
 from ingestion_platform.lake.store import Store
 
@@ -101,16 +102,24 @@ def read_link(store: Store, path: str) -> Link:
 
     Raises:
         ChainBroken: it is not a file of the lake.
+        FileNotFoundError: there is none.
     """
+    return read_footer(store, path)[0]
+
+
+def read_footer(store: Store, path: str, data: bytes | None = None) -> tuple[Link, pq.FileMetaData]:
+    """The same, with what Parquet says of the file; of its whole content when that is at hand."""
     name = parse_name(path)
     try:
-        metadata = _footer(store, path)
+        metadata = _footer(store, path) if data is None else pq.read_metadata(pa.BufferReader(data))
         said = json.loads((metadata.metadata or {})[FOOTER_KEY])
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise _broken(store, path, "is damaged or was not written by the platform") from error
     if name is None or (said["start"], said["partition"]) != (name.start, name.partition):
         raise _broken(store, path, "was renamed: its footer tells another place")
-    return Link(
+    if name.end not in (0, said["end"]):
+        raise _broken(store, path, "was renamed: its footer tells another end")
+    link = Link(
         name=name,
         generation=said["generation"],
         cluster_id=said["cluster_id"],
@@ -120,6 +129,7 @@ def read_link(store: Store, path: str) -> Link:
         previous_end=said["previous_end"],
         file=Source(**said["file"]) if "file" in said else None,
     )
+    return link, metadata
 
 
 def _footer(store: Store, path: str) -> pq.FileMetaData:
@@ -163,7 +173,9 @@ class Chain:
                 name = parse_name(entry.path)
                 if name is not None:
                     found.setdefault(name.partition, []).append(name)
-            self._names[window] = {p: sorted(names) for p, names in found.items()}
+            self._names[window] = {
+                p: sorted(names, key=lambda name: name.order) for p, names in found.items()
+            }
         return self._names[window]
 
     def tails(self, partitions: Iterable[int]) -> dict[int, Link]:
@@ -171,18 +183,18 @@ class Chain:
         wanted, found = set(partitions), {}
         for window in reversed(self.windows()):
             for partition in sorted(wanted & self.names(window).keys()):
-                names = self.names(window)[partition]
-                last = max((n.ordinal, n.start) for n in names)
-                links = [self._link(n) for n in names if (n.ordinal, n.start) == last]
-                found[partition] = max(links, key=lambda link: link.end)
+                last = self._links(window, partition, last=True)
+                if last:
+                    found[partition] = max(last, key=lambda link: link.end)
             wanted -= found.keys()
             if not wanted:
                 break
         return found
 
     def slice(self, window: date, partition: int) -> list[Link]:
-        """The files of one slice, in the order of the log."""
-        return [self._link(name) for name in self.names(window).get(partition, [])]
+        """The files of one slice, in the order of the log, but for those that add nothing to the
+        ones ahead of them (what merging has still to remove)."""
+        return list(_adding(self._links(window, partition)))
 
     def after(
         self, partition: int, position: tuple[str, int] | None, *, last: date | None = None
@@ -194,49 +206,102 @@ class Chain:
 
         Raises:
             ChainBroken: a file between the position and the end is missing.
+            PositionMoved: files keep giving way to merged ones; look again.
         """
+        looked: set[Name] | None = None
+        while True:
+            links = self._after(partition, position, last)
+            broken = _first_unreachable(links, position)
+            if broken is None:
+                return links
+            # A listing takes a while: a merged file may be missed, and what it covers be gone.
+            known = self._names_up_to(partition, broken[0].name)
+            if known == looked:
+                link, where = broken
+                raise _broken(self._store, link.name.path, f"does not follow {where}")
+            looked = known
+            self._windows, self._names = None, {}
+
+    def _after(
+        self, partition: int, position: tuple[str, int] | None, last: date | None
+    ) -> list[Link]:
         links: list[Link] = []
         for window in reversed(self.windows()):
             if last is not None and window > last:
                 continue
             found = self.slice(window, partition)
-            links = found + links
-            if position is not None and any(self._holds(link, position) for link in found):
+            links += found
+            if position is not None and any(_holds(link, position) for link in found):
                 break
-        if position is not None:
-            links = self._behind(links, position)
-        self._check(links, position)
-        return links
+        # By offset, not by window: writers' clocks may differ.
+        links.sort(key=lambda link: link.name.order)
+        return links if position is None else _behind(links, position)
 
-    @staticmethod
-    def _holds(link: Link, position: tuple[str, int]) -> bool:
-        return link.generation == position[0] and link.start <= position[1]
+    def _names_up_to(self, partition: int, name: Name) -> set[Name]:
+        every = (
+            each for window in self.windows() for each in self.names(window).get(partition, [])
+        )
+        return {each for each in every if each.order <= name.order}
 
-    @staticmethod
-    def _behind(links: list[Link], position: tuple[str, int]) -> list[Link]:
-        generation, offset = position
-        ordinals = {link.name.ordinal for link in links if link.generation == generation}
-        ordinal = max(ordinals, default=-1)
-        return [
-            link
-            for link in links
-            if link.name.ordinal > ordinal or (link.generation == generation and link.end > offset)
-        ]
-
-    def _check(self, links: list[Link], position: tuple[str, int] | None) -> None:
-        at = position
-        for link in links:
-            if at is None:
-                reachable = link.previous_generation is None
+    def _links(self, window: date, partition: int, *, last: bool = False) -> list[Link]:
+        """The files of a slice, or those that start last; listed anew if one is gone."""
+        while True:
+            names = self.names(window).get(partition, [])
+            if last:
+                names = [n for n in names if (n.ordinal, n.start) == names[-1].order[:2]]
+            links = []
+            for name in names:
+                try:
+                    links.append(read_link(self._store, name.path))
+                except FileNotFoundError:
+                    del self._names[window]
+                    if name in self.names(window).get(partition, []):
+                        raise PositionMoved(
+                            f"{name.path} is listed, and cannot be found", action="look again"
+                        ) from None
+                    break
             else:
-                reachable = (link.previous_generation, link.previous_end) == at or (
-                    link.generation == at[0] and link.start <= at[1]
-                )
-            if not reachable:
-                where = f"offset {at[1]} of {at[0]}" if at else "the start of the log"
-                raise _broken(self._store, link.name.path, f"does not follow {where}")
-            if at is None or link.generation != at[0] or link.end > at[1]:
-                at = (link.generation, link.end)
+                return links
 
-    def _link(self, name: Name) -> Link:
-        return read_link(self._store, name.path)
+
+def _holds(link: Link, position: tuple[str, int]) -> bool:
+    return link.generation == position[0] and link.start <= position[1]
+
+
+def _behind(links: list[Link], position: tuple[str, int]) -> list[Link]:
+    generation, offset = position
+    ordinals = {link.name.ordinal for link in links if link.generation == generation}
+    ordinal = max(ordinals, default=-1)
+    return [
+        link
+        for link in links
+        if link.name.ordinal > ordinal or (link.generation == generation and link.end > offset)
+    ]
+
+
+def _adding(links: Iterable[Link]) -> Iterator[Link]:
+    """Links in order, without those whose offsets one ahead of them has."""
+    ends: dict[str, int] = {}
+    for link in links:
+        if link.end > ends.get(link.generation, -1):
+            ends[link.generation] = link.end
+            yield link
+
+
+def _first_unreachable(
+    links: list[Link], position: tuple[str, int] | None
+) -> tuple[Link, str] | None:
+    """The first link that neither continues those ahead of it nor tells of a gap behind them, and
+    where they end."""
+    at = position
+    for link in links:
+        if at is None:
+            reachable = link.previous_generation is None
+        else:
+            follows = link.previous_generation == at[0] and (link.previous_end or 0) <= at[1]
+            reachable = follows or (link.generation == at[0] and link.start <= at[1])
+        if not reachable:
+            return link, f"offset {at[1]} of {at[0]}" if at else "the start of the log"
+        if at is None or link.generation != at[0] or link.end > at[1]:
+            at = (link.generation, link.end)
+    return None

@@ -1,10 +1,13 @@
 """Where a file of the lake lies, and what its name says. Reading and writing are elsewhere.
 
     topic=<topic>/date=<window>/partition=<p>/<ordinal>-<start offset>.parquet
+    topic=<topic>/date=<window>/partition=<p>/<ordinal>-<start offset>-<end offset>.parquet
 
-`ordinal` counts the generations of a topic (0 unless it was recreated), so that names sort in
-the order of the log. The metadata JSON beside a file starts with an underscore, which Spark,
-Hive and Trino skip. What came through the file door is a log partition like the others, FILES.
+The second kind was merged of several of the first (lake/merge.py); what such a name stands for
+never changes. `ordinal` counts the generations of a topic (0 unless it was recreated), so that
+names sort in the order of the log. The metadata JSON beside a file starts with an underscore, which
+Spark, Hive and Trino skip. What came through the file door is a log partition like the others,
+FILES.
 """
 
 from __future__ import annotations
@@ -20,25 +23,33 @@ readers that infer the type of `partition=` still see integers."""
 _LABEL = "files"
 _NAME = re.compile(
     r"topic=(?P<topic>[^/]+)/date=(?P<window>\d{4}-\d{2}-\d{2})/partition=(?P<partition>-1|\d+)/"
-    r"(?P<ordinal>\d{4})-(?P<start>\d{20})\.parquet"
+    r"(?P<ordinal>\d{4})-(?P<start>\d{20})(?:-(?P<end>\d{20}))?\.parquet"
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Name:
-    """What the path of a lake file says."""
+    """What the path of a lake file says; `end` is 0 unless the file was merged of others."""
 
     ordinal: int
     start: int
     window: date
     partition: int
     topic: str
+    end: int = 0
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sorts names as their records follow each other; of equal starts, what was merged into
+        more is first, so that what is left of its parts adds nothing."""
+        return (self.ordinal, self.start, -self.end)
 
     @property
     def path(self) -> str:
         """The path, relative to the lake's root."""
-        folder = f"{window_folder(self.topic, self.window)}partition={self.partition}/"
-        return f"{folder}{self.ordinal:04d}-{self.start:020d}.parquet"
+        folder = slice_folder(self.topic, self.window, self.partition)
+        end = f"-{self.end:020d}" if self.end else ""
+        return f"{folder}{self.ordinal:04d}-{self.start:020d}{end}.parquet"
 
     @property
     def sidecar(self) -> str:
@@ -67,6 +78,11 @@ def files_folder(topic: str) -> str:
     return f"{topic_folder(topic)}_files/"
 
 
+def slice_folder(topic: str, window: date, partition: int) -> str:
+    """The folder of one slice of a topic, with a slash at its end."""
+    return f"{window_folder(topic, window)}partition={partition}/"
+
+
 def window_folder(topic: str, window: date) -> str:
     """The folder of one window of a topic, with a slash at its end."""
     return f"{topic_folder(topic)}date={window.isoformat()}/"
@@ -77,10 +93,14 @@ def parse_name(path: str) -> Name | None:
     found = _NAME.fullmatch(path)
     if found is None:
         return None
+    end = int(found["end"] or 0)
+    if found["end"] and end <= int(found["start"]):
+        return None
     return Name(
         ordinal=int(found["ordinal"]),
         start=int(found["start"]),
         window=date.fromisoformat(found["window"]),
         partition=int(found["partition"]),
         topic=found["topic"],
+        end=end,
     )

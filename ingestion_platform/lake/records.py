@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ingestion_platform.lake.chain import FOOTER_KEY, Link
+from ingestion_platform.errors import PositionMoved
+from ingestion_platform.lake.chain import FOOTER_KEY, Link, read_footer
+from ingestion_platform.lake.store import Store
 
 HEADERS = pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))
 
@@ -43,6 +45,25 @@ def encode(table: pa.Table, link: Link) -> bytes:
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def read(store: Store, link: Link) -> pa.Table:
+    """The records of a link's file.
+
+    Raises:
+        PositionMoved: the file has given way to a merged one since the link was read.
+        ChainBroken: it is damaged.
+    """
+    path = link.name.path
+    moved = PositionMoved(f"{path} was merged into another file", action="look again")
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        raise moved from None
+    # A writer that slept may have put another file there since.
+    if read_footer(store, path, data)[0] != link:
+        raise moved
+    return decode(data)
 
 
 def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> pa.Table:
