@@ -263,7 +263,8 @@ class Flow:
         self._tails: dict[int, Link] | None = None
 
     def waiting(self) -> dict[int, int]:
-        """How many offsets of each log partition the lake lacks, by what is remembered of it.
+        """How many offsets of each log partition the lake lacks, by what is remembered of it;
+        before the first advance, how many the tables lack.
 
         Raises:
             SourceUnavailable: the broker does not answer.
@@ -334,7 +335,11 @@ class Flow:
 
     def _beyond(self) -> dict[int, int]:
         marks = self._log.watermarks(self._partitions)
-        found = backlogs(self._topic, marks, self._tails or {})
+        if self._tails is None:
+            at = {p: self._loader.position(p) or ("", 0) for p in marks}
+            now = {p: end for p, (of, end) in at.items() if of == self._topic.generation}
+            return {p: max(0, m.end - max(m.start, now.get(p, 0))) for p, m in marks.items()}
+        found = backlogs(self._topic, marks, self._tails)
         return {p: max(0, backlog.end - backlog.start) for p, backlog in found.items()}
 
 

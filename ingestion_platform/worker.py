@@ -58,7 +58,7 @@ class Observer(Protocol):
         """A file is in the tables."""
 
     def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
-        """So many offsets of each log partition are not in the lake now."""
+        """So many offsets of each log partition wait; the mapping follows what is loaded."""
 
 
 Observe = Callable[[Settings], AbstractContextManager[Sequence[Observer]]]
@@ -207,13 +207,12 @@ class TopicLine:
         if self._flow is None:
             log = self._opened.enter_context(self._platform.log(self._stream))
             flow = Flow(self._platform, self._stream, log)
-            self._advance(flow, together=False)  # what waits is known only after it
+            self._look(flow)
+            # Also when nothing seems to wait: the lake may have what the tables lack.
+            self._advance(flow, together=False)
             self._flow, self._emptied = flow, began
             return 0.0
-        self._waiting = self._flow.waiting()
-        waiting = sum(self._waiting.values())
-        for observer in self._observers:
-            observer.lag(self._stream, self._waiting)
+        waiting = self._look(self._flow)
         if not waiting:
             self._emptied = began
             return idle(began - self._moved)
@@ -229,6 +228,13 @@ class TopicLine:
         """See Line."""
         self._flow = None
         self._opened.close()
+
+    def _look(self, flow: Flow) -> int:
+        """See what waits, and tell of it."""
+        self._waiting = flow.waiting()
+        for observer in self._observers:
+            observer.lag(self._stream, self._waiting)
+        return sum(self._waiting.values())
 
     def _advance(self, flow: Flow, *, together: bool) -> None:
         flow.advance(
@@ -247,6 +253,9 @@ class TopicLine:
             observer.landed(self._stream, landed)
 
     def _loaded(self, loaded: Loaded) -> None:
+        link = loaded.link
+        left = self._waiting.get(link.name.partition, 0) - (link.end - link.gap_start)
+        self._waiting[link.name.partition] = max(0, left)
         for observer in self._observers:
             observer.loaded(self._stream, loaded)
 
