@@ -29,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS) --d
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(RUN_READY)  ## From a Kafka topic to gold tables, embedded, in about a minute
+demo: $(RUN_READY)  ## All domains from their topics to gold tables, embedded, in under a minute
 	@$(BIN)/ingest demo
 
 dev: $(RUN_READY)  ## Live: Dagster on PORT (3000), a simulator sending RATE (5) events a second

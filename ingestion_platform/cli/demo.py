@@ -1,4 +1,4 @@
-"""`ingest demo`: events from a Kafka topic to gold tables in half a minute, layer by layer."""
+"""`ingest demo`: records of every domain from their doors to gold tables, shown layer by layer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from io import FileIO
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,17 +24,26 @@ from ingestion_platform.errors import Permanent
 if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
+    from ingestion_platform.sources.record import Record
+    from ingestion_platform.status import StreamStatus
     from ingestion_platform.streams import Stream
 
-STREAM = "pgr_events"
+STAR = "pgr_events"
+"""The stream that gets more records, over more days, than the others."""
+FILE = "complaints.jsonl"
+"""What else it gets: a file, through its drop zone."""
+
 _BAD_RATIO = 0.01
-_DAYS = 3
-_REASONS = 8
+_SHARE = 10  # of the star's records, one for each other stream
+_DAYS = {STAR: 3}
+_REASONS = 2  # of each domain
+_LANES = 2  # processes that materialize domains side by side
 _NEXT = (
     ("make dev", "watch it live: Dagster, with a simulator that goes on sending"),
     ("ingest status", "where log, lake and tables stand"),
-    (f"ingest verify {STREAM}", "prove that nothing is lost, doubled or changed"),
+    ("ingest verify --all", "prove that nothing is lost, doubled or changed"),
     ('ingest query "show all tables"', "ask the tables with SQL"),
+    ("ingest serve", "the HTTP door: docs/http-door.md"),
     ("ingest broker stop", "end the embedded broker; the tables stay"),
 )
 
@@ -40,198 +52,330 @@ _NEXT = (
 class Run:
     """A run of Dagster, as `orchestration.once` tells it."""
 
-    assets: list[str]
+    assets: dict[str, str]
+    """Their domains, by layer/name."""
     seconds: float
     run: str
     success: bool
     checks: list[dict[str, Any]]
 
+    @property
+    def layers(self) -> list[str]:
+        """What is materialized: lake and bronze, or silver and gold."""
+        return list(dict.fromkeys(asset.partition("/")[0] for asset in self.assets))
+
 
 def demo(
     ctx: typer.Context,
     number: Annotated[
-        int, typer.Option("--count", "-n", min=1, max=50_000, help="How many events to send.")
+        int,
+        typer.Option(
+            "--count",
+            "-n",
+            min=_SHARE,
+            max=50_000,
+            help=f"How many events to send to {STAR}; each other stream gets a tenth.",
+        ),
     ] = 4000,
     on_kafka: Annotated[
         bool,
         typer.Option(
-            "--on-kafka", help="Send the events to the Kafka of the settings, if one is set."
+            "--on-kafka", help="Send the records to the Kafka of the settings, if one is set."
         ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take simulated events of civic grievances from a Kafka topic to gold tables.
+    """Take simulated records of all domains from their topics, and a file, to gold tables.
 
     Sends them to the embedded broker, some of them broken, then materializes
     lake, bronze, silver and gold as Dagster assets, and shows what arrived where.
-    Run again, it adds events. Exits with 1 if a check does not hold.
+    Run again, it adds records. Exits with 1 if a check does not hold.
     """
     terminal: Terminal = ctx.obj
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
-    from ingestion_platform.streams import declared_streams, select
+    from ingestion_platform.streams import DEFS, declared_streams
 
     settings = Settings.load()
+    # Those of PLATFORM_DEFS have no simulators.
+    streams = declared_streams(DEFS)
     if not settings.embedded and not on_kafka:
         raise typer.BadParameter(
-            "KAFKA_BOOTSTRAP_SERVERS is set: unset it, or give --on-kafka to send the simulated "
-            f"events into its topic {STREAM}"
+            "KAFKA_BOOTSTRAP_SERVERS is set: unset it, or give --on-kafka to send simulated "
+            f"records into {len(streams)} of its topics, such as {streams[STAR].topic}"
         )
-    stream = select(declared_streams(), [STREAM])[0]
-    _send(terminal, settings, stream, number)
-    runs = list(_materialize(terminal, settings, stream))
     platform = Platform(settings)
-    _show_layers(terminal, platform, stream, runs)
-    _show_quarantine(terminal, platform, stream)
+    _send(terminal, settings, list(streams.values()), number)
+    _drop(terminal, platform, streams[STAR], number // _SHARE)
+    runs = _materialize(terminal, settings, list(streams.values()))
+    _show_streams(terminal, platform, streams.values())
+    _show_models(terminal, settings, runs)
+    _show_quarantine(terminal, settings, streams)
     held = _show_checks(terminal, runs)
     _show_next(terminal)
     if not held:
         raise typer.Exit(1)
 
 
-def _send(terminal: Terminal, settings: Settings, stream: Stream, number: int) -> None:
+def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], number: int) -> None:
     from ingestion_platform.sources import broker
     from ingestion_platform.sources.client import bootstrap_servers, ensure_topic
     from ingestion_platform.sources.produce import produce
-    from ingestion_platform.sources.simulators import simulate
 
     if settings.embedded and broker.address(settings.home) is None:
         broker.start(settings.home)
         terminal.say(f"[green]✓[/] embedded broker started below {literal(str(settings.home))}")
-    ensure_topic(settings, stream.topic, stream.partitions)
+    for stream in streams:
+        ensure_topic(settings, stream.topic, stream.partitions)
     seed = int(datetime.now(UTC).timestamp())
-    records = simulate(stream.name, number, seed=seed, bad_ratio=_BAD_RATIO, days=_DAYS)
-    report = produce(settings, stream.topic, records)
+    records = (
+        record._replace(topic=stream.topic)
+        for stream in streams
+        for record in _simulated(stream, number, seed, _BAD_RATIO)
+    )
+    report = produce(settings, streams[0].topic, records)
     if report.failed:
         raise Permanent(
-            f"{len(report.failed)} events were not acknowledged: {report.failed[0].reason}",
+            f"{len(report.failed)} records were not acknowledged: {report.failed[0].reason}",
             action="see `ingest doctor`",
         )
     terminal.say(
-        f"[green]✓[/] {count(report.delivered)} events sent to topic [bold]{stream.topic}[/] "
-        f"({bootstrap_servers(settings)}), {_BAD_RATIO:.0%} of them broken"
+        f"[green]✓[/] {count(report.delivered)} records sent to the topics of {len(streams)} "
+        f"streams ({bootstrap_servers(settings)}), {_BAD_RATIO:.0%} of them broken"
     )
 
 
-def _materialize(terminal: Terminal, settings: Settings, stream: Stream) -> Iterator[Run]:
-    """Have Dagster materialize the days of the events; its own words go to a log file."""
+def _simulated(stream: Stream, number: int, seed: int, bad_ratio: float) -> Iterator[Record]:
+    from ingestion_platform.sources.simulators import simulate
+
+    size = number if stream.name == STAR else number // _SHARE
+    return simulate(stream.name, size, seed=seed, bad_ratio=bad_ratio, days=_days(stream))
+
+
+def _days(stream: Stream) -> int:
+    return _DAYS.get(stream.name, 1)
+
+
+def _drop(terminal: Terminal, platform: Platform, stream: Stream, number: int) -> None:
+    """Put a file of sound records into the stream's drop zone; the next run lands it."""
+    from ingestion_platform.sources.simulators import simulate
+
+    seed = int(datetime.now(UTC).timestamp()) + 1  # other records than those of the topic
+    values = [record.value for record in simulate(stream.name, number, seed=seed)]
+    platform.drop.write(f"{stream.door.folder}/{FILE}", b"\n".join(values) + b"\n")
+    terminal.say(
+        f"[green]✓[/] {FILE} with {count(number)} more records of {stream.name} "
+        f"dropped into {literal(platform.drop.url)}/{literal(stream.door.folder)}"
+    )
+
+
+def _materialize(terminal: Terminal, settings: Settings, streams: Sequence[Stream]) -> list[Run]:
+    """Have Dagster materialize the days of the records; its own words go to a log file."""
     today = datetime.now(UTC).date()
     log = settings.home / "demo.log"
-    process, lines = _start(log, stream.name, today - timedelta(days=_DAYS), today)
-    with terminal.err.status("Dagster materializes lake, bronze, silver and gold"):
+    sizes = Counter(stream.domain for stream in streams)
+    firsts = {
+        domain: today - timedelta(days=max(_days(s) for s in streams if s.domain == domain))
+        for domain in sizes
+    }
+
+    def lane(domains: list[str]) -> list[Run]:
+        return list(_runs(terminal, output, {domain: firsts[domain] for domain in domains}, today))
+
+    with (
+        log.open("wb", buffering=0) as output,
+        terminal.err.status("Dagster materializes lake, bronze, silver and gold"),
+        ThreadPoolExecutor(_LANES) as pool,
+    ):
+        runs = list(chain.from_iterable(pool.map(lane, _lanes(sizes))))
+    if not all(run.success for run in runs):
+        raise Permanent("a run of Dagster failed", action=f"read {log}")
+    return runs
+
+
+def _lanes(sizes: Mapping[str, int]) -> list[list[str]]:
+    """The domains in as many groups as run at a time, with about as many streams in each."""
+    lanes: list[list[str]] = [[] for _ in range(_LANES)]
+    for domain in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        min(lanes, key=lambda lane: sum(sizes[each] for each in lane)).append(domain)
+    return lanes
+
+
+def _runs(
+    terminal: Terminal, output: FileIO, firsts: Mapping[str, date], last: date
+) -> Iterator[Run]:
+    """The runs of some domains, from the first window of each to the last, told as they end.
+
+    Raises:
+        Permanent: Dagster could not be started, or gave up.
+    """
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "ingestion_platform.orchestration.once", str(writer)]
+    command += [str(last), *(f"{domain}={first}" for domain, first in firsts.items())]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer]
+        )
+    finally:
+        os.close(writer)
+    with os.fdopen(reader) as lines:
         for line in lines:
             run = Run(**json.loads(line))
             sign = "[green]✓[/]" if run.success else "[bold red]✗[/]"
-            assets = ", ".join(asset.rpartition("/")[2] for asset in run.assets)
-            terminal.say(f"{sign} Dagster run {run.run[:8]}: {assets} ({run.seconds:.1f} s)")
+            domains = ", ".join(dict.fromkeys(run.assets.values()))
+            told = f"{' and '.join(run.layers)} of {domains}, {len(run.checks)} checks"
+            terminal.say(f"{sign} Dagster run {run.run[:8]}: {told} ({run.seconds:.1f} s)")
             yield run
-            if not run.success:
-                raise Permanent(f"the run of {assets} failed", action=f"read {log}")
     if process.wait():
-        raise Permanent("Dagster could not run the assets", action=f"read {log}")
+        raise Permanent(f"Dagster ended with {process.returncode}", action=f"read {output.name}")
 
 
-def _start(
-    log: Path, stream: str, first: date, last: date
-) -> tuple[subprocess.Popen[bytes], Iterator[str]]:
-    """Start the materialization; gives what it writes, line by line."""
-    reader, writer = os.pipe()
-    module = "ingestion_platform.orchestration.once"
-    try:
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, str(writer), stream, str(first), str(last)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[writer],
-            )
-    finally:
-        os.close(writer)
-    return process, os.fdopen(reader)
-
-
-def _show_layers(terminal: Terminal, platform: Platform, stream: Stream, runs: list[Run]) -> None:
-    from ingestion_platform.lake.chain import Chain
-    from ingestion_platform.status import stream_status
-    from ingestion_platform.warehouse.reading import query
-
-    status = stream_status(platform, stream)
-    chain = Chain(platform.store, stream.topic)
-    files = [
-        link for day in chain.windows() for p in chain.names(day) for link in chain.slice(day, p)
-    ]
-    table = new_table("Rows per layer", ("layer", "where", "rows"), numbers=("rows",))
-    in_log = sum(p.log_end - p.log_start for p in status.partitions)
-    table.add_row("topic", stream.topic, count(in_log))
-    table.add_row("lake", f"{len(files)} Parquet files", count(sum(link.rows for link in files)))
-    table.add_row("bronze", stream.bronze_table, count(status.bronze_rows))
-    table.add_row("quarantine", stream.quarantine_table, count(status.quarantine_rows))
-    for asset in runs[-1].assets:
-        name = asset.replace("/", ".")
-        rows = query(platform.settings, f"select count(*) as n from {name}")["n"][0].as_py()
-        table.add_row(asset.partition("/")[0], name, count(rows))
+def _show_streams(terminal: Terminal, platform: Platform, streams: Iterable[Stream]) -> None:
+    numbers = ("topic", "files", "lake", "bronze", "quarantine")
+    table = new_table("Rows per layer", ("domain", "stream", *numbers), numbers=numbers)
+    totals: Counter[str] = Counter()
+    with ThreadPoolExecutor(_LANES) as pool:
+        found = pool.map(lambda stream: (stream, _rows(platform, stream)), streams)
+        for stream, rows in found:
+            table.add_row(stream.domain, stream.name, *(count(rows[each]) for each in numbers))
+            totals.update(rows)
+    table.add_section()
+    table.add_row("", "all", *(count(totals[each]) for each in numbers))
     terminal.table(table)
 
 
-def _show_quarantine(terminal: Terminal, platform: Platform, stream: Stream) -> None:
-    """Show how often which reason was given, and one record whole, the newest."""
+def _rows(platform: Platform, stream: Stream) -> dict[str, int]:
+    """What each layer has of a stream."""
+    from ingestion_platform.lake.chain import Chain
+    from ingestion_platform.lake.names import FILES
+    from ingestion_platform.status import stream_status
+
+    status: StreamStatus = stream_status(platform, stream)
+    lake = Chain(platform.store, stream.topic)
+    links = [link for day in lake.windows() for p in lake.names(day) for link in lake.slice(day, p)]
+    logs = {p.partition: p.log_end - p.log_start for p in status.partitions}
+    files = logs.pop(FILES, 0)
+    return {
+        "topic": sum(logs.values()),
+        "files": files,
+        "lake": sum(link.rows for link in links),
+        "bronze": status.bronze_rows,
+        "quarantine": status.quarantine_rows,
+    }
+
+
+def _show_models(terminal: Terminal, settings: Settings, runs: Iterable[Run]) -> None:
+    """Show the models of each domain side by side, by the names that follow layer and domain."""
     from ingestion_platform.warehouse.reading import query
 
+    models = {a: d for run in runs if "gold" in run.layers for a, d in run.assets.items()}
+    counts = " union all ".join(
+        f"select '{asset}' as asset, count(*) as n from {asset.replace('/', '.')}"
+        for asset in models
+    )
+    rows = {row["asset"]: row["n"] for row in query(settings, counts).to_pylist()}
+    table = new_table(
+        "Rows per model, for example silver.silver_pgr_events",
+        ("domain", "silver", "rows", "gold", "rows "),
+        numbers=("rows", "rows "),
+    )
+    for domain in sorted(set(models.values())):
+        own = sorted(asset for asset, of in models.items() if of == domain)
+        silver, gold = ([a for a in own if a.startswith(layer)] for layer in ("silver", "gold"))
+        for number, pair in enumerate(zip_longest(silver, gold)):
+            cells = chain.from_iterable(_model_cells(domain, asset, rows) for asset in pair)
+            table.add_row("" if number else domain, *cells)
+    terminal.table(table)
+
+
+def _model_cells(domain: str, asset: str | None, rows: Mapping[str, int]) -> tuple[str, str]:
+    if asset is None:
+        return "", ""
+    layer, _, name = asset.partition("/")
+    return literal(name.removeprefix(f"{layer}_{domain}_")), count(rows[asset])
+
+
+def _show_quarantine(terminal: Terminal, settings: Settings, streams: Mapping[str, Stream]) -> None:
+    """Show the most frequent reasons in each domain, and one record whole, the star's newest."""
+    from ingestion_platform.warehouse.reading import query
+
+    quarantined = " union all ".join(
+        f"select '{s.domain}' as domain, '{s.name}' as stream, unnest(_reasons) as said "
+        f"from {s.quarantine_table}"
+        for s in streams.values()
+    )
     # The offending value or place, in brackets, would make every reason another.
     reasons = query(
-        platform.settings,
+        settings,
         f"""
         with reasons as (
-            select regexp_replace(unnest(_reasons), ' [(](is|byte) .*', '', 's') as reason
-            from {stream.quarantine_table}
+            select domain, stream, regexp_replace(said, ' [(](is|byte) .*', '', 's') as reason
+            from ({quarantined})
         )
-        select reason, count(*) as records from reasons
-        group by reason order by records desc, reason limit {_REASONS}
+        select domain, stream, reason, count(*) as records from reasons
+        group by domain, stream, reason
+        qualify row_number() over (partition by domain order by records desc, reason, stream)
+            <= {_REASONS}
+        order by domain, records desc, reason, stream
         """,
     )
-    table = new_table("Why records are in quarantine", ("records", "reason"), numbers=("records",))
+    title = "Why records are in quarantine, most of all"
+    table = new_table(title, ("stream", "records", "reason"), numbers=("records",))
     for row in reasons.to_pylist():
-        table.add_row(count(row["records"]), literal(row["reason"]))
+        table.add_row(row["stream"], count(row["records"]), literal(row["reason"]))
     terminal.table(table)
     newest = query(
-        platform.settings,
+        settings,
         f"""
-        select _partition, _offset, _reasons, _value from {stream.quarantine_table}
+        select _partition, _offset, _reasons, _value from {streams[STAR].quarantine_table}
         where octet_length(_value) > 100 order by _timestamp desc limit 1
         """,
     )
     for row in newest.to_pylist():
-        place = f"partition {row['_partition']}, offset {row['_offset']}"
-        terminal.out.print(f"[bold]For example[/], {place}:", soft_wrap=True)
+        place = f"{STAR}, partition {row['_partition']}, offset {row['_offset']}"
+        terminal.out.print(f"[bold]For example[/] {place}:", soft_wrap=True)
         for line in (*row["_reasons"], text(row["_value"])):
             terminal.out.print(f"  {literal(line)}", soft_wrap=True)
         terminal.out.print()
 
 
-def _show_checks(terminal: Terminal, runs: list[Run]) -> bool:
-    """Show the checks, those of a dbt model in one line unless they fail; whether all hold."""
-    checks = [check for run in runs for check in run.checks]
-    table = new_table("Checks", ("asset", "check", "result", "what it found"))
-    bad = [check for check in checks if not check["passed"]]
-    for check in runs[0].checks:
-        _add_check(table, check)
-    for asset in runs[-1].assets if len(runs) > 1 else ():
-        own = [check for check in runs[-1].checks if check["asset"] == asset]
-        good = sum(check["passed"] for check in own)
-        result = "[green]holds[/]" if good == len(own) else "[bold red]fails[/]"
-        table.add_row(literal(asset), f"{len(own)} dbt tests", result, f"{good} hold")
-        for check in own:
-            if not check["passed"]:
-                _add_check(table, check)
+def _show_checks(terminal: Terminal, runs: Sequence[Run]) -> bool:
+    """Show by domain how many checks of each kind hold, and those that do not; whether all do."""
+    checks = [_told(run, check) for run in runs for check in run.checks]
+    kinds = list(dict.fromkeys(check.kind for check in checks))
+    table = new_table("Checks that hold", ("domain", *kinds), numbers=kinds)
+    for domain in sorted({check.domain for check in checks}):
+        cells = []
+        for kind in kinds:
+            passed = [c.passed for c in checks if (c.domain, c.kind) == (domain, kind)]
+            colour = "green" if all(passed) else "bold red"
+            cells.append(f"[{colour}]{sum(passed)} of {len(passed)}[/]")
+        table.add_row(domain, *cells)
     terminal.table(table)
-    return not any(check["severity"] == "ERROR" for check in bad)
+    bad = [check for check in checks if not check.passed]
+    for check in bad:
+        terminal.out.print(f"[bold red]fails:[/] {literal(check.said)}", soft_wrap=True)
+    return not any(check.severe for check in bad)
 
 
-def _add_check(table: Any, check: dict[str, Any]) -> None:
-    result = "[green]holds[/]" if check["passed"] else "[bold red]fails[/]"
-    table.add_row(
-        literal(check["asset"]), literal(check["check"]), result, literal(check["description"])
+@dataclass(frozen=True)
+class Check:
+    """What a check found; a dbt test is of the kind `dbt tests`, another of its own."""
+
+    domain: str
+    kind: str
+    passed: bool
+    severe: bool
+    said: str
+
+
+def _told(run: Run, check: Mapping[str, Any]) -> Check:
+    return Check(
+        domain=run.assets[check["asset"]],
+        kind="dbt tests" if "gold" in run.layers else check["check"],
+        passed=check["passed"],
+        severe=check["severity"] == "ERROR",
+        said=f"{check['asset']}, {check['check']}: {check['description']}",
     )
 
 

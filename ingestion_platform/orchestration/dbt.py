@@ -158,29 +158,30 @@ class Translator(DagsterDbtTranslator):
         )
 
 
-def dbt_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
+def dbt_definitions(streams: Mapping[str, Stream], *, together: bool = False) -> dg.Definitions:
     """The models of every domain that has any, and the resource that runs dbt.
 
+    Each domain's are run by themselves, so that they wait for nobody else's; or all `together`,
+    which starts dbt once.
+
     Raises:
-        ContractError: streams of a domain with models start on different days.
+        ContractError: streams whose models are run together start on different days.
     """
-    domains = {stream.domain: _start_date(streams, stream.domain) for stream in streams.values()}
     project = dbt_project()
+    domains = dict.fromkeys(stream.domain for stream in streams.values())
+    modelled = [d for d in domains if (project.project_dir / "models" / d).is_dir()]
+    groups = [modelled] if together else [[domain] for domain in modelled]
     return dg.Definitions(
-        assets=[
-            _models(project, domain, start)
-            for domain, start in domains.items()
-            if (project.project_dir / "models" / domain).is_dir()
-        ],
+        assets=[_models(project, group, _start_date(streams, group)) for group in groups if group],
         resources={"dbt": dbt_command(project)},
     )
 
 
-def _start_date(streams: Mapping[str, Stream], domain: str) -> str:
-    starts = {s.start_date for s in streams.values() if s.domain == domain}
+def _start_date(streams: Mapping[str, Stream], domains: Sequence[str]) -> str:
+    starts = {s.start_date for s in streams.values() if s.domain in domains}
     if len(starts) > 1:
         raise ContractError(
-            f"defs/{domain}/defs.yaml",
+            ", ".join(f"defs/{domain}/defs.yaml" for domain in domains),
             "start_date",
             f"differs between streams of a domain: {', '.join(sorted(starts))}",
             action="give them one start_date: the domain's models are partitioned by it",
@@ -188,16 +189,18 @@ def _start_date(streams: Mapping[str, Stream], domain: str) -> str:
     return starts.pop()
 
 
-def _models(project: DbtProject, domain: str, start_date: str) -> dg.AssetsDefinition:
+def _models(project: DbtProject, domains: Sequence[str], start_date: str) -> dg.AssetsDefinition:
+    name = "_".join(["dbt", *domains])
+
     @dbt_assets(
         manifest=project.manifest_path,
         project=project,
-        select=f"path:models/{domain}",
-        name=f"dbt_{domain}",
+        select=" ".join(f"path:models/{domain}" for domain in domains),
+        name=name,
         partitions_def=partitions.windows(start_date),
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=Translator(),
-        pool=f"dbt_{domain}",
+        pool=name,
     )
     def models(
         context: dg.AssetExecutionContext,

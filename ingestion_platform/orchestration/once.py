@@ -1,7 +1,7 @@
-"""Materialize a stream and all that is built on it, once, in a process of its own (for the demo).
+"""Materialize domains from their topics to gold, once, in a process of its own (for the demo).
 
-`python -m ingestion_platform.orchestration.once FD STREAM FIRST LAST` writes one JSON line per run
-to that file descriptor; what Dagster and dbt say goes to standard output and error.
+`python -m ingestion_platform.orchestration.once FD LAST DOMAIN=FIRST...` writes one JSON line per
+run to that file descriptor; what Dagster and dbt say goes to standard output and error.
 """
 
 from __future__ import annotations
@@ -10,53 +10,66 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
 import dagster as dg
+from filelock import FileLock
 
-from ingestion_platform.definitions import defs
 from ingestion_platform.orchestration.assets import bronze_key, lake_key
+from ingestion_platform.orchestration.component import stream_definitions
+from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.partitions import all_partitions, slice_key
+from ingestion_platform.orchestration.resources import PlatformResource
+from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream, declared_streams, select
+from ingestion_platform.streams import DEFS, Stream, declared_streams
 
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
+Bounds = tuple[str, str]
+"""The first and the last partition key of a run."""
 
-def materialize(stream: Stream, first: date, last: date) -> Iterator[dict[str, Any]]:
-    """Run the windows from `first` to `last`; after each run gives its outcome as plain data.
 
-    Stops behind a run that fails.
+def materialize(
+    platform: Platform, firsts: Mapping[str, date], last: date
+) -> Iterator[dict[str, Any]]:
+    """Run the streams of each domain from its first window to the last one, then all models.
+
+    After each run gives its outcome as plain data. Stops behind a run that fails.
     """
-    repository = defs().get_repository_def()
-    built = dg.AssetSelection.assets(bronze_key(stream)).downstream(include_self=False)
-    partitions = all_partitions(stream)
-    slices = (slice_key((first, partitions[0])), slice_key((last, partitions[-1])))
-    days = (first.isoformat(), last.isoformat())
-    runs = [
-        ({lake_key(stream), bronze_key(stream)}, slices),
-        (built.resolve(repository.asset_graph), days),
-    ]
-    with dg.DagsterInstance.get() as instance:
+    streams = {s.name: s for s in declared_streams(DEFS).values() if s.domain in firsts}
+    repository = dg.Definitions.merge(
+        *map(stream_definitions, streams.values()),
+        # One start of dbt instead of one for each domain.
+        dbt_definitions(streams, together=True),
+        dg.Definitions(resources={"platform": PlatformResource()}, executor=dg.in_process_executor),
+    ).get_repository_def()
+    graph = repository.asset_graph
+    tables = {bronze_key(stream) for stream in streams.values()}
+    models = dg.AssetSelection.assets(*tables).downstream(include_self=False).resolve(graph)
+    runs = [_streams_run(platform, streams, domain, firsts[domain], last) for domain in firsts]
+    runs.append((set(models), (min(firsts.values()).isoformat(), last.isoformat())))
+    with _instance(platform.settings) as instance:
         for keys, bounds in runs:
-            if not keys:
-                continue
-            began = time.monotonic()
             job = repository.get_implicit_job_def_for_assets(keys)
             if job is None:
                 raise ValueError(f"{keys} cannot be run together")
+            began = time.monotonic()
             result = job.execute_in_process(
                 instance=instance,
                 asset_selection=sorted(keys),
                 tags=dict(zip(_RANGE, bounds, strict=True)),
                 raise_on_error=False,
             )
-            ordered = [k for k in repository.asset_graph.toposorted_asset_keys if k in keys]
             yield {
-                "assets": [key.to_user_string() for key in ordered],
+                "assets": {
+                    key.to_user_string(): graph.get(key).group_name
+                    for key in graph.toposorted_asset_keys
+                    if key in keys
+                },
                 "seconds": round(time.monotonic() - began, 2),
                 "run": result.run_id,
                 "success": result.success,
@@ -64,6 +77,24 @@ def materialize(stream: Stream, first: date, last: date) -> Iterator[dict[str, A
             }
             if not result.success:
                 return
+
+
+def _instance(settings: Settings) -> dg.DagsterInstance:
+    # Two processes that make Dagster's databases at the same time fail.
+    with FileLock(prepare_dagster_home(settings) / "once.lock"):
+        return dg.DagsterInstance.get()
+
+
+def _streams_run(
+    platform: Platform, streams: Mapping[str, Stream], domain: str, first: date, last: date
+) -> tuple[set[dg.AssetKey], Bounds]:
+    """Lake and bronze of a domain's streams; the slices of files only where some wait."""
+    own = [stream for stream in streams.values() if stream.domain == domain]
+    keys = {key(stream) for stream in own for key in (lake_key, bronze_key)}
+    partitions = all_partitions(own[0])
+    if not any(platform.door(stream).zone.waiting() for stream in own):
+        partitions.pop()
+    return keys, (slice_key((first, partitions[0])), slice_key((last, partitions[-1])))
 
 
 def _checks(evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, Any]]:
@@ -79,11 +110,15 @@ def _checks(evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, An
     ]
 
 
-def _main(output: str, name: str, first: str, last: str) -> None:
-    prepare_dagster_home(Settings.load())
-    stream = select(declared_streams(), [name])[0]
+def _main(output: str, last: str, *domains: str) -> None:
+    platform = Platform(Settings.load())
+    firsts = dict(each.split("=") for each in domains)
     with os.fdopen(int(output), "w", buffering=1) as lines:
-        for run in materialize(stream, date.fromisoformat(first), date.fromisoformat(last)):
+        for run in materialize(
+            platform,
+            {domain: date.fromisoformat(first) for domain, first in firsts.items()},
+            date.fromisoformat(last),
+        ):
             lines.write(json.dumps(run) + "\n")
 
 

@@ -18,16 +18,13 @@ from typing import Any
 import pytest
 
 from ingestion_platform.sources import broker
+from ingestion_platform.streams import DEFS, declared_streams
 
 ROOT = Path(__file__).parents[2]
 OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_")
-TABLES = (
-    "bronze.service_events_raw",
-    "quarantine.service_events_raw",
-    "silver.silver_pgr_events",
-    "gold.gold_pgr_case_lifecycle",
-    "gold.gold_pgr_funnel_daily",
-)
+STREAMS = declared_streams(DEFS)
+DOMAINS = {stream.domain for stream in STREAMS.values()}
+STAR = "pgr_events"
 
 pytestmark = pytest.mark.slow
 
@@ -65,42 +62,76 @@ def result(home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def shown_layers(out: str) -> dict[str, int]:
-    """The rows per layer that the demo printed, by table, topic or `lake`."""
-    section = out.partition("Rows per layer")[2].partition("Why records")[0]
-    found = {}
-    for line in section.splitlines():
-        cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) == 3 and cells[2].replace(",", "").isdigit():
-            name = "lake" if cells[0] == "lake" else cells[1]
-            found[name] = int(cells[2].replace(",", ""))
-    return found
+def cells(out: str, title: str) -> Iterator[list[str]]:
+    """The rows of the table of that title, without its head; a cell that is empty is missing."""
+    below = out.partition(f"{title}")[2].partition("───")[2].partition("\n")[2]
+    for line in below.splitlines():
+        if not line.strip():
+            return
+        yield re.split(r"\s{2,}", line.strip())
 
 
-def rows(home: Path, table: str) -> int:
-    """How many rows a table has."""
-    (row,) = result(home, "query", f"select count(*) as n from {table}")
-    return int(row["n"])
+def number(cell: str) -> int:
+    """A number as the demo writes it."""
+    return int(cell.replace(",", ""))
 
 
-def test_demo_goes_from_topic_to_gold_and_can_be_repeated(home: Path) -> None:
+def shown_streams(out: str) -> dict[str, list[int]]:
+    """Records of topic and files, and rows of lake, bronze and quarantine, by stream."""
+    rows = cells(out, "Rows per layer")
+    return {stream: list(map(number, counts)) for _, stream, *counts in rows}
+
+
+def shows_model(out: str, table: str, rows: int) -> bool:
+    """Whether the demo printed that a table of silver or gold has so many rows."""
+    section = out.partition("Rows per model")[2].partition("Why records")[0]
+    name = table.split("_", 2)[2]
+    return re.search(rf"(?<!\S){name} +{rows:,}(?!\S)", section) is not None
+
+
+def test_demo_takes_every_stream_to_gold_and_can_be_repeated(home: Path) -> None:
     """What the demo shows per layer is what the tables hold, also after a second run."""
-    for time_run in (1, 2):
+    for times in (1, 2):
         done = ingest(home, "demo", "--count", "800")
         assert done.returncode == 0, done.stdout + done.stderr
-        layers = shown_layers(done.stdout)
-        assert layers.keys() == {"pgr-events", "lake", *TABLES}
-        assert layers["pgr-events"] == layers["lake"] == 800 * time_run
-        for table in TABLES:
-            assert layers[table] == rows(home, table) > 0, table
-        bronze, quarantine = (layers[table] for table in TABLES[:2])
-        assert (bronze, quarantine) == (792 * time_run, 8 * time_run)
-        assert "reconciliation" in done.stdout
-        assert "fails" not in done.stdout
+        streams = shown_streams(done.stdout)
+        assert streams.keys() == STREAMS.keys()
+        for name, (topic, files, lake, bronze, quarantine) in streams.items():
+            sent, bad = (800, 8) if name == STAR else (80, 1)
+            dropped = 80 if name == STAR else 0
+            assert (topic, files, quarantine) == (sent * times, dropped * times, bad * times), name
+            assert lake == topic + files == bronze + quarantine, name
+        for status in result(home, "status"):
+            tables = [status["bronze_rows"], status["quarantine_rows"]]
+            assert tables == streams[status["stream"]][3:], status["stream"]
+            assert not any(partition["lag"] for partition in status["partitions"])
+        models = model_rows(home)
+        assert {tuple(name.split("_")[:2]) for name in models} == {
+            (f"{layer}.{layer}", domain) for layer in ("silver", "gold") for domain in DOMAINS
+        }
+        for table, rows in models.items():
+            assert rows > 0, table
+            assert shows_model(done.stdout, table, rows), table
+        reasons = list(cells(done.stdout, "Why records are in quarantine"))
+        assert {STREAMS[stream].domain for stream, _, _ in reasons} == DOMAINS
+        checks = list(cells(done.stdout, "Checks that hold"))
+        assert {domain for domain, *_ in checks} == DOMAINS
+        for _, *held in checks:
+            assert all(number(good) == number(of) for good, of in (h.split(" of ") for h in held))
+        assert "fails:" not in done.stdout
         assert "make dev" in done.stdout
-    (found,) = result(home, "verify", "pgr_events")
-    assert (found["ok"], found["expected"]) == (True, 1600)
+    found = result(home, "verify", "--all")
+    assert all(each["ok"] for each in found)
+    assert sum(each["expected"] for each in found) == 2 * (800 + 15 * 80)
     assert [f for f in result(home, "doctor") if f["status"] == "fail"] == []
+
+
+def model_rows(home: Path) -> dict[str, int]:
+    """How many rows each table of silver and gold has."""
+    listed = result(home, "query", "show all tables")
+    names = [f"{t['schema']}.{t['name']}" for t in listed if t["schema"] in ("silver", "gold")]
+    counts = " union all ".join(f"select '{n}' as name, count(*) as n from {n}" for n in names)
+    return {row["name"]: row["n"] for row in result(home, "query", counts)}
 
 
 def test_demo_does_not_write_to_a_real_kafka_unasked(home: Path) -> None:
