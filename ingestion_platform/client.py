@@ -12,18 +12,19 @@ client.read("bronze.service_events_raw").to_pandas()
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import Permanent
 from ingestion_platform.pipeline import Platform, load_files, run_stream
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream, declared_streams, select
+from ingestion_platform.streams import Stream, declared_streams, select, with_topic
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ingestion_platform.quarantine import Refused
     from ingestion_platform.sources.keys import KeyOf
     from ingestion_platform.sources.produce import Report
     from ingestion_platform.sources.record import Record
@@ -66,25 +67,26 @@ class Client:
         """Send records to a stream's topic; returns when all replicas have acknowledged them.
 
         A record is a dict (dates, times, decimals and UUIDs are written as JSON has them), or the
-        bytes of a JSON object, sent as they are. `key` names the field whose value becomes the
-        Kafka key; without it, it is the stream's own (`Stream.key_field`).
+        bytes of a JSON object, sent as they are; a default of the contract is filled in first.
+        `key` names the field whose value becomes the Kafka key; without it, it is the stream's
+        own (`Stream.key_field`).
 
         Raises:
             UnknownStream: no stream of that name.
             DeliveryFailed: some were not acknowledged.
             SourceUnavailable: there is no broker.
-            Permanent: the stream takes files only.
+            NoTopic: the stream takes files only.
         """
         from ingestion_platform.sources.client import ensure_topic
+        from ingestion_platform.sources.defaults import completer
         from ingestion_platform.sources.keys import key_of
         from ingestion_platform.sources.produce import produce
 
-        chosen = self._stream(stream)
-        if not chosen.kafka:
-            raise Permanent(f"stream {stream} has no topic", action="load a file instead")
+        chosen = with_topic(self._stream(stream))
         ensure_topic(self.settings, chosen.topic, chosen.partitions)
         given = [records] if isinstance(records, Mapping | bytes) else records
-        report = produce(self.settings, chosen.topic, _encoded(given, key_of(chosen, key)))
+        made = _encoded(given, completer(chosen.contract), key_of(chosen, key))
+        report = produce(self.settings, chosen.topic, made)
         if report.delivered < report.sent or report.failed:
             raise DeliveryFailed(chosen.topic, report)
         return report
@@ -131,6 +133,21 @@ class Client:
 
         return verify_stream(self._platform, self._stream(stream))
 
+    def quarantine(
+        self, stream: str, *, reason: str | None = None, limit: int | None = None
+    ) -> list[Refused]:
+        """A stream's refused records with their bytes and reasons, in the order of the log.
+
+        `reason` is part of one of a record's reasons, in any case of letters.
+
+        Raises:
+            UnknownStream: no stream of that name.
+            Transient: catalog or store does not answer.
+        """
+        from ingestion_platform.quarantine import Choice, find
+
+        return find(self._platform, self._stream(stream), Choice(reason=reason), limit=limit)
+
     def read(self, table: str) -> pa.Table:
         """A whole table (namespace.name), or a stream's bronze table by the stream's name.
 
@@ -161,12 +178,14 @@ class Client:
         return select(self.streams, list(names) or list(self.streams))
 
 
-def _encoded(records: Iterable[Mapping[str, Any] | bytes], key: KeyOf) -> Iterator[Record]:
+def _encoded(
+    records: Iterable[Mapping[str, Any] | bytes], complete: Callable[[bytes], bytes], key: KeyOf
+) -> Iterator[Record]:
     import msgspec
 
     from ingestion_platform.sources.record import Record
 
     encoder = msgspec.json.Encoder(decimal_format="number")
     for record in records:
-        value = record if isinstance(record, bytes) else encoder.encode(record)
+        value = complete(record if isinstance(record, bytes) else encoder.encode(record))
         yield Record(key(value), value)

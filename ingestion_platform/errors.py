@@ -52,6 +52,10 @@ class UnknownStream(Permanent):
     """No stream of that name is declared."""
 
 
+class NoTopic(Permanent):
+    """A record was to be sent to a stream that takes files only."""
+
+
 class SourceUnavailable(Transient):
     """The log (Kafka, the embedded broker) does not answer or lacks the topic."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_platform.contract.model import Contract, Kind
-from ingestion_platform.errors import ContractError, SettingError, UnknownStream
+from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
 from ingestion_platform.settings import own_definitions
 
 DEFS = Path(__file__).parent / "defs"
@@ -176,6 +176,26 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
         said = f"format is none of {', '.join(kinds)}"
         raise ContractError(file, "files", said, action=action)
     return FileDoor(str(folder), tuple(patterns), given.get("format"))
+
+
+def with_topic(stream: Stream) -> Stream:
+    """The stream, if records can be sent to it.
+
+    Raises:
+        NoTopic: it takes files only; says where they go.
+    """
+    if stream.kafka:
+        return stream
+    raise no_topic(stream)
+
+
+def no_topic(stream: Stream) -> NoTopic:
+    """The error of sending records to a stream that takes files only."""
+    return NoTopic(
+        f"stream {stream.name} has no Kafka topic: it takes files only",
+        action=f"put a file into {stream.door.folder}/ of the drop zone, "
+        f"or run `ingest load {stream.name} FILE`",
+    )
 
 
 def folders() -> tuple[Path, ...]:

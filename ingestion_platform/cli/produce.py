@@ -83,9 +83,10 @@ def produce(
     from ingestion_platform.settings import Settings
     from ingestion_platform.sources.client import ensure_topic
     from ingestion_platform.sources.produce import produce as send
+    from ingestion_platform.streams import with_topic
 
     terminal: Terminal = ctx.obj
-    streams = _chosen(name, with_domains=data is not None)
+    streams = [with_topic(stream) for stream in _chosen(name, with_domains=data is not None)]
     bad: Sequence[BadLine] = ()
     if data is None:
         records = _simulated(name, number, seed, bad_ratio, live=rate is not None)

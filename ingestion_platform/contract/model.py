@@ -55,6 +55,7 @@ class Field:
     format: str | None = None  # string: uuid, email, uri, hostname, ipv4, ipv6
     allowed: tuple[Any, ...] = ()
     derived: str | None = None  # SQL over the other fields; the producer does not send it
+    default: str | None = None  # "now": HTTP and Python doors fill it; no judge knows of it
     classification: str = ""
     fields: tuple[Field, ...] = ()  # of an OBJECT
     item: Field | None = None  # of an ARRAY
@@ -98,7 +99,8 @@ class Contract:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when, and only when, the treatment of a record may.
 
-        Prose (descriptions, owners, tags, examples) and service levels are left out.
+        Prose (descriptions, owners, tags, examples), service levels and what doors fill in are left
+        out.
         """
         essence = {
             "fields": [_essence(f) for f in self.fields],
@@ -121,7 +123,7 @@ class Contract:
         raise KeyError(name)
 
 
-_PROSE = {"description", "business_name", "examples", "classification"}
+_PROSE = {"description", "business_name", "examples", "classification", "default"}
 _UNLESS_EMPTY = {"previous_names"}  # came later: contracts without it keep their fingerprints
 
 

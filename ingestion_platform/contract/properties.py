@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 PREVIOUS_NAMES = "previousNames"  # a custom property: what a property was called before
+DEFAULT, NOW = "default", "now"  # a custom property: what doors fill in, and all that it can be
 ITEM = "element"  # the name of an array's item, as Iceberg and Parquet have it
 _BOUNDS = {
     "minimum": "minimum",
@@ -172,6 +173,7 @@ def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -
         **kind,
         **parts,
     )
+    result = _with_default(result, prop, at, nested, problems)
     result = _with_options(result, prop, at, problems)
     result = _with_quality(result, prop, quality, at, reading)
     _check_examples(result, at, problems)
@@ -193,6 +195,23 @@ def _check_names(properties: list[SchemaProperty], at: str, problems: Problems) 
             problem = f"has the name of {seen[name.lower()]} (upper and lower case are the same)"
             problems.add(here, problem, action="give it a name of its own")
         seen.setdefault(name.lower(), here)
+
+
+def _with_default(
+    field: Field, prop: SchemaProperty, at: str, nested: bool, problems: Problems
+) -> Field:
+    for j, custom in enumerate(prop.customProperties or ()):
+        if custom.property != DEFAULT:
+            continue
+        here = f"{at}.customProperties[{j}]"
+        if custom.value != NOW:
+            problems.add(f"{here}.value", f"{custom.value!r} is no default", action=f"use `{NOW}`")
+        elif nested or field.derived is not None or field.kind is not Kind.TIMESTAMP:
+            problem = "only a timestamp that producers send can have a default"
+            problems.add(here, problem, action="remove it")
+        else:
+            return replace(field, default=NOW)
+    return field
 
 
 def _previous_names(prop: SchemaProperty) -> tuple[str, ...]:

@@ -133,9 +133,14 @@ def _add_shop(app: FastAPI, door: Door, samples: dict[str, Any]) -> None:
 
 def _add_streams(app: FastAPI, door: Door, samples: dict[str, Any]) -> None:
     for stream in door.streams.values():
+        path = f"/v1/streams/{stream.name}/records"
+        if not stream.kafka:
+            refuse = _bound(routes.refuse_records, stream)
+            app.add_api_route(path, refuse, methods=["POST"], include_in_schema=False)
+            continue
         _post(
             app,
-            f"/v1/streams/{stream.name}/records",
+            path,
             _bound(routes.post_records, door, stream),
             records_operation(stream, samples[stream.name], door.settings.gateway),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from ingestion_platform.gateway.publish import Delivered, Failed, Outcome, Publi
 from ingestion_platform.gateway.refusals import Finding
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
+from ingestion_platform.sources.defaults import completer
 from ingestion_platform.sources.keys import KeyOf, key_of
 from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Stream
@@ -44,6 +45,7 @@ class Refused:
 
 
 Result = Outcome | Refused
+Complete = Callable[[bytes], bytes]
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Door:
         self.counters = Counters(self.streams)
         self._threads = ThreadPoolExecutor(_JUDGES, thread_name_prefix="gateway-judge")
         self._judges: dict[str, Judge] = {}
-        self._keys: dict[str, KeyOf] = {}
+        self._made: dict[str, tuple[Complete, KeyOf]] = {}
         self._topics: dict[str, asyncio.Task[int]] = {}
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ class Door:
     async def take(
         self, stream: Stream, envelopes: Sequence[Envelope], extra: dict[str, bytes], done: Done
     ) -> list[Result]:
-        """Send the records that the contract accepts; what became of each.
+        """Send the records that the contract accepts, completed; what became of each.
 
         `extra` are Kafka headers of every record. `done` holds what an earlier attempt delivered,
         which is not sent again, and is added to.
@@ -98,6 +100,7 @@ class Door:
         Raises:
             Transient: Kafka is away, or the queue to it full; nothing was sent.
         """
+        envelopes = [self.complete(stream, envelope) for envelope in envelopes]
         sound = [i for i, e in enumerate(envelopes) if not e.findings]
         verdicts = dict(
             zip(sound, await self.judge(stream, [envelopes[i].value for i in sound]), strict=True)
@@ -108,7 +111,7 @@ class Door:
                 results[i] = Refused(findings)
         wanted = [i for i in range(len(envelopes)) if i not in results]
         along = tuple(extra.items())
-        key = self._key_of(stream)
+        _, key = self._makers(stream)
         records = [
             Record(
                 _encoded(envelopes[i].key) or key(envelopes[i].value),
@@ -123,10 +126,15 @@ class Door:
         self._count(stream, results, wanted)
         return [results[i] for i in range(len(envelopes))]
 
-    def _key_of(self, stream: Stream) -> KeyOf:
-        if stream.name not in self._keys:
-            self._keys[stream.name] = key_of(stream)
-        return self._keys[stream.name]
+    def complete(self, stream: Stream, envelope: Envelope) -> Envelope:
+        """The envelope, its record with the stream's defaults filled in."""
+        complete, _ = self._makers(stream)
+        return envelope._replace(value=complete(envelope.value))
+
+    def _makers(self, stream: Stream) -> tuple[Complete, KeyOf]:
+        if stream.name not in self._made:
+            self._made[stream.name] = completer(stream.contract), key_of(stream)
+        return self._made[stream.name]
 
     async def _send(self, stream: Stream, records: list[Record]) -> list[Outcome]:
         if not records:

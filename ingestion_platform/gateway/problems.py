@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "unauthorized": (401, "A valid API key is needed"),
     "not-found": (404, "There is no such resource"),
     "method-not-allowed": (405, "The resource does not know the method"),
+    "no-topic": (409, "The stream takes no records by HTTP"),
     "slow-body": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is above a limit"),
     "unsupported-media-type": (415, "The content cannot be understood"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,14 +13,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ingestion_platform.gateway.door import Door, Refused, Result, answer, answer_one, refused
-from ingestion_platform.gateway.envelopes import Envelope
 from ingestion_platform.gateway.idempotency import Answer, Done
 from ingestion_platform.gateway.problems import Problem, later
 from ingestion_platform.gateway.requests import answered, kafka_headers, note, received
 from ingestion_platform.gateway.staging import append_rows
-from ingestion_platform.streams import Stream
-
-_TIME = "timestamp"
+from ingestion_platform.streams import Stream, no_topic
 
 
 async def post_records(door: Door, stream: Stream, request: Request) -> Response:
@@ -36,15 +32,20 @@ async def post_records(door: Door, stream: Stream, request: Request) -> Response
     return await answered(door, request, work)
 
 
+async def refuse_records(stream: Stream, _: Request) -> Response:
+    """What a stream that takes files only answers to records: where its files go."""
+    reason = no_topic(stream)
+    return Problem("no-topic", reason.message, action=reason.action).response()
+
+
 async def post_one(door: Door, stream: Stream, request: Request) -> Response:
     """One record of the shop: `{"status": "accepted", "user_id": ...}`."""
     (envelope,) = await received(door, request, single=True)
 
     async def work(done: Done) -> Answer:
-        complete, row = _completed(stream, envelope)
-        (result,) = await door.take(stream, [complete], kafka_headers(request), done)
+        (result,) = await door.take(stream, [envelope], kafka_headers(request), done)
         _note(request, stream, [result])
-        return answer_one(result, _accepted(row))
+        return answer_one(result, _accepted(_fields(envelope.value)))
 
     return await answered(door, request, work)
 
@@ -55,11 +56,12 @@ async def post_staged(door: Door, stream: Stream, file: str, request: Request) -
     (envelope,) = await received(door, request, single=True)
 
     async def work(_: Done) -> Answer:
-        complete, row = _completed(stream, envelope)
-        (verdict,) = await door.judge(stream, [complete.value])
+        value = door.complete(stream, envelope).value
+        (verdict,) = await door.judge(stream, [value])
         if verdict.findings:
             door.counters.add(stream.name, refused=1)
             return refused([Refused(verdict.findings)], {})
+        row = _fields(value)
         columns = [f.name for f in stream.contract.fields if f.derived is None]
         try:
             await asyncio.to_thread(append_rows, folder / file, columns, [row])
@@ -77,28 +79,12 @@ async def post_staged(door: Door, stream: Stream, file: str, request: Request) -
     return await answered(door, request, work)
 
 
-def _completed(stream: Stream, envelope: Envelope) -> tuple[Envelope, dict[str, Any]]:
-    """The record, with the present time where the stream has a timestamp and it has none; and its
-    fields, none of them if it is no JSON object."""
+def _fields(value: bytes) -> dict[str, Any]:
+    """The fields of a record; none if it is no JSON object."""
     try:
-        row = msgspec.json.decode(envelope.value, type=dict[str, Any])
+        return msgspec.json.decode(value, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return envelope, {}
-    if row.get(_TIME) is None and any(f.name == _TIME for f in stream.contract.fields):
-        members = msgspec.json.decode(envelope.value, type=dict[str, msgspec.Raw])
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if not _doubled(envelope.value, members):
-            row[_TIME] = now
-            members[_TIME] = msgspec.Raw(msgspec.json.encode(now))
-            envelope = envelope._replace(value=msgspec.json.encode(members))
-    return envelope, row
-
-
-def _doubled(value: bytes, members: dict[str, Any]) -> bool:
-    """Whether a field stands twice: then the record stays as it is, for the contract to refuse."""
-    from ingestion_platform.contract.decoder import object_keys
-
-    return len(object_keys(value)) != len(members)
+        return {}
 
 
 def _accepted(row: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def type_name(field: Field) -> str:
 def _rules(field: Field) -> Iterator[str]:
     if field.derived is not None:
         yield f"= {code(field.derived)}"
+    if field.default is not None:
+        yield f"by HTTP and Python {field.default}, if not given"
     if field.allowed:
         yield f"one of {', '.join(code(_value(value)) for value in field.allowed)}"
     if field.format is not None:

@@ -7,9 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import Ingest
 
+from ingestion_platform import Client
+from ingestion_platform.errors import NoTopic
 from ingestion_platform.settings import Settings
+from ingestion_platform.sources.client import topics
+from ingestion_platform.streams import COMPONENT, DEFS
 from ingestion_platform.warehouse.catalog import open_catalog
 
 STATUS = {
@@ -69,6 +74,26 @@ def test_produce_sends_what_was_asked_for(ingest: Ingest) -> None:
     assert (answer.code, answer.out) == (0, "")
     assert "250 of 250" in answer.err
     assert in_log(ingest("status", "pgr_events", "--json").json[0]) - before == 250
+
+
+def test_nothing_is_sent_to_a_stream_of_files(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stream without a topic gets none; the error says how its records come in."""
+    folder = tmp_path / "defs" / "shop"
+    folder.mkdir(parents=True)
+    contract = (DEFS / "telemetry" / "app_logs.odcs.yaml").read_text()
+    (folder / "refunds.odcs.yaml").write_text(contract)
+    attributes = {"name": "refunds", "files": {"folder": "back"}}
+    (folder / "defs.yaml").write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes}))
+    monkeypatch.setenv("PLATFORM_DEFS", str(folder.parent))
+    answer = ingest("produce", "refunds", "--count", "1")
+    assert answer.code == 1
+    assert "refunds has no Kafka topic" in answer.err
+    assert "back/ of the drop zone, or run `ingest load refunds FILE`" in answer.err
+    assert "refunds" not in topics(Settings.load())
+    with pytest.raises(NoTopic, match="refunds has no Kafka topic"):
+        Client().send("refunds", {})
 
 
 def test_quiet_says_nothing_of_success(ingest: Ingest) -> None:

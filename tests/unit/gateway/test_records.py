@@ -277,3 +277,20 @@ def test_requests_at_the_same_time_are_judged_together_and_answered_apart(served
         good, bad = answer["results"]
         assert found[good["partition"], good["offset"]]["user_id"] == i
         assert f"(is {-i - 1})" in bad["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize("form", ["one", "array", "lines", "event"])
+def test_a_default_of_the_contract_is_filled_in_every_form(served: Served, form: str) -> None:
+    """A transaction without a time gets the present, one with a time stays as it is."""
+    timed = {"user_id": 1, "item_id": 2, "view_mode": "view", "timestamp": "2026-11-20T10:00:00Z"}
+    bare = {name: value for name, value in timed.items() if name != "timestamp"}
+    body, kind = {
+        "one": (json.dumps(bare), "application/json"),
+        "array": (json.dumps([timed, bare]), "application/json"),
+        "lines": (f"{json.dumps(bare)}\n{json.dumps(timed)}", LINES),
+        "event": (json.dumps(ATTRIBUTES | {"data": bare}), EVENT),
+    }[form]
+    assert served.records("recomart_transactions", body, kind).status_code == 201
+    sent = values(served, "recomart_transactions")
+    assert [bare | {"timestamp": record["timestamp"]} for record in sent] == sent
+    assert sum(record["timestamp"] != timed["timestamp"] for record in sent) == 1
