@@ -6,6 +6,7 @@ Nothing a command says in an error goes out with the value of a secret setting i
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # A table in a pipe is never cut to fit a window that is not there.
 _UNBOUNDED = 100_000
+_CONTROLS = re.compile(r"[\x7f-\x9f]")
 _CELL = 80  # characters of a value that a table shows
 _MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
@@ -51,6 +53,8 @@ class Terminal:
     def json(self, value: Any) -> None:
         """Print a result for machines; the only thing on standard output then."""
         text = json.dumps(value, indent=2, default=plain, ensure_ascii=False)
+        # JSON itself escapes the lower ones only; a terminal obeys these too.
+        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         sys.stdout.write(text + "\n")
 
     def table(self, table: Table) -> None:
@@ -86,7 +90,7 @@ class Terminal:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console

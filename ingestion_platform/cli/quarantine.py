@@ -1,0 +1,394 @@
+"""`ingest quarantine`: refused records looked at, judged again, or discarded with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ingestion_platform.cli.options import All, Json, StreamName, StreamNames, chosen
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
+from ingestion_platform.cli.visible import shown, visible
+from ingestion_platform.lake.names import labelled_partition, partition_label
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.quarantine import Choice, Group, Overview, Refused, Replayed
+    from ingestion_platform.streams import Stream
+
+app = typer.Typer(no_args_is_help=True)
+
+_SLICES = 20
+_MOST = 4096  # bytes of a value that people are shown
+
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PARTITION OFFSET...]", help="A log partition (`files` for files), and offsets."
+    ),
+]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Records with this in one of their reasons."),
+]
+Windows = Annotated[
+    list[str] | None,
+    typer.Option("--window", metavar="DATE", help="Only of this day (UTC); may be repeated."),
+]
+Generation = Annotated[
+    str | None,
+    typer.Option("--generation", metavar="ID", help="Only of this topic id (recreated topics)."),
+]
+
+
+@app.callback()
+def quarantine() -> None:
+    """Refused records: why they are there, and what becomes of them."""
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    streams: StreamNames = None,
+    everything: All = False,
+    as_json: Json = False,
+) -> None:
+    """Count refused records by reason and by slice.
+
+    A record with several reasons counts under each of them. Open means
+    that nobody has discarded it.
+
+    [dim]Examples:[/]
+      ingest quarantine list pgr_events
+      ingest quarantine list --all --json | jq '.[] | {stream, open}'
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ingestion_platform.quarantine import overview
+
+    terminal: Terminal = ctx.obj
+    wanted = chosen(streams, everything=everything)
+    platform = _platform()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: overview(platform, each), wanted))
+    if as_json:
+        terminal.json([_overview(each) for each in found])
+        return
+    for each in found:
+        if each.records or not everything:
+            _show_overview(terminal, each)
+    empty = sum(not each.records for each in found)
+    if everything and empty:
+        terminal.say(f"{count(empty)} streams have nothing in quarantine")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    stream: StreamName,
+    places: Places = None,
+    reason: Reason = None,
+    window: Windows = None,
+    generation: Generation = None,
+    only_open: Annotated[bool, typer.Option("--open", help="None that are discarded.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Show refused records: every reason, where they came from, and their bytes.
+
+    Exits with 1 if there is no such record. JSON has the bytes whole: as text
+    where they are UTF-8, else in base64.
+
+    [dim]Examples:[/]
+      ingest quarantine show pgr_events 3 1204
+      ingest quarantine show pgr_events --reason channel --limit 2
+    """
+    from ingestion_platform.quarantine import find
+
+    terminal: Terminal = ctx.obj
+    of = _stream(stream)
+    choice = _choice(places, reason, window, generation, decided=False if only_open else None)
+    # One more, to tell whether there are more.
+    found = find(_platform(), of, choice, limit=limit + 1)
+    if as_json:
+        terminal.json([_record(each) for each in found[:limit]])
+    for number, each in enumerate(() if as_json else found[:limit]):
+        terminal.out.print(("\n" if number else "") + _described(each), soft_wrap=True)
+    if len(found) > limit:
+        terminal.say(f"there are more than {limit}; --limit for more")
+    if not found:
+        terminal.error(f"{of.quarantine_table} has no such record")
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    ctx: typer.Context, stream: StreamName, window: Windows = None, as_json: Json = False
+) -> None:
+    """Judge refused records again, after the contract was repaired.
+
+    Replaces the slices that have refused records, as materializing them in
+    Dagster does. What comes back is in bronze at once; silver and gold have
+    it after the next run of their days.
+
+    [dim]Examples:[/]
+      ingest quarantine replay pgr_events
+      ingest quarantine replay pgr_events --window 2026-11-20
+    """
+    from ingestion_platform import quarantine as core
+
+    terminal: Terminal = ctx.obj
+    of = _stream(stream)
+    with terminal.progress(total=False) as progress:
+        task = progress.add_task("files judged again", total=None)
+        done = core.replay(
+            _platform(), of, windows=_days(window), on_loaded=lambda _: progress.advance(task)
+        )
+    if as_json:
+        terminal.json(done.as_dict())
+        return
+    _show_replayed(terminal, of, done)
+
+
+@app.command()
+def discard(
+    ctx: typer.Context,
+    stream: StreamName,
+    because: Annotated[
+        str, typer.Option("--because", metavar="TEXT", help="Why; it is kept with the decision.")
+    ],
+    places: Places = None,
+    reason: Reason = None,
+    window: Windows = None,
+    generation: Generation = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take it back: the records are open again.")
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="NAME", help="Who decides.", show_default="the user"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide that refused records need nothing more, and keep who, when and why.
+
+    They stay in quarantine, byte by byte, and no longer count when their day
+    is held against the contract's quarantineShare.
+
+    [dim]Examples:[/]
+      ingest quarantine discard pgr_events 3 1204 1207 --because "test records"
+      ingest quarantine discard pgr_events --reason "not a JSON" --because "load test"
+      ingest quarantine discard pgr_events 3 1204 --undo --because "was needed"
+    """
+    from ingestion_platform import quarantine as core
+
+    terminal: Terminal = ctx.obj
+    of = _stream(stream)
+    choice = _choice(places, reason, window, generation)
+    decide = core.undo if undo else core.discard
+    decision, records = decide(_platform(), of, choice, because=because, by=by or _user())
+    if as_json:
+        terminal.json({"stream": of.name, "records": records, **asdict(decision)})
+        return
+    verb = "open again" if undo else "discarded"
+    terminal.out.print(f"{count(records)} records of {of.name} {verb} by {literal(decision.by)}")
+    if not undo:
+        terminal.say(
+            "  [cyan]->[/] days that were held back are released when their slices of bronze "
+            "are materialized again"
+        )
+
+
+def _platform() -> Platform:
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+
+    return Platform(Settings.load())
+
+
+def _stream(name: str) -> Stream:
+    return chosen([name], everything=False)[0]
+
+
+def _user() -> str:
+    """Who runs this, by the system's own list of users."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # containers may run as somebody whom the list does not know
+        return f"uid {os.getuid()}"
+
+
+def _choice(
+    places: list[str] | None,
+    reason: str | None,
+    windows: list[str] | None,
+    generation: str | None,
+    *,
+    decided: bool | None = None,
+) -> Choice:
+    from ingestion_platform.quarantine import Choice
+
+    return Choice(_places(places or []), generation, reason, _days(windows), decided)
+
+
+def _places(given: list[str]) -> tuple[tuple[int, int], ...]:
+    """Pairs from a log partition and offsets."""
+    if not given:
+        return ()
+    try:
+        partition, *offsets = labelled_partition(given[0]), *map(int, given[1:])
+    except ValueError as error:
+        problem = "give a log partition and offsets, for example 3 1204 1207"
+        raise typer.BadParameter(problem, param_hint="PARTITION OFFSET") from error
+    if not offsets:
+        raise typer.BadParameter("give offsets too", param_hint="PARTITION OFFSET")
+    return tuple((partition, offset) for offset in offsets)
+
+
+def _days(given: list[str] | None) -> tuple[date, ...]:
+    from datetime import date
+
+    try:
+        return tuple(date.fromisoformat(text) for text in given or ())
+    except ValueError as error:
+        problem = f"{error}; a window is a day like 2026-11-20"
+        raise typer.BadParameter(problem, param_hint="--window") from error
+
+
+def _overview(found: Overview) -> dict[str, Any]:
+    def told(group: Group) -> dict[str, Any]:
+        return asdict(group) | {"open": group.open}
+
+    return asdict(found) | {
+        "open": found.open,
+        "by_reason": [told(group) for group in found.by_reason],
+        "by_slice": [told(group) for group in found.by_slice],
+    }
+
+
+def _show_overview(terminal: Terminal, found: Overview) -> None:
+    terminal.out.print(
+        f"[bold]{literal(found.stream)}[/]: {count(found.records)} records in {found.table}, "
+        f"{_open(found.open)} open, {count(found.decided)} discarded",
+        soft_wrap=True,
+    )
+    if not found.records:
+        return
+    numbers = ("records", "open", "discarded")
+    seen = ("first seen", "last seen")
+    reasons = new_table("", (*numbers, "reason", "windows", "partitions", *seen), numbers=numbers)
+    for group in found.by_reason:
+        windows = f"{group.first_window} … {group.last_window}"
+        reasons.add_row(
+            *_numbers(group),
+            literal(visible(group.name)),
+            windows if group.first_window != group.last_window else str(group.first_window),
+            ", ".join(map(partition_label, group.partitions)),
+            _instant(group.first_seen),
+            _instant(group.last_seen),
+        )
+    terminal.table(reasons)
+    slices = new_table("", (*numbers, "slice", *seen), numbers=numbers)
+    for group in found.by_slice[-_SLICES:]:
+        instants = _instant(group.first_seen), _instant(group.last_seen)
+        slices.add_row(*_numbers(group), group.name, *instants)
+    terminal.table(slices)
+    if len(found.by_slice) > _SLICES:
+        terminal.say(f"the last {_SLICES} of {count(len(found.by_slice))} slices; --json has all")
+
+
+def _numbers(group: Group) -> tuple[str, str, str]:
+    return count(group.records), _open(group.open), count(group.decided)
+
+
+def _open(number: int) -> str:
+    return f"[yellow]{count(number)}[/]" if number else "[green]0[/]"
+
+
+def _instant(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _described(record: Refused) -> str:
+    """A record for people, with rich's markup; whatever it holds is only shown."""
+    place = f"log partition {partition_label(record.partition)}, offset {record.offset}"
+    lines = [
+        f"[bold]{literal(record.stream)}[/] {place}, window {record.window}",
+        *(f"  [red]•[/] {literal(visible(reason))}" for reason in record.reasons),
+        _line("sent", _instant(record.timestamp)),
+        _line("key", _one_line(record.key)),
+        *(_line(f"header {visible(k)}", _one_line(v)) for k, v in record.headers),
+        _line("lake file", record.origin),
+        _line("generation", record.generation),
+        _line("judged", f"{_instant(record.ingested_at)} by contract {record.contract}"),
+    ]
+    if record.decision is not None:
+        made = record.decision
+        said = f"{_instant(made.at)} by {made.by}: {made.because}"
+        lines.append(f"  [dim]discarded[/] {literal(visible(said))}")
+    lines.append(_line("value", f"{len(record.value or b''):,} bytes"))
+    return "\n".join([*lines, literal(shown(record.value, most=_MOST))])
+
+
+def _line(name: str, value: str) -> str:
+    return f"  [dim]{literal(name)}[/] {literal(visible(value))}"
+
+
+def _one_line(value: bytes | None) -> str:
+    if value is None:
+        return "null"
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
+
+
+def _record(record: Refused) -> dict[str, Any]:
+    """A record for machines."""
+    return asdict(record) | {
+        "key": _bytes(record.key),
+        "value": _bytes(record.value),
+        "headers": [{"key": name, "value": _bytes(value)} for name, value in record.headers],
+    }
+
+
+def _bytes(value: bytes | None) -> dict[str, str] | None:
+    """Bytes as JSON can have them, none lost."""
+    from base64 import b64encode
+
+    if value is None:
+        return None
+    try:
+        return {"text": value.decode()}
+    except UnicodeDecodeError:
+        return {"base64": b64encode(value).decode()}
+
+
+def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
+    if not done.slices:
+        terminal.out.print(f"{stream.name}: nothing is in quarantine there")
+        return
+    if done.unchanged == done.slices:
+        terminal.out.print(
+            f"{stream.name}: {count(done.before)} records of {count(done.slices)} slices were "
+            "refused by the present contract: judging again cannot change anything"
+        )
+        terminal.say("  [cyan]->[/] repair the contract first, or discard the records")
+        return
+    judged = done.slices - done.unchanged
+    terminal.out.print(
+        f"{stream.name}: [green]{count(done.came_back)}[/] of {count(done.before)} records came "
+        f"back to bronze, {count(done.after)} are in quarantine "
+        f"({count(judged)} of {count(done.slices)} slices judged again)",
+        soft_wrap=True,
+    )
+    if done.newly_refused:
+        terminal.say(f"  {count(done.newly_refused)} of them were in bronze before")
+    for reason, records in done.reasons.most_common(5):
+        terminal.say(f"  {count(records)} still: {literal(visible(reason))}")

@@ -1,0 +1,106 @@
+"""Bytes and texts of strangers made fit for a terminal: nothing in them moves the cursor, changes
+colours or hides."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+_LINE = 16
+_DEEPEST = 100
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """A text with all that has no shape of its own as an escape; `lines` keeps line ends."""
+    return "".join(
+        char if (lines and char == "\n") or unicodedata.category(char) not in _INVISIBLE
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )  # fmt: skip
+
+
+def shown(value: bytes | None, *, most: int | None = None) -> str:
+    """What a record's bytes are: JSON set out in lines, text as it is, other bytes as a dump.
+
+    Of more than `most` bytes only the beginning is shown.
+    """
+    if value is None:
+        return "null"
+    cut = value if most is None else value[:most]
+    rest = len(value) - len(cut)
+    more = f"\n… {rest:,} more bytes" if rest else ""
+    text = _decoded(cut, whole=not rest)
+    if text is None:
+        return "\n".join(hexdump(cut)) + more
+    if not rest and (laid_out := _json(text)) is not None:
+        return visible(laid_out, lines=True)
+    return visible(text, lines=True) + more
+
+
+def hexdump(value: bytes) -> Iterator[str]:
+    """Lines of sixteen bytes: where, in hexadecimal, and the characters that are ASCII."""
+    for start in range(0, len(value), _LINE):
+        line = value[start : start + _LINE]
+        pairs = line.hex(" ")
+        ascii_only = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in line)
+        yield f"{start:08x}  {pairs:<{3 * _LINE - 1}}  |{ascii_only}|"
+
+
+def _decoded(value: bytes, *, whole: bool) -> str | None:
+    """The text that some bytes are; None when they are none. A cut may lie within a character."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+class _Members(list[tuple[str, Any]]):
+    """An object's members as they stand there, also those with the same key."""
+
+
+class _Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+def _json(text: str) -> str | None:
+    """A JSON text set out in lines, with every key and number as it was sent; None for others."""
+    try:
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_Members,
+            parse_int=_Number,
+            parse_float=_Number,
+            parse_constant=_Number,
+        )
+        return "".join(_pieces(parsed, 0)) if isinstance(parsed, list) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    if depth > _DEEPEST:
+        raise RecursionError
+    if isinstance(value, _Members):
+        yield from _between("{}", [(json.dumps(k, ensure_ascii=False) + ": ", v) for k, v in value],
+                            depth)  # fmt: skip
+    elif isinstance(value, list):
+        yield from _between("[]", [("", v) for v in value], depth)
+    else:
+        yield value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+
+
+def _between(brackets: str, members: Sequence[tuple[str, Any]], depth: int) -> Iterator[str]:
+    yield brackets[0]
+    inner, comma = "\n" + "  " * (depth + 1), ""
+    for key, value in members:
+        yield f"{comma}{inner}{key}"
+        yield from _pieces(value, depth + 1)
+        comma = ","
+    yield ("\n" + "  " * depth if members else "") + brackets[1]

@@ -1,0 +1,232 @@
+"""What people decided about refused records: an Iceberg table that is only ever appended to.
+
+A decision names records by (generation, log partition, offset), so it outlives replays, rebuilt
+tables and recreated topics. The records' bytes stay where they are.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.contract import columns as c
+from ingestion_platform.errors import CatalogUnavailable
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.datafiles import write_data_files
+from ingestion_platform.warehouse.dataset import TableDataset
+from ingestion_platform.warehouse.tables import ensure_table, load_or_none
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table
+
+TABLE = "quarantine._decisions"
+"""No contract's table can have this name."""
+DISCARD, UNDO = "discard", "undo"
+ATTEMPTS = 20
+
+Place = tuple[str, int, int]
+"""Generation, log partition and offset of a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided about a record: one call of a person has one id, and a row per record."""
+
+    id: str
+    action: str
+    because: str
+    by: str
+    at: datetime
+
+
+def decide(
+    catalog: Catalog,
+    stream: str,
+    records: Iterable[tuple[date, Place]],
+    *,
+    action: str,
+    because: str,
+    by: str,
+) -> Decision:
+    """Record one decision about some records (window and place of each), in one commit.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer, or other writers keep being quicker.
+        StoreUnavailable: the tables' store does not answer.
+    """
+    import pyarrow as pa
+
+    decision = Decision(uuid.uuid4().hex, action, because, by, datetime.now(UTC))
+    table = ensure_table(catalog, TABLE, _shape)
+    rows = [
+        (stream, window, *place, decision.action, decision.because, decision.by, decision.at,
+         decision.id)
+        for window, place in records
+    ]  # fmt: skip
+    columns = zip(*rows, strict=True) if rows else ([] for _ in _arrow_schema())
+    arrays = [pa.array(each, f.type) for each, f in zip(columns, _arrow_schema(), strict=True)]
+    _append(catalog, table, pa.table(arrays, schema=_arrow_schema()))
+    return decision
+
+
+def discarded(
+    catalog: Catalog, stream: str, *, windows: Sequence[date] | None = None
+) -> dict[Place, Decision]:
+    """The records of a stream (of some windows) whose last decision is to discard them.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    last = dict(_read(catalog, stream, windows))
+    return {place: made for place, made in last.items() if made.action == DISCARD}
+
+
+def discarded_of(
+    catalog: Catalog, stream: str, quarantine: str, *, windows: Sequence[date] | None = None
+) -> Counter[tuple[date, int]]:
+    """How many rows that are in a quarantine table (by name) are discarded, by slice.
+
+    The table is only read when there is a decision.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    chosen = discarded(catalog, stream, windows=windows)
+    table = load_or_none(catalog, quarantine) if chosen else None
+    found: Counter[tuple[date, int]] = Counter()
+    if table is None:
+        return found
+    columns = [c.WINDOW, c.GENERATION, c.PARTITION, c.OFFSET]
+    with answering():
+        scanner = TableDataset(table).scanner(columns=columns, filter=_within(windows))
+        rows = scanner.to_table().to_pydict()
+    for window, generation, partition, offset in zip(*rows.values(), strict=True):
+        found[window, partition] += (generation, partition, offset) in chosen
+    return found
+
+
+def _read(
+    catalog: Catalog, stream: str, windows: Sequence[date] | None
+) -> list[tuple[Place, Decision]]:
+    """All decisions of a stream, the earliest first."""
+    import pyarrow.compute as pc
+
+    table = load_or_none(catalog, TABLE)
+    if table is None:
+        return []
+    condition = pc.field("stream") == stream
+    if (of_windows := _within(windows)) is not None:
+        condition &= of_windows
+    with answering():
+        rows = TableDataset(table).scanner(filter=condition).to_table().to_pylist()
+    rows.sort(key=lambda row: (row["decided_at"], row["decision"]))
+    return [
+        (
+            (row[c.GENERATION], row[c.PARTITION], row[c.OFFSET]),
+            Decision(
+                row["decision"], row["action"], row["because"], row["decided_by"], row["decided_at"]
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _within(windows: Sequence[date] | None) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if windows is None:
+        return None
+    return pc.field(c.WINDOW).isin(pa.array(windows, pa.date32()))
+
+
+def _append(catalog: Catalog, table: Table, rows: pa.Table) -> None:
+    """Another writer's decision meanwhile takes nothing from this one: it is appended again."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    from ingestion_platform.warehouse.snapshots import appending, begin
+
+    files = write_data_files(table, rows)
+    for attempt in range(ATTEMPTS):
+        try:
+            with answering():
+                transaction = begin(catalog.load_table(TABLE))
+                with appending(transaction, {}) as snapshot:
+                    for file in files:
+                        snapshot.append_data_file(file)
+                transaction.commit_transaction()
+                return
+        except CommitFailedException:
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+    raise CatalogUnavailable(
+        f"{TABLE}: {ATTEMPTS} commits in a row met another writer's", action="try again later"
+    )
+
+
+def _arrow_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("stream", pa.string()),
+            (c.WINDOW, pa.date32()),
+            (c.GENERATION, pa.string()),
+            (c.PARTITION, pa.int32()),
+            (c.OFFSET, pa.int64()),
+            ("action", pa.string()),
+            ("because", pa.string()),
+            ("decided_by", pa.string()),
+            ("decided_at", pa.timestamp("us", tz="UTC")),
+            ("decision", pa.string()),
+        ]
+    )
+
+
+def _shape() -> tuple[Schema, PartitionSpec]:
+    """Partitioned by stream: each reads only its own."""
+    from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.transforms import IdentityTransform
+    from pyiceberg.types import (
+        DateType,
+        IntegerType,
+        LongType,
+        NestedField,
+        StringType,
+        TimestamptzType,
+    )
+
+    text, docs = StringType(), _DOCS
+    types = [text, DateType(), text, IntegerType(), LongType(), text, text, text,
+             TimestamptzType(), text]  # fmt: skip
+    names = _arrow_schema().names
+    fields = [
+        NestedField(number, name, kind, required=False, doc=docs[name])
+        for number, (name, kind) in enumerate(zip(names, types, strict=True), start=1)
+    ]
+    spec = PartitionSpec(PartitionField(1, PARTITION_FIELD_ID_START, IdentityTransform(), "stream"))
+    return Schema(*fields), spec
+
+
+_DOCS = {
+    "stream": "whose record it is",
+    c.WINDOW: "UTC day of the record in its log",
+    c.GENERATION: "topic id of the log that held the record",
+    c.PARTITION: "partition of the log",
+    c.OFFSET: "offset in the partition",
+    "action": "discard, or undo of an earlier one; the last one about a record counts",
+    "because": "why, in the person's words",
+    "decided_by": "who",
+    "decided_at": "when",
+    "decision": "id of the call that made it",
+}
