@@ -16,6 +16,7 @@ from ingestion_platform.cli import (
     load,
     new,
     produce,
+    quarantine,
     query,
     run,
     serve,
@@ -119,6 +120,7 @@ app.command("load")(load.load)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
+app.add_typer(quarantine.app, name="quarantine")
 app.command("query")(query.query)
 app.command("doctor")(doctor.doctor)
 app.add_typer(contract.app, name="contract")
