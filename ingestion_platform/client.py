@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from ingestion_platform.quarantine import Refused
     from ingestion_platform.sources.keys import KeyOf
-    from ingestion_platform.quarantine import Refused
     from ingestion_platform.sources.produce import Report
     from ingestion_platform.sources.record import Record
     from ingestion_platform.status import StreamStatus
