@@ -34,6 +34,8 @@ SHOWN = 20
 Place = tuple[str, int, int]
 Judge = Callable[[bytes | None], dict[str, Any] | None]
 """The typed row of a good record; None for a bad one."""
+Windows = Callable[[dict[Place, "Logged"]], dict[Place, date]]
+"""The window of every record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Oracle:
     stream: Stream
     judge: Judge = field(default_factory=lambda: judge_pgr)
     seen: dict[Place, Logged] = field(default_factory=dict)
+    windows: Windows = field(default_factory=lambda: windows_of)
 
     def read(self) -> Oracle:
         """Take in all that the topic has now (committed records only)."""
@@ -69,7 +72,7 @@ class Oracle:
                 bad[place] = record
             else:
                 good[place] = row
-        windows = windows_of(self.seen)
+        windows = self.windows(self.seen)
         bronze = read_table(self.settings, self.stream.bronze_table)
         quarantine = read_table(self.settings, self.stream.quarantine_table)
         found = _places("bronze", bronze, set(good), set(bad))

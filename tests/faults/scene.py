@@ -7,18 +7,21 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from confluent_kafka.admin import AdminClient
 from faults.processes import Attempt, Worker
 from oracle import Oracle, snapshots
 from testbed import new_stream
 
+from ingestion_platform.errors import PlatformError
 from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.settings import Settings
+from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
@@ -146,3 +149,32 @@ def detoured(env: dict[str, str], name: str, port: int) -> dict[str, str]:
     """The variables with another port in the address that one of them holds."""
     address = env[name]
     return env | {name: address.replace(f":{port_of(env, name)}", f":{port}", 1)}
+
+
+def admin(scene: Scene) -> AdminClient:
+    """Whoever looks after the brokers."""
+    return AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers})
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Ask again and again, for a while."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def recreate(scene: Scene) -> None:
+    """Delete the topic, and create it again as soon as the broker lets us."""
+    client = admin(scene)
+    client.delete_topics([scene.stream.topic])[scene.stream.topic].result()
+
+    def created() -> bool:
+        try:
+            ensure_topic(scene.settings, scene.stream.topic, scene.stream.partitions)
+            scene.send(300)
+        except (PlatformError, AssertionError):
+            return False
+        return True
+
+    until(created, "the topic is there again")

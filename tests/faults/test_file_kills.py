@@ -61,13 +61,14 @@ def scene(servers: Services, worker: Worker, tmp_path: Path) -> Scene:
     return Scene(servers, worker, tmp_path)
 
 
+@pytest.mark.fault("files", "kill -9 while files are copied, archived, claimed, landed or loaded")
 def test_kills_while_files_come_in(
     scene: Scene,
     rng: random.Random,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """At any instant of copying, archiving, claiming, landing and loading, again and again."""
+    """Every content lands once, copies of it never, and no file is left over."""
     contents: set[bytes] = set()
     kills = max(1, int(request.config.getoption("kills")) // 3)
     phases: dict[str, int] = {}
@@ -106,6 +107,7 @@ def _is_json(value: bytes) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("files", "kill -9 in the middle of a large file")
 def test_a_large_file_lands_once_in_little_memory(
     scene: Scene,
     rng: random.Random,

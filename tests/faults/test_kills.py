@@ -44,10 +44,11 @@ def told(record_property: Callable[[str, object], None]) -> Callable[[Scene], No
     return tell
 
 
+@pytest.mark.fault("processes", "kill -9 of a run, at any instant, again and again")
 def test_kills_while_running(
     scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
 ) -> None:
-    """Landing and loading in one process, killed anywhere, again and again."""
+    """The next run goes on from the data: every record is there once."""
     scene.send(4_000)
     scene.measure("run")
     done = 0
@@ -58,10 +59,11 @@ def test_kills_while_running(
     scene.holds()
 
 
+@pytest.mark.fault("processes", "kill -9 of a landing or a loading process, at any instant")
 def test_kills_while_landing_and_while_loading(
     scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
 ) -> None:
-    """Landing and loading by processes of their own, either of them killed."""
+    """Whichever is killed, the next of its kind goes on from the data."""
     scene.send(4_000)
     for do in ("land", "load"):
         scene.measure(do)
@@ -74,10 +76,11 @@ def test_kills_while_landing_and_while_loading(
     scene.holds()
 
 
+@pytest.mark.fault("processes", "kill -9 while slices are replaced for another contract")
 def test_kills_while_replacing(
     scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
 ) -> None:
-    """Slices are judged anew by one contract, then by the other; content is the last one's."""
+    """Rows enter and leave quarantine once; the content is that of the last contract."""
     scene.send(4_000)
     assert scene.start("run").wait() == "ok"
     before = content(scene.settings, scene.stream)
@@ -93,9 +96,10 @@ def test_kills_while_replacing(
     assert content(scene.settings, scene.stream) == before
 
 
+@pytest.mark.fault("processes", "two and four writers at once on the same slices")
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_at_work_on_the_same_slices(scene: Scene, count: int) -> None:
-    """From the very first record on, over tables that none of them finds made."""
+    """None fails and nothing is there twice, from the first record on, over tables not yet made."""
     for _ in range(3):
         scene.send(3_000)
         together([scene.start("run") for _ in range(count)])
@@ -108,6 +112,7 @@ def test_processes_at_work_on_the_same_slices(scene: Scene, count: int) -> None:
     scene.holds()
 
 
+@pytest.mark.fault("processes", "kill -9 of one of two writers at once")
 def test_kills_among_processes_at_work_on_the_same_slices(
     scene: Scene, rng: random.Random, told: Callable[[Scene], None]
 ) -> None:
@@ -126,6 +131,7 @@ def test_kills_among_processes_at_work_on_the_same_slices(
     scene.holds()
 
 
+@pytest.mark.fault("processes", "SIGSTOP of a writer that wakes after another went on")
 @pytest.mark.parametrize("do", ["run", "replace"])
 def test_a_stopped_writer_wakes_after_another_went_on(
     scene: Scene, rng: random.Random, do: str, told: Callable[[Scene], None]

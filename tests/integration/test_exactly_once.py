@@ -115,6 +115,7 @@ def test_a_million_events_arrive_exactly_once(
     exactly_once(real_settings, make_stream(real_settings), 1_000_000)
 
 
+@pytest.mark.fault("log", "landing, loading and running alternate in any order")
 def test_growing_logs_are_followed_run_by_run(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -188,6 +189,7 @@ def test_slices_of_an_edited_contract_may_be_replaced_one_at_a_time(
     holds(real_settings, stream)
 
 
+@pytest.mark.fault("log", "a topic is deleted and created again between runs")
 def test_a_recreated_topic_is_a_new_generation_and_both_are_kept(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -220,6 +222,7 @@ def recreate(settings: Settings, stream: Stream) -> None:
             assert datetime.now() < deadline
 
 
+@pytest.mark.fault("log", "retention takes records between runs")
 def test_what_retention_took_is_a_recorded_gap(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -258,6 +261,7 @@ def transact(producer: Producer, stream: Stream, count: int, *, commit: bool) ->
     (producer.commit_transaction if commit else producer.abort_transaction)(30)
 
 
+@pytest.mark.fault("log", "transactions are aborted, or open; markers end the log")
 def test_aborted_transactions_never_appear_and_markers_are_gaps(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -316,6 +320,7 @@ def test_keys_headers_and_tombstones_are_kept_as_sent(
     assert len(oracle.seen) == 45
 
 
+@pytest.mark.fault("clocks", "producers stamp records in the far future and past")
 def test_windows_follow_the_log_not_the_clock_of_a_record(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -350,6 +355,7 @@ def test_windows_follow_the_log_not_the_clock_of_a_record(
     verified(platform, stream)
 
 
+@pytest.mark.fault("tables", "rows of others in the same tables, and in the same files")
 def test_rows_of_other_writers_are_left_alone(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
@@ -378,6 +384,7 @@ def test_rows_of_other_writers_are_left_alone(
     assert sorted(map(repr, left.to_pylist())) == sorted(map(repr, foreign.to_pylist()))
 
 
+@pytest.mark.fault("tables", "rolled back between runs")
 @pytest.mark.parametrize("which", ["bronze", "quarantine", "both"])
 def test_a_table_rolled_back_is_healed_by_the_next_run(
     real_settings: Settings, make_stream: MakeStream, which: str
@@ -400,6 +407,7 @@ def test_a_table_rolled_back_is_healed_by_the_next_run(
     assert content(real_settings, stream) == before
 
 
+@pytest.mark.fault("tables", "dropped")
 def test_a_dropped_table_is_made_again(real_settings: Settings, make_stream: MakeStream) -> None:
     """The lake has everything that either table needs."""
     stream = make_stream(real_settings)
@@ -413,6 +421,7 @@ def test_a_dropped_table_is_made_again(real_settings: Settings, make_stream: Mak
     assert content(real_settings, stream) == before
 
 
+@pytest.mark.fault("tables", "the history expired below a commit of somebody else")
 def test_an_expired_history_keeps_the_positions(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
