@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 PORT ?= 3000
 RATE ?= 5
 WORKERS ?= 2
+KILLS ?= 1000
+SEED ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +26,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-fast lint docs services services-down lock clean
+.PHONY: help demo dev test test-faults test-fast lint docs services services-down lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ dev: $(RUN_READY)  ## Live: Dagster on PORT (3000), a simulator sending RATE (5)
 test: lint  ## Lint, then all tests; what needs tools that are absent is named and left out
 	@$(PYTEST)
 
+test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000) processes killed, by SEED (1)
+	@$(PYTEST) -n 1 tests/faults --kills $(KILLS) --seed $(SEED) --csv-mb 2000
+
 test-fast: $(DEV_READY)  ## The quick tests: no real servers, nothing slow
 	@$(PYTEST) -m "not slow and not services" tests/unit tests/orchestration
 
@@ -48,9 +53,10 @@ lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
 	@$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
 	@$(BIN)/ingest contract lint
 
-docs: $(RUN_READY)  ## Write the pages that follow from the contracts anew: streams, event schemas
+docs: $(RUN_READY)  ## Write the pages that follow from contracts and tests anew: streams, faults
 	@rm -f docs/streams/*.md
 	@$(BIN)/ingest contract export --format markdown --output docs
+	@$(BIN)/python docs/write_faults.py
 
 services: $(DEV_READY)  ## Start Kafka, MinIO and Postgres natively; shows the settings to use them
 	@$(BIN)/python -m services up kafka minio postgres
