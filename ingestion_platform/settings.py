@@ -82,6 +82,21 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class UpkeepSettings:
+    """What upkeep works towards. How many snapshots a table keeps is the table's own property
+    (history.expire.min-snapshots-to-keep), which every engine knows."""
+
+    target_file_mb: int = 128
+    """UPKEEP_TARGET_FILE_MB: small files of a table become files of about this size."""
+    orphan_hours: int = 24
+    """UPKEEP_ORPHAN_HOURS: no file goes sooner than this after it was written, and after it was
+    first seen unneeded: longer than any write or read takes."""
+    run_days: int = 14
+    """UPKEEP_RUN_DAYS: Dagster's finished runs are kept this long, and those that tell the state
+    of a slice for good."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
 
@@ -104,6 +119,7 @@ class Settings:
     """How long a dropped file must not have changed to be taken."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
     dotenv: frozenset[str] = frozenset()
@@ -143,6 +159,7 @@ class Settings:
             drop_settle_seconds=_seconds(env, "DROP_SETTLE_SECONDS", 2.0),
             gateway=_gateway(env),
             worker=_worker(env),
+            upkeep=_upkeep(env),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             dotenv=frozenset(filter(_ours, dotenv)),
         )
@@ -256,6 +273,15 @@ def _worker(env: Mapping[str, str]) -> WorkerSettings:
     )
 
 
+def _upkeep(env: Mapping[str, str]) -> UpkeepSettings:
+    default = UpkeepSettings()
+    return UpkeepSettings(
+        target_file_mb=_whole(env, "UPKEEP_TARGET_FILE_MB", default.target_file_mb, 1),
+        orphan_hours=_whole(env, "UPKEEP_ORPHAN_HOURS", default.orphan_hours, 1),
+        run_days=_whole(env, "UPKEEP_RUN_DAYS", default.run_days, 1),
+    )
+
+
 def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     value = env.get(name, str(default)).strip()
     if not value.isdecimal() or int(value) < least:
@@ -356,7 +382,7 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    return name.startswith((*prefixes, "DROP_", "FLUSH_")) or name in _UNPREFIXED
+    return name.startswith((*prefixes, "DROP_", "FLUSH_", "UPKEEP_")) or name in _UNPREFIXED
 
 
 def _masked(name: str, value: str) -> str:

@@ -22,6 +22,7 @@ from ingestion_platform.cli import (
     serve,
     status,
     stream,
+    upkeep,
     verify,
 )
 from ingestion_platform.cli.terminal import Terminal
@@ -121,6 +122,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine")
+app.command("upkeep")(upkeep.upkeep)
 app.command("query")(query.query)
 app.command("doctor")(doctor.doctor)
 app.add_typer(contract.app, name="contract")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ingestion_platform.status import StreamStatus
 
 TIMEOUT = 5.0  # seconds for a broker to answer
+PILED = 1000  # small files of a table that are worth a word: upkeep would long have come
 
 
 class Level(StrEnum):
@@ -217,6 +218,35 @@ def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
         yield ok(f"{stream.name}: {len(slices)} slice{_s(len(slices))} agree with the lake")
 
 
+def _upkeep(patient: Patient) -> Iterator[Finding]:
+    """Whether tables pile up what upkeep would have taken away."""
+    if not patient.catalog:
+        yield _not_looked_at("the catalog")
+        return
+    from ingestion_platform.upkeep import conditions, models_of, tables_of
+
+    names = [name for stream in patient.streams for name in tables_of(stream)]
+    for domain in dict.fromkeys(stream.domain for stream in patient.streams):
+        names += models_of(patient.platform, domain)
+    fine = 0
+    for found in conditions(patient.platform, names):
+        many = {
+            "small files": found.small_files,
+            "old snapshots": found.expendable,
+            "small manifests": found.small_manifests,
+        }
+        piled = [f"{count:,} {what}" for what, count in many.items() if count >= PILED]
+        if not piled:
+            fine += 1
+            continue
+        yield warn(
+            f"{found.table}: {', '.join(piled)}, which make it slow",
+            "`ingest upkeep --all`, or turn the schedule `upkeep` on in Dagster",
+        )
+    if fine:
+        yield ok(f"{fine} table{_s(fine)} in good order")
+
+
 def _behind(patient: Patient) -> Iterator[Finding]:
     """Whether bronze is where the log is; for how long not, against the promised freshness."""
     if patient.topics is None or not (patient.lake and patient.catalog):
@@ -339,6 +369,7 @@ CHECKS: dict[str, Check] = {
     "lake": _lake,
     "catalog": _catalog,
     "tables": _tables,
+    "upkeep": _upkeep,
     "streams": _behind,
     "dagster home": _dagster_home,
     "embedded broker": _embedded_broker,
