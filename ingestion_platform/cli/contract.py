@@ -1,20 +1,21 @@
-"""`ingest contract`: what is wrong with, or could be better in, the contract files; and the
-documents that follow from them."""
+"""`ingest contract`: what is wrong with, or could be better in, the contract files; the documents
+that follow from them; and what they change in the tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingestion_platform.cli.options import Json, StreamNames
+from ingestion_platform.cli.options import All, Json, StreamNames, chosen
 from ingestion_platform.cli.terminal import Terminal, literal, mark
 from ingestion_platform.contract.export import Format
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.export import Published
     from ingestion_platform.contract.lint import Finding
+    from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
@@ -96,6 +97,72 @@ def declared_contracts() -> list[Path]:
     from ingestion_platform.streams import folders
 
     return [file for folder in folders() for file in sorted(folder.glob("*/*.odcs.yaml"))]
+
+
+@app.command()
+def plan(
+    ctx: typer.Context,
+    streams: StreamNames = None,
+    everything: All = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the next load would change in the tables, so that they follow their contracts.
+
+    Changes nothing. Exits with 1 if a table cannot follow without losing data.
+
+    [dim]Examples:[/]
+      ingest contract plan pgr_events
+      ingest contract plan --all --json
+    """
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+
+    terminal: Terminal = ctx.obj
+    platform = Platform(Settings.load())
+    found = [_planned(platform, stream) for stream in chosen(streams, everything=everything)]
+    if as_json:
+        terminal.json(found)
+    for each in () if as_json else found:
+        _show_plan(terminal, each)
+    if any(each["refused"] for each in found):
+        raise typer.Exit(1)
+
+
+def _planned(platform: Platform, stream: Stream) -> dict[str, Any]:
+    """The steps of one stream's table, or why there can be none."""
+    from dataclasses import asdict
+
+    from ingestion_platform.contract.problems import ContractProblems
+    from ingestion_platform.warehouse.evolve import plan as steps
+    from ingestion_platform.warehouse.tables import load_or_none
+
+    table = load_or_none(platform.catalog, stream.bronze_table)
+    about = {"stream": stream.name, "table": stream.bronze_table, "new": table is None}
+    try:
+        planned = () if table is None else steps(table, stream.contract)
+    except ContractProblems as error:
+        return {**about, "steps": [], "refused": [asdict(p) for p in error.problems]}
+    told = [asdict(step) | {"text": str(step)} for step in planned]
+    return {**about, "steps": told, "refused": []}
+
+
+def _show_plan(terminal: Terminal, planned: dict[str, Any]) -> None:
+    status, said = "ok", "follows its contract"
+    if planned["refused"]:
+        status, said = "fail", "cannot follow its contract"
+    elif planned["steps"]:
+        status, said = "warn", "will be changed by the next load"
+    elif planned["new"]:
+        said = "will be made by the first load"
+    terminal.out.print(f"{mark(status)} {planned['table']} {said}", soft_wrap=True)
+    for step in planned["steps"]:
+        terminal.out.print(f"     {literal(step['text'])}", soft_wrap=True)
+    for problem in planned["refused"]:
+        terminal.out.print(
+            f"     {literal(problem['element'])}: {literal(problem['problem'])}\n"
+            f"     [cyan]->[/] {literal(problem['action'])}",
+            soft_wrap=True,
+        )
 
 
 @app.command()

@@ -1,0 +1,101 @@
+"""`ingest contract plan`: what a load would change, told beforehand, and what it would refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import Ingest
+
+Properties = list[dict[str, Any]]
+
+
+def write(file: Path, properties: Properties) -> None:
+    """The contract of letters with these properties."""
+    document = {
+        "apiVersion": "v3.2.0",
+        "kind": "DataContract",
+        "id": "letters",
+        "version": "1.0.0",
+        "status": "active",
+        "domain": "post",
+        "schema": [{"name": "letters", "properties": properties}],
+    }
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+@pytest.fixture
+def contract(bare: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The contract of a stream that takes files, not loaded yet."""
+    folder = tmp_path / "defs" / "post"
+    folder.mkdir(parents=True)
+    attributes = {"name": "letters", "files": {"folder": "letters"}}
+    component = "ingestion_platform.orchestration.Stream"
+    (folder / "defs.yaml").write_text(yaml.safe_dump({"type": component, "attributes": attributes}))
+    monkeypatch.setenv("PLATFORM_DEFS", str(folder.parent))
+    file = folder / "letters.odcs.yaml"
+    write(file, [{"name": "id", "logicalType": "integer", "physicalType": "int"}])
+    return file
+
+
+def load(bare: Ingest, tmp_path: Path, *ids: int) -> None:
+    """Load letters of these ids."""
+    records = tmp_path / f"letters-{ids[0]}.jsonl"
+    records.write_text("".join(json.dumps({"id": id_}) + "\n" for id_ in ids))
+    assert bare("load", "letters", str(records)).code == 0
+
+
+def test_a_table_that_is_not_there_will_be_made(bare: Ingest, contract: Path) -> None:
+    """And is not made by asking."""
+    answer = bare("contract", "plan", "letters", "--json")
+    assert answer.code == 0
+    assert answer.json == [
+        {"stream": "letters", "table": "bronze.letters", "new": True, "steps": [], "refused": []}
+    ]
+    assert "will be made" in bare("contract", "plan", "letters").out
+    assert bare("contract", "plan").code == 2
+
+
+def test_steps_are_told_and_done_by_the_next_load(
+    bare: Ingest, contract: Path, tmp_path: Path
+) -> None:
+    """Asking changes nothing; after the load there is nothing left."""
+    load(bare, tmp_path, 1, 2)
+    assert "follows its contract" in bare("contract", "plan", "letters").out
+    note = {"name": "note", "logicalType": "string"}
+    write(contract, [{"name": "id", "logicalType": "integer"}, note])
+    for _ in range(2):
+        (planned,) = bare("contract", "plan", "letters", "--json").json
+        texts = [step["text"] for step in planned["steps"]]
+        assert texts == ["widen id from int to long", "add note (string)"]
+    assert "widen id from int to long" in bare("contract", "plan", "letters").out
+    load(bare, tmp_path, 2**40)
+    (planned,) = bare("contract", "plan", "letters", "--json").json
+    assert planned["steps"] == []
+    rows = bare("query", "select id, note from bronze.letters order by 1", "--json").json
+    assert [row["id"] for row in rows] == [1, 2, 2**40]
+
+
+def test_what_cannot_be_followed_is_told_with_the_way_out(
+    bare: Ingest, contract: Path, tmp_path: Path
+) -> None:
+    """Exit code 1, for the plan and for a load, which writes nothing."""
+    load(bare, tmp_path, 1)
+    write(contract, [{"name": "id", "logicalType": "string"}])
+    answer = bare("contract", "plan", "letters", "--json")
+    assert answer.code == 1
+    (problem,) = answer.json[0]["refused"]
+    assert problem["element"] == "property id"
+    told = bare("contract", "plan", "letters")
+    assert "cannot follow its contract" in told.out
+    assert "is string in the contract, but int in the table" in told.out
+    assert "beside it" in told.out
+    records = tmp_path / "more.jsonl"
+    records.write_text('{"id": "x"}\n')
+    refused = bare("load", "letters", str(records))
+    assert refused.code == 1
+    assert "is string in the contract" in refused.err
+    assert bare("query", "select id from bronze.letters", "--json").json == [{"id": 1}]
