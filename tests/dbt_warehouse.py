@@ -19,6 +19,7 @@ from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.contract.schemas import bronze_arrow_schema
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.record import Record
+from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.reading import query
@@ -26,6 +27,7 @@ from ingestion_platform.warehouse.tables import ensure_bronze
 
 PROJECT = Path(__file__).parents[1] / "dbt_project"
 FIRST = dt.date(2026, 1, 1)
+START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 
 
 def day(number: int) -> dt.date:
@@ -130,6 +132,14 @@ def bronze_rows(stream: str, records: Iterable[Record]) -> list[dict[str, Any]]:
 
 Bronze = Mapping[str, list[dict[str, Any]]]
 """Rows of bronze by stream."""
+
+
+def simulated_rows(counts: Mapping[str, int], *, days: float) -> Bronze:
+    """So many simulated records of each stream over the first days, doubled and late ones too."""
+    return {
+        stream: bronze_rows(stream, simulate(stream, count, start=START, days=days, seed=3))
+        for stream, count in counts.items()
+    }
 
 
 def scattered(pool: Bronze, seed: int) -> Bronze:

@@ -1,10 +1,13 @@
-"""What the tests of dbt's models share: the parsed project."""
+"""What the tests of dbt's models share: the parsed project, and a catalog for each of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt_warehouse import Warehouse
 
 
@@ -18,3 +21,16 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Any:
         assert result.success, result.exception
         assert not (home / "catalog.db").exists()
         return result.result
+
+
+@pytest.fixture
+def warehouse(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    manifest: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Warehouse]:
+    """The module's own `Warehouse`: an empty catalog that the settings of this process name."""
+    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
+    yield request.module.Warehouse(tmp_path, manifest)
+    DuckDBConnectionManager.close_all_connections()

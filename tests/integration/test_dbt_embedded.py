@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,16 +92,6 @@ class Warehouse(dbt_warehouse.Warehouse):
     def set_bronze(self, events: Iterable[Event]) -> None:
         """Make bronze hold exactly these rows."""
         self.fill("pgr_events", [event.row() for event in events])
-
-
-@pytest.fixture
-def warehouse(
-    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warehouse]:
-    """An empty catalog that the settings of this process name."""
-    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
-    yield Warehouse(tmp_path, manifest)
-    DuckDBConnectionManager.close_all_connections()
 
 
 def two_cases() -> list[Event]:

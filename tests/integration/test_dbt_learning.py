@@ -5,30 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dbt_warehouse
 import pytest
-from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt_warehouse import (
-    FIRST,
+    START,
     Bronze,
     assert_any_order_equals_a_rebuild,
-    bronze_rows,
     day,
     scattered,
+    simulated_rows,
 )
-
-from ingestion_platform.sources.simulators import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 
-START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 COUNTS = {
     "auth_events": 400,
     "assessment_events": 200,
@@ -54,23 +48,10 @@ class Warehouse(dbt_warehouse.Warehouse):
     }
 
 
-@pytest.fixture
-def warehouse(
-    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warehouse]:
-    """An empty catalog that the settings of this process name."""
-    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
-    yield Warehouse(tmp_path, manifest)
-    DuckDBConnectionManager.close_all_connections()
-
-
 @cache
 def simulated() -> Bronze:
     """All streams over four days, doubled events and late ones among them."""
-    return {
-        stream: bronze_rows(stream, simulate(stream, count, start=START, days=4, seed=3))
-        for stream, count in COUNTS.items()
-    }
+    return simulated_rows(COUNTS, days=4)
 
 
 def test_a_build_says_what_the_events_say(warehouse: Warehouse) -> None:

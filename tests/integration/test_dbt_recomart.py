@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dbt_warehouse
 import pytest
-from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt_warehouse import FIRST, Bronze, assert_any_order_equals_a_rebuild, bronze_rows, scattered
-
-from ingestion_platform.sources.simulators import simulate
+from dbt_warehouse import (
+    FIRST,
+    START,
+    Bronze,
+    assert_any_order_equals_a_rebuild,
+    scattered,
+    simulated_rows,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 
-START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 COUNTS = {"recomart_users": 250, "recomart_products": 560, "recomart_transactions": 900}
 WEIGHTS = {"view": 1, "add_to_cart": 3, "purchase": 5}
 
@@ -39,23 +40,10 @@ class Warehouse(dbt_warehouse.Warehouse):
     }
 
 
-@pytest.fixture
-def warehouse(
-    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warehouse]:
-    """An empty catalog that the settings of this process name."""
-    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
-    yield Warehouse(tmp_path, manifest)
-    DuckDBConnectionManager.close_all_connections()
-
-
 @cache
 def simulated() -> Bronze:
     """All streams over four days, with doubled interactions and such without a time."""
-    return {
-        stream: bronze_rows(stream, simulate(stream, count, start=START, days=4, seed=3))
-        for stream, count in COUNTS.items()
-    }
+    return simulated_rows(COUNTS, days=4)
 
 
 def interactions() -> list[dict[str, Any]]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dbt_warehouse
 import pytest
-from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt_warehouse import FIRST, Bronze, assert_any_order_equals_a_rebuild, bronze_rows, scattered
-
-from ingestion_platform.sources.simulators import simulate
+from dbt_warehouse import (
+    FIRST,
+    Bronze,
+    assert_any_order_equals_a_rebuild,
+    scattered,
+    simulated_rows,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 
@@ -33,24 +34,10 @@ class Warehouse(dbt_warehouse.Warehouse):
     }
 
 
-@pytest.fixture
-def warehouse(
-    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warehouse]:
-    """An empty catalog that the settings of this process name."""
-    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
-    yield Warehouse(tmp_path, manifest)
-    DuckDBConnectionManager.close_all_connections()
-
-
 @cache
 def simulated() -> Bronze:
     """Both streams over three days, doubled records and late ones among them."""
-    start = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
-    return {
-        stream: bronze_rows(stream, simulate(stream, 2000, start=start, days=3, seed=3))
-        for stream in ("sensor_readings", "app_logs")
-    }
+    return simulated_rows({"sensor_readings": 2000, "app_logs": 2000}, days=3)
 
 
 def test_a_build_says_what_the_records_say(warehouse: Warehouse) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dbt_warehouse
 import pytest
-from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt_warehouse import (
-    FIRST,
     PROJECT,
+    START,
     Bronze,
     assert_any_order_equals_a_rebuild,
     bronze_rows,
     scattered,
+    simulated_rows,
 )
 
 from ingestion_platform.sources.labelled import find
@@ -30,7 +27,6 @@ from ingestion_platform.streams import declared_streams
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 
 DATA = PROJECT.parent / "data"
-START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 STREAMS = ("tmdb_movie", "tmdb_tv_series", "tmdb_person")
 
 
@@ -46,16 +42,6 @@ class Warehouse(dbt_warehouse.Warehouse):
         "catalogue": "gold.gold_tmdb_catalogue",
         "changed": "gold.gold_tmdb_most_changed",
     }
-
-
-@pytest.fixture
-def warehouse(
-    tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warehouse]:
-    """An empty catalog that the settings of this process name."""
-    monkeypatch.setenv("PLATFORM_HOME", str(tmp_path))
-    yield Warehouse(tmp_path, manifest)
-    DuckDBConnectionManager.close_all_connections()
 
 
 @cache
@@ -147,10 +133,7 @@ def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse)
     """Whatever came late, twice, or left: running each changed window once is enough."""
     # Few titles, so that each has versions in several windows.
     pool = {
-        stream: [
-            row | {"tmdb_id": row["tmdb_id"] % 11}
-            for row in bronze_rows(stream, simulate(stream, 150, start=START, days=4, seed=3))
-        ]
-        for stream in STREAMS
+        stream: [row | {"tmdb_id": row["tmdb_id"] % 11} for row in rows]
+        for stream, rows in simulated_rows(dict.fromkeys(STREAMS, 150), days=4).items()
     }
     assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
