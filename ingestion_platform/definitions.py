@@ -11,6 +11,7 @@ from ingestion_platform.orchestration.automation import automation_sensor
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.resources import PlatformResource
+from ingestion_platform.orchestration.upkeep import upkeep_definitions
 from ingestion_platform.streams import DEFS, declared_streams, folders
 
 
@@ -37,6 +38,7 @@ def _built() -> dg.Definitions:
                 for stream in declared_streams(folder).values()
             ),
             dbt_definitions(streams),
+            upkeep_definitions(streams),
             dg.Definitions(
                 sensors=[automation_sensor()],
                 resources={"platform": PlatformResource()},

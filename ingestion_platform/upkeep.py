@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LAYERS = ("silver", "gold")
 """The namespaces of the models, whose tables are named <layer>_<domain>_…"""
-_RECENT = 3  # closed windows in which records may still have landed since the last upkeep
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ def upkeep_stream(
 ) -> Kept:
     """Merge the lake's closed windows, and do what bronze and quarantine need.
 
-    `thorough` looks into every closed window, not the last few only, and for orphans. With
-    `dry_run` nothing is changed, and the lake is not looked at.
+    `thorough` looks after the lake and for orphans as well, which take a listing of all files.
+    With `dry_run` nothing is changed, and the lake is not looked at.
 
     Raises:
         FilesMissing, Differing: something is wrong with the data; names the files.
@@ -86,10 +85,8 @@ def upkeep_stream(
     from ingestion_platform.lake.merge import merge_closed
 
     merged: list[Merged] = []
-    if not dry_run:
-        today = datetime.now(UTC).date()
-        since = None if thorough else today - timedelta(days=_RECENT)
-        merged = merge_closed(platform.store, stream.topic, today=today, since=since)
+    if thorough and not dry_run:
+        merged = merge_closed(platform.store, stream.topic, today=datetime.now(UTC).date())
     names = tables_of(stream)
     return Kept(stream.name, merged, list(_upkeep(platform, names, thorough, dry_run, on_table)))
 

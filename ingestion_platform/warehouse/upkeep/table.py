@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.retention import expendable
+from ingestion_platform.warehouse.retention import KEEP, expendable
 from ingestion_platform.warehouse.tables import load_or_none
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class Condition:
     def fine(self) -> bool:
         """Whether there is nothing to do, but for orphans."""
         return not (self.small_files or self.small_manifests or self.expendable)
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether there is enough to do to come for it: a few snapshots go with the next commit."""
+        return bool(self.small_files or self.small_manifests or self.expendable >= KEEP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,170 @@
+"""What a commit costs after thousands of them, with upkeep running beside it as often as the
+schedule would (every ten minutes, at a commit a second). Real MinIO and Postgres on this machine.
+
+    python -m bench.flat_commits [--commits 2000] [--rows 20] [--every 600] [--without-upkeep]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.schemas import bronze_arrow_schema
+from ingestion_platform.settings import Settings
+from ingestion_platform.streams import Stream, declared_streams
+from ingestion_platform.warehouse.catalog import open_catalog
+from ingestion_platform.warehouse.commit import Change, commit
+from ingestion_platform.warehouse.datafiles import write_data_files
+from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.tables import ensure_bronze
+from ingestion_platform.warehouse.upkeep.table import condition, upkeep
+from services import Services
+
+RESULTS = Path(__file__).parent / "results"
+PARTITIONS = 4
+SAMPLE = 100
+GENERATION, CONTRACT = "a-topic-id-of-22-chars", "0" * 64
+
+
+def main() -> None:
+    """Measure and print; the figures also go to bench/results as JSON."""
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder, Services(Path(folder)) as services:
+        services.up(["minio", "postgres"])
+        try:
+            found = measure(services.env(), options)
+        finally:
+            services.down(purge=True)
+    name = "flat_commits_without_upkeep" if options.without_upkeep else "flat_commits"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    report(found)
+
+
+def measure(env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each commit, on the clock and of this process's CPU, and the table after it."""
+    settings = Settings.load(env)
+    stream = declared_streams()["pgr_events"]
+    catalog = open_catalog(settings)
+    table = ensure_bronze(catalog, stream.bronze_table, stream.contract)
+    ours, theirs = multiprocessing.Pipe()
+    keeper = multiprocessing.get_context("spawn").Process(
+        target=_keep, args=(env, stream.bronze_table, theirs), daemon=True
+    )
+    keeper.start()
+    ours.recv()  # it is ready
+    clock, cpu = [], []
+    rows = _rows_of(stream, options.rows)
+    ledgers = [Ledger()] * PARTITIONS
+    for number in range(options.commits):
+        if number and number % options.every == 0 and not options.without_upkeep:
+            ours.send("upkeep")
+        partition = number % PARTITIONS
+        base = ledgers[partition]
+        start = base.position[1] if base.position is not None else 0
+        files = write_data_files(table, rows(partition, start))
+        span = Span(GENERATION, start, start + options.rows, CONTRACT)
+        change = Change(partition, base, span, files, replace=False)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        commit(catalog, stream.bronze_table, [change])
+        clock.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - cpu_began)
+        ledgers[partition] = base.with_span(span)
+        if (number + 1) % 200 == 0:
+            print(f"{number + 1:6,} commits, {_ms(clock[-SAMPLE:])} ms", flush=True)
+    ours.send("end")
+    done = []
+    while (answer := ours.recv()) is not None:
+        done.append(answer)
+    keeper.join()
+    after = condition(catalog, stream.bronze_table)
+    assert after is not None
+    assert after.rows == options.commits * options.rows
+    return {"clock": clock, "cpu": cpu, "upkeep": done, "table": asdict(after)}
+
+
+def report(found: dict[str, Any]) -> None:
+    """Print the first and the last commits beside each other."""
+    for what, name in (("clock", "commit"), ("cpu", "of which CPU")):
+        first = statistics.median(found[what][:SAMPLE])
+        last = statistics.median(found[what][-SAMPLE:])
+        print(
+            f"{name}: median of the first {SAMPLE} {first * 1000:.1f} ms, "
+            f"of the last {SAMPLE} {last * 1000:.1f} ms, ratio {last / first:.2f}"
+        )
+    print(f"slowest commit {max(found['clock']):.2f} s")
+    for each in found["upkeep"]:
+        print(
+            f"upkeep took {each['seconds']:.1f} s: {each['rewritten']} files became "
+            f"{each['written']}, {each['merged']} manifests and {each['expired']} snapshots fewer"
+        )
+    table = found["table"]
+    print(
+        f"table: {table['rows']:,} rows, {table['files']} files, {table['manifests']} manifests, "
+        f"{table['snapshots']} snapshots"
+    )
+
+
+def _keep(env: dict[str, str], name: str, pipe: Connection) -> None:
+    """The process beside the writer: upkeep whenever it is asked to."""
+    catalog = open_catalog(Settings.load(env))
+    pipe.send("ready")
+    done = []
+    while pipe.recv() != "end":
+        began = time.perf_counter()
+        outcome = upkeep(catalog, name)
+        assert outcome is not None
+        done.append(outcome.as_dict() | {"seconds": time.perf_counter() - began})
+    for each in [*done, None]:
+        pipe.send(each)
+
+
+def _rows_of(stream: Stream, count: int) -> Callable[[int, int], pa.Table]:
+    """Makes rows of a log partition from an offset on; one day, as a worker's commit has."""
+    schema = bronze_arrow_schema(stream.contract)
+    texts = pa.array(["a word of text"] * count)
+
+    def column(field: pa.Field, partition: int, start: int) -> Any:
+        if field.name == c.OFFSET:
+            return pa.array(range(start, start + count), field.type)
+        known = {c.PARTITION: partition, c.WINDOW: date(2026, 11, 20), c.GENERATION: GENERATION}
+        known |= {"event_date": date(2026, 11, 20), "service": "PGR"}
+        if field.name in known:
+            return pa.array([known[field.name]] * count, field.type)
+        text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        return texts.cast(field.type) if text else pa.nulls(count, field.type)
+
+    def rows(partition: int, start: int) -> pa.Table:
+        return pa.table([column(f, partition, start) for f in schema], schema=schema)
+
+    return rows
+
+
+def _ms(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds) * 1000:.1f}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--commits", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=20, help="of each commit")
+    parser.add_argument("--every", type=int, default=600, help="commits between two upkeeps")
+    parser.add_argument("--without-upkeep", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
