@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from grievances import EVENT, as_csv, as_jsonl, as_parquet
 from oracle import read_table
 from starlette.testclient import TestClient
-from test_file_door import EVENT, as_csv, as_jsonl, as_parquet
 
 from ingestion_platform import Client
 from ingestion_platform.gateway.app import build
