@@ -152,7 +152,7 @@ def detoured(env: dict[str, str], name: str, port: int) -> dict[str, str]:
 
 
 def admin(scene: Scene) -> AdminClient:
-    """Whoever looks after the brokers."""
+    """Whoever looks after the brokers; keep it, or its answers never come."""
     return AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers})
 
 
