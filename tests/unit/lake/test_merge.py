@@ -1,0 +1,633 @@
+"""Merging lake files: what is read stays the same, whoever writes, reads or dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lake_files import DAY, link_of, put, records
+
+from ingestion_platform.errors import PositionMoved
+from ingestion_platform.lake import merge as merge_module
+from ingestion_platform.lake.chain import Chain, ChainBroken, Link, Source
+from ingestion_platform.lake.land import write_sidecar
+from ingestion_platform.lake.merge import Differing, Merged, Piece, closed, grouped, merge_closed
+from ingestion_platform.lake.names import FILES, Name
+from ingestion_platform.lake.records import decode, encode, read
+from ingestion_platform.lake.store import LocalStore, Store, open_store
+from ingestion_platform.settings import Settings
+from services import Services
+
+S3 = pytest.param("s3", marks=[pytest.mark.services, pytest.mark.xdist_group("servers")])
+NEXT = DAY + timedelta(days=1)
+TODAY = DAY + timedelta(days=2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty lake in a folder."""
+    return LocalStore(tmp_path / "lake")
+
+
+@pytest.fixture(params=["local", S3])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty lake, in a folder and on S3."""
+    env = {"PLATFORM_HOME": str(tmp_path), "LAKE_URL": (tmp_path / "lake").as_uri()}
+    if request.param == "s3":
+        servers: Services = request.getfixturevalue("servers")
+        env |= servers.env() | {"LAKE_URL": f"s3://bucket-0/{uuid.uuid4()}/lake"}
+    return open_store(Settings.load(env, root=tmp_path))
+
+
+def land(store: Store, link: Link) -> Link:
+    """A file as landing puts it, with its metadata; a record's value is its offset."""
+    put(store, link, [b"%d" % at for at in range(link.start, link.end)])
+    data = store.read(link.name.path)
+    write_sidecar(store, link, decode(data), data)
+    return link
+
+
+def landed(
+    store: Store, edges: Sequence[int], *, window: date = DAY, follow: bool = True, **how: Any
+) -> list[Link]:
+    """Files between edges, each following the one ahead; then one of the next window."""
+    links = []
+    for start, end in pairwise(edges):
+        previous = ("A", start) if start else None
+        links.append(land(store, link_of("t", start, end, window=window, previous=previous, **how)))
+    if follow:
+        end = edges[-1]
+        last = link_of(
+            "t", end, end + 1, window=window + timedelta(days=1), previous=("A", end), **how
+        )
+        land(store, last)
+    return links
+
+
+def merge(store: Store, **how: Any) -> list[Merged]:
+    """Merge what is closed today."""
+    return merge_closed(store, "t", today=TODAY, **how)
+
+
+def names(store: Store, window: date = DAY, partition: int = 0) -> list[tuple[int, int]]:
+    """Start and end of the files of a slice, as their names tell them (end 0: not merged)."""
+    found = Chain(store, "t").names(window).get(partition, [])
+    return [(name.start, name.end) for name in found]
+
+
+def paths(store: Store) -> set[str]:
+    """Every object of the lake."""
+    return {entry.path for entry in store.files("")}
+
+
+def reading(store: Store, position: tuple[str, int] | None = None) -> list[int]:
+    """The offsets that a reader gets, which takes from each file what lies behind the one ahead;
+    each has the value that it was landed with."""
+    found: list[int] = []
+    at = position[1] if position else 0
+    for link in Chain(store, "t").after(0, position):
+        table = read(store, link)
+        for offset, value in zip(
+            table["offset"].to_pylist(), table["value"].to_pylist(), strict=True
+        ):
+            if offset >= at:
+                assert value == b"%d" % offset
+                found.append(offset)
+        at = max(at, link.end)
+    return found
+
+
+def test_small_files_become_one(lake: Store) -> None:
+    """The records, their order and all columns stay; parts and their metadata are gone."""
+    links = landed(lake, [0, 3, 4, 10, 12])
+    before = [read(lake, link) for link in links]
+    (merged,) = merge(lake)
+    assert (merged.window, merged.partition) == (DAY, 0)
+    assert (merged.files_before, merged.files_after) == (4, 1)
+    assert merged.bytes_after < merged.bytes_before
+    (link,) = Chain(lake, "t").slice(DAY, 0)
+    assert link == replace(links[0], name=replace(links[0].name, end=12), end=12, rows=12)
+    assert read(lake, link).to_pylist() == [row for part in before for row in part.to_pylist()]
+    said = json.loads(lake.read(link.name.sidecar))
+    assert (said["record_count"], said["start"], said["end"]) == (12, 0, 12)
+    assert said["file_size_bytes"] == len(lake.read(link.name.path))
+    last = link_of("t", 12, 13, window=NEXT).name
+    assert paths(lake) == {link.name.path, link.name.sidecar, last.path, last.sidecar}
+    assert reading(lake) == list(range(13))
+
+
+def test_what_is_merged_is_not_merged_again(lake: Store) -> None:
+    """A second merge changes nothing, whatever it finds."""
+    landed(lake, [0, 2, 4, 5, 11, 12, 14, 18])
+    assert merge(lake, target_rows=6)
+    before = {entry.path: entry.version for entry in lake.files("")}
+    assert names(lake) == [(0, 5), (5, 0), (11, 14), (14, 0)]
+    assert merge(lake, target_rows=6) == []
+    assert {entry.path: entry.version for entry in lake.files("")} == before
+
+
+def test_only_closed_windows_are_merged(store: Store) -> None:
+    """A window is closed for a log partition when it is over and a later one has a file of it."""
+    for partition in (0, 1, 3, FILES):
+        landed(store, [0, 1, 2], partition=partition, follow=False)
+    for partition in (0, FILES):
+        landed(store, [2, 3, 4], window=NEXT, partition=partition, follow=False)
+    landed(store, [2, 3, 4], window=TODAY, partition=1, follow=False)
+    landed(store, [4, 5, 6], window=TODAY, partition=0, follow=False)
+    landed(store, [6, 7], window=TODAY + timedelta(days=1), partition=0, follow=False)
+    chain = Chain(store, "t")
+    assert closed(chain, TODAY) == [(DAY, 0), (DAY, 1), (NEXT, 0)]
+    assert closed(chain, NEXT) == [(DAY, 0), (DAY, 1)]
+    assert closed(chain, TODAY, since=NEXT) == [(NEXT, 0)]
+    assert closed(chain, DAY) == []
+    assert [(m.window, m.partition) for m in merge(store)] == [(DAY, 0), (DAY, 1), (NEXT, 0)]
+    assert names(store, DAY, FILES) == [(0, 0), (1, 0)]
+
+
+def test_a_gap_stays_recorded(store: Store) -> None:
+    """Nothing is merged across what retention took; offsets without records are counted on."""
+    landed(store, [0, 2, 4], follow=False)
+    land(store, link_of("t", 9, 11, previous=("A", 4)))
+    put(store, link_of("t", 11, 15, previous=("A", 11), rows=2), [b"11", b"12"])
+    land(store, link_of("t", 15, 16, window=NEXT, previous=("A", 15)))
+    gaps = sum(link.gaps for link in Chain(store, "t").after(0, None))
+    assert gaps == 7
+    merge(store)
+    assert names(store) == [(0, 4), (9, 15)]
+    links = Chain(store, "t").after(0, None)
+    assert sum(link.gaps for link in links) == gaps
+    assert (links[1].gap_start, links[1].gaps, links[1].rows) == (4, 7, 4)
+    assert Chain(store, "t").after(0, ("A", 4)) == links[1:]
+
+
+@pytest.mark.parametrize(
+    "other", [{"generation": "B", "ordinal": 1}, {"generation": "B"}, {"ordinal": 1}]
+)
+def test_generations_are_kept_apart(store: Store, other: dict[str, Any]) -> None:
+    """A recreated topic's files are not put together with the old one's."""
+    landed(store, [0, 1, 2], follow=False)
+    generation = other.get("generation", "A")
+    land(store, link_of("t", 2, 3, previous=("A", 2), **other))
+    land(store, link_of("t", 3, 4, previous=(generation, 3), **other))
+    land(store, link_of("t", 4, 5, window=NEXT, previous=(generation, 4), **other))
+    merge(store)
+    assert names(store) == [(0, 2), (2, 4)]
+    assert len(Chain(store, "t").after(0, None)) == 3
+
+
+def test_a_merged_file_has_its_size(store: Store) -> None:
+    """Neither rows nor bytes beyond the target; what is larger already stays as it is."""
+    landed(store, [0, 30, 31, 32, 33, 60, 61, 62])
+    merge(store, target_rows=29)
+    assert names(store) == [(0, 0), (30, 33), (33, 62)]
+    assert reading(store) == list(range(63))
+
+
+sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 400)), min_size=1, max_size=40)
+
+
+@given(sizes, st.integers(1, 100), st.integers(1, 1000))
+def test_groups_are_as_large_as_they_may_be(
+    files: list[tuple[int, int]], rows: int, size: int
+) -> None:
+    """Within the limits, each file once, in order; no two neighbours could have been one."""
+    pieces, at = [], 0
+    for count, weight in files:
+        pieces.append(Piece(link_of("t", at, at + count), "", weight))
+        at += count
+    found = grouped(reversed(pieces), rows, size)
+    assert [piece for group in found for piece in group.pieces] == pieces
+    for group in found:
+        assert len(group.pieces) == 1 or (group.rows <= rows and group.size <= size)
+    for group, following in pairwise(found):
+        assert group.rows + following.rows > rows or group.size + following.size > size
+
+
+class Dies(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Mortal:
+    """A store whose user dies at its n-th change; `changes` counts them."""
+
+    inner: Store
+    dies: int = 10**9
+    changes: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name not in ("create", "write", "remove"):
+            return method
+
+        def call(*args: Any) -> Any:
+            if self.changes >= self.dies:
+                raise Dies
+            self.changes += 1
+            return method(*args)
+
+        return call
+
+
+def test_it_may_die_at_any_instant(lake: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record can be read once after each single change; the next merge ends the work."""
+    monkeypatch.setattr(merge_module, "ThreadPoolExecutor", OneThread)
+    edges = [0, 3, 4, 8, 9, 12]
+    links = landed(lake, edges)
+    every = {path: lake.read(path) for path in paths(lake)}
+    merge(lake)
+    done, changes = paths(lake), 0
+    while True:
+        for path in paths(lake) - every.keys():
+            lake.remove(path)
+        for path, data in every.items():
+            lake.write(path, data)
+        mortal = Mortal(lake, dies=changes)
+        try:
+            merge(mortal)
+        except Dies:
+            changes += 1
+        else:
+            break
+        assert reading(lake) == list(range(13))
+        for at in edges:
+            assert reading(lake, ("A", at)) == list(range(at, 13))
+        assert sum(link.rows for link in Chain(lake, "t").slice(DAY, 0)) == 12
+        merge(lake)
+        assert paths(lake) == done
+    assert changes == 2 + 2 * len(links)
+
+
+STALE = [(3, 4), (3, 5), (3, 11), (3, 14), (4, 5), (9, 13), (0, 3), (0, 9), (0, 12), (0, 14)]
+
+
+@pytest.mark.parametrize("start_end", STALE)
+def test_a_writer_that_slept_does_no_harm(lake: Store, start_end: tuple[int, int]) -> None:
+    """It finds a name free that merging removed, and cuts as it likes: readers take each record
+    once, and the next merge makes one file of it again."""
+    start, end = start_end
+    landed(lake, [0, 3, 4, 8, 9, 12])
+    merge(lake)
+    land(lake, link_of("t", start, end, previous=("A", start) if start else None))
+    assert reading(lake) == list(range(max(13, end)))
+    (merged,) = merge(lake)
+    assert (merged.files_before, merged.files_after) == (2, 1)
+    assert names(lake) == [(0, max(12, end))]
+    assert merge(lake) == []
+    # The lake's end is where it was; who goes on from there lands again what lies beyond.
+    assert Chain(lake, "t").tails([0])[0].end == 13
+    land(lake, link_of("t", 13, 20, window=NEXT, previous=("A", 13)))
+    for at in range(21):
+        assert reading(lake, ("A", at)) == list(range(at, 20))
+
+
+def test_it_may_go_on_from_there(store: Store) -> None:
+    """A writer that slept lands all it has in hand, beyond where the others have come, too."""
+    landed(store, [0, 3, 6, 9])
+    merge(store)
+    for start, end in ((3, 7), (7, 12), (12, 14)):
+        land(store, link_of("t", start, end, previous=("A", start)))
+        assert reading(store) == list(range(max(end, 10)))
+    tail = Chain(store, "t").tails([0])[0]
+    assert (tail.end, tail.name.window) == (10, NEXT)
+    land(store, link_of("t", 10, 20, window=NEXT, previous=("A", 10)))
+    assert reading(store) == list(range(20))
+    for at in range(20):
+        assert reading(store, ("A", at)) == list(range(at, 20))
+    merge(store)
+    assert names(store) == [(0, 14)]
+    assert reading(store) == list(range(20))
+
+
+def test_merges_of_other_sizes_agree(store: Store) -> None:
+    """The smaller of two merged files gives way, never the larger one for it."""
+    landed(store, [0, 3, 6, 9])
+    rows = records([b"%d" % at for at in range(6)])
+    small = link_of("t", 0, 6)
+    small = replace(small, name=replace(small.name, end=6))
+    merge(store)
+    assert store.create(small.name.path, encode(rows, small))  # one that slept
+    assert reading(store) == list(range(10))
+    merge(store)
+    assert names(store) == [(0, 9)]
+    merge(store, target_rows=3)
+    assert names(store) == [(0, 9)]
+
+
+def test_a_reader_of_what_was_merged_looks_again(store: Store) -> None:
+    """Links of before tell that they moved, also when another file has the name by now; a chain
+    whose listing is old finds the merged file."""
+    links = landed(store, [0, 3, 6])
+    old = Chain(store, "t")
+    assert [name.start for name in old.names(DAY)[0]] == [0, 3]
+    merge(store)
+    for link in links:
+        with pytest.raises(PositionMoved, match="was merged into another file"):
+            read(store, link)
+    assert [(k.start, k.end) for k in old.slice(DAY, 0)] == [(0, 6)]
+    assert [(k.start, k.end) for k in old.after(0, None)] == [(0, 6), (6, 7)]
+    land(store, link_of("t", 3, 5, previous=("A", 3)))
+    with pytest.raises(PositionMoved):
+        read(store, links[1])
+
+
+def test_a_torn_listing_is_not_a_broken_chain(store: Store) -> None:
+    """A listing that took longer than a merge misses the new file and some of the old ones."""
+    landed(store, [0, 3, 6, 9])
+    chain = Chain(store, "t")
+    merge(store)
+    for torn in ([3], [3, 6], [6]):
+        chain._names[DAY] = {0: [Name(0, start, DAY, 0, "t") for start in torn]}
+        for start in torn:
+            land(store, link_of("t", start, start + 3, previous=("A", start)))
+        assert chain.after(0, None)[0].end == 9
+        merge(store)
+    for name in Chain(store, "t").names(DAY)[0]:
+        store.remove(name.path)
+    with pytest.raises(ChainBroken, match="does not follow the start of the log"):
+        chain.after(0, None)
+
+
+def test_other_records_are_never_removed(store: Store) -> None:
+    """A merged file that lacks what another has at its offsets is told of, and both stay; the
+    other slices are merged."""
+    landed(store, [0, 3, 6])
+    merge(store)
+    landed(store, [0, 3, 6], partition=1)
+    link = link_of("t", 3, 6, previous=("A", 3))
+    put(store, link, [b"3", b"other", b"5"])
+    with pytest.raises(Differing, match=r"does not have the records of .*0003\.parquet"):
+        merge(store)
+    assert names(store) == [(0, 6), (3, 0)]
+    assert names(store, DAY, 1) == [(0, 6)]
+    store.remove(link.name.path)
+    assert merge(store) == []
+
+
+def test_metadata_follow_their_files(store: Store) -> None:
+    """What a dead merge did not write is written; what a sleeping writer wrote too late goes."""
+    links = landed(store, [0, 3, 6])
+    merge(store)
+    merged = Chain(store, "t").slice(DAY, 0)[0].name
+    store.remove(merged.sidecar)
+    store.write(links[1].name.sidecar, b"{}")
+    land(store, links[0])
+    merge(store)
+    last = link_of("t", 6, 7, window=NEXT).name
+    assert paths(store) == {merged.path, merged.sidecar, last.path, last.sidecar}
+
+
+def test_a_dropped_files_parts_are_left_alone(store: Store) -> None:
+    """They are found by their names, and tell of the file that they came in."""
+    source = Source("x.csv", "0" * 64, 0, 4, "csv", "text")
+    for start in (0, 2):
+        land(store, replace(link_of("t", start, start + 2, partition=FILES), file=source))
+    land(store, link_of("t", 4, 5, partition=FILES, window=NEXT, previous=("A", 4)))
+    assert merge(store) == []
+
+
+# Everything at once: each operation on the store is a step, and anybody may go next, or die.
+
+
+class Killed(BaseException):
+    """The actor is dead."""
+
+
+class OneThread(nullcontext[None]):
+    """In place of a pool: an actor does one thing at a time."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def map(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
+        """One after the other."""
+        return map(function, items)
+
+
+class Actor(threading.Thread):
+    """Somebody at work, who does one operation on the store per `step`, and dies when told."""
+
+    def __init__(self, work: Callable[[Store], None], store: Store) -> None:
+        super().__init__(daemon=True)
+        self._work, self._store = work, Stepped(store, self)
+        self._ready, self._go = threading.Event(), threading.Semaphore(0)
+        self.dead = self.ended = False
+        self.error: BaseException | None = None
+        self.start()
+        self._ready.wait()
+
+    def run(self) -> None:
+        """Work until the end, or death."""
+        try:
+            self._work(self._store)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+        self._ready.set()
+
+    def gate(self) -> None:
+        """Wait for the next step."""
+        if not self.dead:
+            self._ready.set()
+            self._go.acquire()
+        if self.dead:
+            raise Killed
+
+    def step(self) -> None:
+        """Let it do its next operation."""
+        if not self.ended:
+            self._ready.clear()
+            self._go.release()
+            self._ready.wait()
+
+    def finish(self) -> None:
+        """Let it work to its end."""
+        while not self.ended:
+            self.step()
+
+    def kill(self) -> None:
+        """It does nothing any more."""
+        self.dead = True
+        self.finish()
+
+
+@dataclass
+class Stepped:
+    """A store whose operations are steps of an actor; of a listing, each page."""
+
+    inner: Store
+    actor: Actor
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if not callable(method):
+            return method
+
+        def call(*args: Any) -> Any:
+            self.actor.gate()
+            return method(*args)
+
+        return call
+
+    def files(self, prefix: str) -> Iterator[Any]:
+        """As a store of many objects lists them: page by page, in the order of their names."""
+        behind = ""
+        while True:
+            self.actor.gate()
+            entries = sorted(self.inner.files(prefix), key=lambda entry: entry.path)
+            page = [entry for entry in entries if entry.path > behind][:3]
+            if not page:
+                return
+            yield from page
+            behind = page[-1].path
+
+
+LOG, CLOSING = 18, 12  # offsets of the log, and those of them that are of the first window
+
+
+@dataclass
+class Writer:
+    """Lands the log from where the lake ends, in files of some size; a clock that is late knows
+    the first window only."""
+
+    size: int
+    late: bool = False
+    end: int = LOG
+
+    def __call__(self, store: Store) -> None:
+        tail = Chain(store, "t").tails([0]).get(0)
+        at = 0 if tail is None else tail.end
+        floor = DAY if tail is None else tail.name.window
+        while at < self.end:
+            window = max(floor, DAY if self.late or at < CLOSING else NEXT)
+            end = min(at + self.size, self.end)
+            if not self.late and at < CLOSING:
+                end = min(end, CLOSING)
+            link = link_of("t", at, end, window=window, previous=("A", at) if at else None)
+            table = records([b"%d" % n for n in range(at, end)], start=at)
+            data = encode(table, link)
+            if not store.create(link.name.path, data):
+                return
+            write_sidecar(store, link, table, data)
+            at, floor = end, window
+
+
+@dataclass
+class Bronze:
+    """A table: offsets and how far it is, changed together."""
+
+    rows: list[int] = field(default_factory=list)
+    at: int = 0
+
+    def __call__(self, store: Store) -> None:
+        """Load until there is nothing more."""
+        while True:
+            start = self.at
+            try:
+                links = Chain(store, "t").after(0, ("A", start))
+                if not links:
+                    return
+                for link in links:
+                    if link.end <= start:
+                        continue
+                    offsets = read(store, link)["offset"].to_pylist()
+                    if self.at != start:
+                        raise PositionMoved("another loader")
+                    self.rows += [at for at in offsets if at >= start]
+                    self.at = start = link.end
+            except PositionMoved:
+                continue
+
+
+def scan(store: Store) -> None:
+    """Read all there is, as verification does."""
+    while True:
+        try:
+            found = reading(store)
+        except PositionMoved:
+            continue
+        assert found == list(range(len(found)))
+        return
+
+
+def merger(rows: int) -> Callable[[Store], None]:
+    """Merges into files of a size."""
+    return lambda store: void(merge(store, target_rows=rows))
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+@st.composite
+def plays(draw: st.DrawFn) -> tuple[list[Any], list[tuple[int, int]], set[int]]:
+    """Who is there, who goes on by how many steps, and who dies in the end."""
+    who = [
+        ("writer", draw(st.integers(1, 5)), draw(st.booleans())),
+        ("writer", draw(st.integers(1, 5)), draw(st.booleans())),
+        *(("merger", draw(st.sampled_from([3, 5, 100])), False) for _ in range(2)),
+        ("loader", 0, False),
+        ("loader", 0, False),
+        ("scan", 0, False),
+    ]
+    turns = st.tuples(st.integers(0, len(who) - 1), st.integers(1, 40))
+    return who, draw(st.lists(turns, max_size=25)), draw(st.sets(st.integers(0, len(who) - 1)))
+
+
+@pytest.mark.parametrize("first", [4, CLOSING])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(play=plays())
+def test_any_play_leaves_each_record_once(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, first: int, play: Any
+) -> None:
+    """Writers awake and asleep, merges, loads and scans, step by step in any order, any of them
+    killed: nobody sees a broken chain, and every record is read once, then and in the end."""
+    monkeypatch.setattr(merge_module, "ThreadPoolExecutor", OneThread)
+    store = LocalStore(tmp_path_factory.mktemp("lake"))
+    who, turns, dying = play
+    bronze = Bronze()
+    makers = {
+        "writer": lambda size, late: Writer(size, late),
+        "merger": lambda size, _: merger(size),
+        "loader": lambda *_: bronze,
+        "scan": lambda *_: scan,
+    }
+    Writer(1, end=first)(store)
+    actors = [Actor(makers[kind](size, late), store) for kind, size, late in who]
+    for index in (0, 1):  # they know where the lake ends, and have all the rest in their hands
+        for _ in range(6):
+            actors[index].step()
+    Writer(2)(store)
+    for index, steps in turns:
+        for _ in range(steps):
+            actors[index].step()
+    for index, actor in enumerate(actors):
+        (actor.kill if index in dying else actor.finish)()
+    for actor in actors:
+        if actor.error is not None:
+            raise actor.error
+    Writer(2)(store)
+    for _ in range(3):
+        assert reading(store) == list(range(LOG))
+        merge(store)
+    assert merge(store) == []
+    bronze(store)
+    assert bronze.rows == list(range(LOG))
