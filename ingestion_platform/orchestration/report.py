@@ -115,6 +115,8 @@ class _Book:
 
     stream: Stream
     loaded: list[Loaded] = field(default_factory=list)
+    missed: set[Slice] = field(default_factory=set)
+    """Slices of files that were too many to be remembered."""
     rows: dict[Slice, Any] = field(default_factory=dict)
     waiting: Mapping[int, int] = field(default_factory=dict)
     due: float = 0.0
@@ -168,9 +170,9 @@ class Reporter:
         with self._lock:
             book = self._book(stream)
             book.loaded.append(loaded)
-            if len(book.loaded) > PENDING:  # the days are counted anew: the last file tells which
-                del book.loaded[: PENDING // 2]
-                book.days.clear()
+            if len(book.loaded) > PENDING:
+                book.missed |= {_slice(each) for each in book.loaded}
+                book.loaded = []
 
     def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
         """See worker.Observer."""
@@ -187,21 +189,28 @@ class Reporter:
 
     def _report_due(self, now: float) -> None:
         with self._lock:
-            books = [book for book in self._books.values() if book.loaded and book.due <= now]
+            books = [
+                book
+                for book in self._books.values()
+                if (book.loaded or book.missed) and book.due <= now
+            ]
         for book in books:
             with self._lock:
                 loaded, book.loaded = book.loaded, []
+                missed, book.missed = book.missed, set()
             began = time.monotonic()
             try:
-                self._report(book, loaded)
+                self._report(book, loaded, missed)
             except Exception as error:
-                self._fails(book, loaded, error)
+                self._fails(book, error)
+                with self._lock:
+                    book.missed |= missed | {_slice(each) for each in loaded}
             else:
                 self._failing = False
             seconds = time.monotonic() - began
             book.due = time.monotonic() + max(self._interval, RARELY * seconds)
 
-    def _fails(self, book: _Book, loaded: list[Loaded], error: Exception) -> None:
+    def _fails(self, book: _Book, error: Exception) -> None:
         """Whatever it is, of Dagster's or of what it keeps its events in: data go on."""
         LOG.debug("no report of %s", book.stream.name, exc_info=error)
         if not self._failing:
@@ -213,17 +222,14 @@ class Reporter:
                 said,
             )
         self._failing = True
-        book.days.clear()
-        with self._lock:
-            book.loaded = [*loaded, *book.loaded][-PENDING:]
 
-    def _report(self, book: _Book, loaded: Sequence[Loaded]) -> None:
+    def _report(self, book: _Book, loaded: Sequence[Loaded], missed: set[Slice]) -> None:
         """Tell of the slices that some files touched, and judge their days."""
         stream = book.stream
         instance = self._instance = self._instance or self._open()
-        touched = partitions.declared(
-            stream, ((each.link.name.window, each.link.name.partition) for each in loaded)
-        )
+        touched = partitions.declared(stream, missed | {_slice(each) for each in loaded})
+        for window, _ in missed:
+            book.days.pop(window, None)
         if not touched:
             return
         windows = {window for window, _ in touched}
@@ -298,6 +304,10 @@ class Reporter:
     def _size(self, loaded: Loaded) -> int:
         entry = self._platform.store.entry(loaded.link.name.path)
         return 0 if entry is None else entry.size
+
+
+def _slice(loaded: Loaded) -> Slice:
+    return loaded.link.name.window, loaded.link.name.partition
 
 
 def read_day(platform: Platform, stream: Stream, window: date) -> _Day:

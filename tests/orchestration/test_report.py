@@ -15,9 +15,11 @@ import pytest
 from lab import TODAY, Lab, days_ago
 
 from ingestion_platform import worker
+from ingestion_platform.definitions import defs
 from ingestion_platform.orchestration import report
 from ingestion_platform.orchestration.partitions import Slice, parse_slice
-from ingestion_platform.settings import WorkerSettings
+from ingestion_platform.settings import Settings, WorkerSettings
+from ingestion_platform.streams import declared_streams
 
 PATIENCE = 60.0
 
@@ -140,6 +142,20 @@ def test_what_another_writer_loaded_is_told_with_the_next_file(lab: Lab) -> None
         lab.produce(50, TODAY, seed=4)
         until(lambda: rows(events(lab, lab.bronze)) == 350, "all told")
     assert all(evaluation.passed for evaluation in evaluations(lab, "reconciliation"))
+
+
+def test_automation_carries_on_what_was_told(
+    embedded_settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    """Silver and gold of the day are asked for, as after a run."""
+    lab = Lab(declared_streams()["pgr_events"], embedded_settings, instance)
+    before = dg.evaluate_automation_conditions(defs=defs(), instance=instance)
+    lab.produce(50, TODAY)
+    with working(lab):
+        until(lambda: TODAY in lab.released(), "told")
+    after = dg.evaluate_automation_conditions(defs=defs(), instance=instance, cursor=before.cursor)
+    for key in (["silver", "silver_pgr_events"], ["gold", "gold_pgr_case_lifecycle"]):
+        assert TODAY.isoformat() in after.get_requested_partitions(dg.AssetKey(key))
 
 
 def test_data_go_on_when_dagster_cannot_be_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
