@@ -120,6 +120,7 @@ def measure(
         "seconds": {f"p{p}": round(float(np.percentile(latencies, p)), 3) for p in (50, 95, 99)}
         | {"max": round(float(latencies.max()), 3)},
         "snapshots": len(seen.times),
+        "longest_between_snapshots": round(float(np.diff(seen.times).max()), 3),
         "reports": report,
         "load_average": round(load, 1),
         "cores": os.cpu_count(),

@@ -40,7 +40,7 @@ def until_loaded(scene: Scene, *attempts: Attempt) -> None:
     while stream_status(scene.platform, scene.stream).lag:
         assert time.monotonic() < deadline, "the workers have not loaded all"
         for attempt in attempts:
-            assert not attempt.ended(0.05), attempt.outcome()
+            assert not attempt.ended(0.2), attempt.outcome()
 
 
 def end(*attempts: Attempt) -> None:
