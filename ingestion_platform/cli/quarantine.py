@@ -82,7 +82,7 @@ def list_(
             _show_overview(terminal, each)
     empty = sum(not each.records for each in found)
     if everything and empty:
-        terminal.say(f"{count(empty)} streams have nothing in quarantine")
+        terminal.say(f"nothing in quarantine of {_of(empty, 'other stream')}")
 
 
 @app.command()
@@ -194,7 +194,8 @@ def discard(
         terminal.json({"stream": of.name, "records": records, **asdict(decision)})
         return
     verb = "open again" if undo else "discarded"
-    terminal.out.print(f"{count(records)} records of {of.name} {verb} by {literal(decision.by)}")
+    said = f"{_of(records, 'record')} of {of.name} {verb} by {decision.by}"
+    terminal.out.print(literal(said), soft_wrap=True)
     if not undo:
         terminal.say(
             "  [cyan]->[/] days that were held back are released when their slices of bronze "
@@ -274,7 +275,7 @@ def _overview(found: Overview) -> dict[str, Any]:
 
 def _show_overview(terminal: Terminal, found: Overview) -> None:
     terminal.out.print(
-        f"[bold]{literal(found.stream)}[/]: {count(found.records)} records in {found.table}, "
+        f"[bold]{literal(found.stream)}[/]: {_of(found.records, 'record')} in {found.table}, "
         f"{_open(found.open)} open, {count(found.decided)} discarded",
         soft_wrap=True,
     )
@@ -305,6 +306,11 @@ def _show_overview(terminal: Terminal, found: Overview) -> None:
 
 def _numbers(group: Group) -> tuple[str, str, str]:
     return count(group.records), _open(group.open), count(group.decided)
+
+
+def _of(number: int, what: str) -> str:
+    """So many things of a kind."""
+    return f"{count(number)} {what}{'s' * (number != 1)}"
 
 
 def _open(number: int) -> str:
@@ -376,16 +382,17 @@ def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
         return
     if done.unchanged == done.slices:
         terminal.out.print(
-            f"{stream.name}: {count(done.before)} records of {count(done.slices)} slices were "
-            "refused by the present contract: judging again cannot change anything"
+            f"{stream.name}: {_of(done.before, 'record')} in {_of(done.slices, 'slice')}, refused "
+            "by the present contract: judging again cannot change anything",
+            soft_wrap=True,
         )
         terminal.say("  [cyan]->[/] repair the contract first, or discard the records")
         return
     judged = done.slices - done.unchanged
     terminal.out.print(
-        f"{stream.name}: [green]{count(done.came_back)}[/] of {count(done.before)} records came "
-        f"back to bronze, {count(done.after)} are in quarantine "
-        f"({count(judged)} of {count(done.slices)} slices judged again)",
+        f"{stream.name}: [green]{count(done.came_back)}[/] of {_of(done.before, 'record')} came "
+        f"back to bronze, {count(done.after)} in quarantine now "
+        f"({count(judged)} of {_of(done.slices, 'slice')} judged again)",
         soft_wrap=True,
     )
     if done.newly_refused:

@@ -421,8 +421,14 @@ def _way_out(have: IcebergType, want: IcebergType, name: str) -> str:
     beside = f"add a column beside it under a new name and leave {name} out of the contract"
     table = "or have the contract write a new table (`physicalName` of its schema)"
     if widens(want, have):
-        return f"keep {_shown(have)}: every value of {_shown(want)} fits; {table}"
+        return f"keep {_physical(have)}: every {_shown(want)} fits; {table}"
     if isinstance(have, DecimalType) and isinstance(want, DecimalType):
-        wider = f"decimal({max(have.precision, want.precision)},{have.scale})"
-        return f"keep the scale, for example {wider}; or {beside}; {table}"
+        wider = DecimalType(max(have.precision, want.precision), have.scale)
+        return f"keep the scale, for example {_physical(wider)}; or {beside}; {table}"
     return f"{beside}; {table}"
+
+
+def _physical(kind: IcebergType) -> str:
+    """A type as a contract says it."""
+    shown = _shown(kind)
+    return f"`physicalType: {'bigint' if shown == 'long' else shown}`"

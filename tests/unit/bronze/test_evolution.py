@@ -405,7 +405,7 @@ REFUSALS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] = 
     ),
     "a decimal's precision": (
         [put_in(prop("price", "number", "decimal(4,2)"))], "property price", "decimal(4,2)",
-        "keep decimal(5,2)",
+        "keep `physicalType: decimal(5,2)`",
     ),
     "inside an array": (
         [put_in(prop("items", "array", items=prop("i", "object",
@@ -461,7 +461,7 @@ def test_narrowing_is_refused_and_the_wider_type_advised(
     narrow = under(loaded, put_in(prop("id", "integer", "int")), version="1.2.0")
     with pytest.raises(ContractProblems, match="is int in the contract, but long") as caught:
         load_stream(platform, narrow, partitions=[0])
-    assert "keep long" in caught.value.problems[0].action
+    assert "keep `physicalType: bigint`" in caught.value.problems[0].action
 
 
 def test_a_name_that_was_given_up_is_not_used_for_something_else(
