@@ -231,8 +231,9 @@ def _runs(
 
 
 def _show_streams(terminal: Terminal, platform: Platform, streams: Iterable[Stream]) -> None:
-    numbers = ("topic", "files", "lake", "bronze", "quarantine")
-    table = new_table("Rows per layer", ("domain", "stream", *numbers), numbers=numbers)
+    numbers = ("topic", "files", "lake", "bronze", "refused")
+    title = "Rows per layer; what is refused is in quarantine"
+    table = new_table(title, ("domain", "stream", *numbers), numbers=numbers)
     totals: Counter[str] = Counter()
     with ThreadPoolExecutor(_LANES) as pool:
         found = pool.map(lambda stream: (stream, _rows(platform, stream)), streams)
@@ -260,7 +261,7 @@ def _rows(platform: Platform, stream: Stream) -> dict[str, int]:
         "files": files,
         "lake": sum(link.rows for link in links),
         "bronze": status.bronze_rows,
-        "quarantine": status.quarantine_rows,
+        "refused": status.quarantine_rows,
     }
 
 

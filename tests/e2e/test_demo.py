@@ -77,7 +77,7 @@ def number(cell: str) -> int:
 
 
 def shown_streams(out: str) -> dict[str, list[int]]:
-    """Records of topic and files, and rows of lake, bronze and quarantine, by stream."""
+    """Records of topic and files, and rows of lake, bronze and quarantine (refused), by stream."""
     rows = cells(out, "Rows per layer")
     return {stream: list(map(number, counts)) for _, stream, *counts in rows}
 
