@@ -347,6 +347,8 @@ def _paths(schema: pa.Schema) -> dict[str, bytes]:
         kind = column.type
         while pa.types.is_list(kind) or pa.types.is_large_list(kind):
             kind = kind.value_type
+        if pa.types.is_map(kind):
+            waiting += [(path, kind.key_field), (path, kind.item_field)]
         if pa.types.is_struct(kind):
             waiting += [(path, kind.field(i)) for i in range(kind.num_fields)]
     return found

@@ -20,6 +20,7 @@ from pyiceberg.types import (
     TimestampType,
 )
 
+from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.evolve import Step, widens
 from ingestion_platform.warehouse.replace import Replacement, SchemaConflict, Shape
 
@@ -66,6 +67,28 @@ def test_a_models_column_keeps_its_scale(tmp_path: Path) -> None:
     write(pa.decimal128(12, 2))
     with pytest.raises(SchemaConflict, match="price"):
         write(pa.decimal128(12, 3))
+
+
+@pytest.mark.parametrize("holder", ["struct", "list", "map"])
+def test_a_field_renamed_inside_is_read_by_its_id(tmp_path: Path, holder: str) -> None:
+    """Whatever holds it: a file of before has the value under the new name, one of after too."""
+    inside = pa.struct([("a", pa.int64())])
+    kinds = {"struct": inside, "list": pa.list_(inside), "map": pa.map_(pa.string(), inside)}
+    values = {"struct": {"a": 7}, "list": [{"a": 7}], "map": [("k", {"a": 7})]}
+    paths = {"struct": "x.a", "list": "x.element.a", "map": "x.value.a"}
+    uri = f"sqlite:///{tmp_path / 'catalog.db'}"
+    catalog = load_catalog("test", type="sql", uri=uri, warehouse=tmp_path.as_uri())
+    catalog.create_namespace("n")
+    schema = pa.schema([("x", kinds[holder])])
+    table = catalog.create_table("n.t", schema)
+    table.append(pa.table({"x": pa.array([values[holder]], kinds[holder])}))
+    with table.update_schema() as update:
+        update.rename_column(paths[holder], "b")
+    table.append(table.scan().to_arrow())
+    dataset = TableDataset(table.refresh())
+    rows = dataset.scanner().to_table()["x"].to_pylist()
+    assert [str(row).count("'b': 7") for row in rows] == [1, 1]
+    assert len(dataset._plan(None).slow) == 1
 
 
 @pytest.mark.parametrize(
