@@ -285,7 +285,6 @@ class Loader:
             records = self._judging.read(self._store, link)
         bronze, quarantine = self._judging.rows(link, records)
         return _Judged(
-            task,
             _filled(task.bronze, self._bronze, bronze),
             _filled(task.quarantine, self._quarantine, quarantine),
             Loaded(
@@ -309,7 +308,8 @@ class Loader:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    task: _Task
+    """What is to be committed of a file; its records can be let go."""
+
     bronze: Change | None
     quarantine: Change | None
     loaded: Loaded

@@ -27,6 +27,7 @@ from ingestion_platform.cli import (
 )
 from ingestion_platform.cli.terminal import Terminal
 from ingestion_platform.errors import ContractError, PlatformError, SettingError, UnknownStream
+from ingestion_platform.settings import keep_freed_memory
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 _MISUSE = (ContractError, SettingError, UnknownStream)
@@ -107,6 +108,7 @@ def options(
 
     [dim]First:[/] ingest demo    [dim]Then:[/] ingest status, ingest query "show all tables"
     """
+    keep_freed_memory()
     ctx.obj = Terminal(quiet=quiet, debug=debug)
 
 

@@ -280,8 +280,8 @@ class Writer:
         self._store = store
         self._check = check
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="land")
-        self._ahead: dict[int, Future[Landed]] = {}
-        self._queue: deque[Future[Landed]] = deque()
+        self._ahead: dict[int, Future[None]] = {}
+        self._queue: deque[tuple[Future[None], Landed]] = deque()
 
     def __enter__(self) -> Writer:
         return self
@@ -295,14 +295,16 @@ class Writer:
         ahead = self._ahead.get(link.name.partition)
         future = self._pool.submit(self._store_file, link, table, ahead)
         self._ahead[link.name.partition] = future
-        self._queue.append(future)
+        self._queue.append((future, Landed(link, table)))
 
     def done(self, keep: int) -> Iterator[Landed]:
         """Files that are stored, in the order they were put, until `keep` are under way."""
         while len(self._queue) > keep:
-            yield self._queue.popleft().result()
+            future, landed = self._queue.popleft()
+            future.result()
+            yield landed
 
-    def _store_file(self, link: Link, table: pa.Table, ahead: Future[Landed] | None) -> Landed:
+    def _store_file(self, link: Link, table: pa.Table, ahead: Future[None] | None) -> None:
         data = encode(table, link)
         if ahead is not None:
             ahead.result()  # a file must not stand where the one before it is missing
@@ -311,7 +313,6 @@ class Writer:
                 f"{link.name.path} was landed by another writer", action="go on from the lake"
             )
         write_sidecar(self._store, link, table, data)
-        return Landed(link, table)
 
 
 def write_sidecar(store: Store, link: Link, table: pa.Table, data: bytes) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.settings import keep_freed_memory
+
 if TYPE_CHECKING:
     from ingestion_platform.orchestration.component import Stream
 
 __all__ = ["Stream"]
+
+keep_freed_memory()  # Arrow loads with the first module from here
 
 
 def __getattr__(name: str) -> Any:
