@@ -11,6 +11,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -165,58 +166,78 @@ def positions(table: Table) -> dict[str, str]:
     return ledgers.render({partition: now.get(partition, Ledger()) for partition in known})
 
 
+@dataclass
+class _Drafts:
+    """Manifests of a snapshot that is tried several times: each is written once, under its id."""
+
+    snapshot_id: int | None = None
+    written: dict[Any, ManifestFile] = field(default_factory=dict)
+
+    def discard(self, table: Table, used: Iterable[ManifestFile] = ()) -> None:
+        """Remove those that no snapshot has."""
+        needed = {manifest.manifest_path for manifest in used}
+        for manifest in self.written.values():
+            if manifest.manifest_path not in needed:
+                with suppress(OSError):  # an orphan, then
+                    table.io.delete(manifest.manifest_path)
+
+
 class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
     """A snapshot that replaces files; to readers of changes it says that there were none."""
 
-    def __init__(self, transaction: Transaction, plan: Plan, live: Live, summary: dict[str, str]):
+    def __init__(
+        self,
+        transaction: Transaction,
+        plan: Plan,
+        live: Live,
+        drafts: _Drafts,
+        summary: dict[str, str],
+    ) -> None:
         super().__init__(
             operation=Operation.REPLACE,
             transaction=transaction,
             io=transaction._table.io,
             snapshot_properties=summary,
         )
-        self._plan, self._live = plan, live
+        if drafts.snapshot_id is None:
+            drafts.snapshot_id = transaction.table_metadata.new_snapshot_id()
+        self._snapshot_id: int = drafts.snapshot_id
+        self._plan, self._live, self._drafts = plan, live, drafts
+        self._idle = _idle_deletes(live, plan.removed)
         self._added_data_files = list(plan.added)
-        self._deleted_data_files = {
-            entry.data_file
-            for manifest, entries in live.manifests
-            for entry in entries
-            if entry.data_file.file_path in plan.removed or manifest in self._idle
-        }
-
-    @property
-    def _idle(self) -> list[ManifestFile]:
-        """Manifests of deletes of which none applies to a file that stays."""
-        if not self._plan.removed:
-            return []
-        needed = {
-            delete.file_path
-            for path, task in self._live.tasks.items()
-            if path not in self._plan.removed
-            for delete in task.delete_files
-        }
-        return [
-            manifest
-            for manifest, entries in self._live.manifests
-            if manifest.content == ManifestContent.DELETES
-            and not any(entry.data_file.file_path in needed for entry in entries)
-        ]
+        self.made: list[ManifestFile] = []
 
     def _manifests(self) -> list[ManifestFile]:
-        idle, merging = self._idle, [m for run in self._plan.together for m in run]
-        made = [*self._of_added(), *self._of_removed()]
-        made += [merged(self, run[0].partition_spec_id, run) for run in self._plan.together]
+        removed = self._plan.removed
+        gone = self._idle | {m.manifest_path for run in self._plan.together for m in run}
+        made = [
+            self._draft(("added", spec_id, removed), spec_id, "add", entries)
+            for spec_id, entries in self._added_by_spec().items()
+        ]
+        made += [self._merged(run) for run in self._plan.together]
+        going: dict[int, list[ManifestEntry]] = defaultdict(list)
         for manifest, entries in self._live.manifests:
-            if manifest in idle or manifest in merging or not entries:
+            path, spec_id = manifest.manifest_path, manifest.partition_spec_id
+            if path in self._idle:
+                self._deleted_data_files |= {entry.data_file for entry in entries}
+            if path in gone or not entries:
                 continue
-            stay = [e for e in entries if e.data_file.file_path not in self._plan.removed]
+            stay = [e for e in entries if e.data_file.file_path not in removed]
             if len(stay) == len(entries):
                 made.append(manifest)
-            elif stay:
-                made.append(self._written(manifest.partition_spec_id, stay, "existing"))
+                continue
+            going[spec_id] += [e for e in entries if e.data_file.file_path in removed]
+            if stay:
+                made.append(self._draft((path, removed), spec_id, "existing", stay))
+        for spec_id, entries in going.items():
+            self._deleted_data_files |= {entry.data_file for entry in entries}
+            made.append(self._draft(("removed", spec_id, removed), spec_id, "delete", entries))
+        # The next attempt needs them: not for PyIceberg to remove after a conflict.
+        self._written_manifests.clear()
+        self.made = made
         return made
 
-    def _of_added(self) -> list[ManifestFile]:
+    def _added_by_spec(self) -> dict[int, list[ManifestEntry]]:
         by_spec: dict[int, list[ManifestEntry]] = defaultdict(list)
         for file in self._plan.added:
             entry = ManifestEntry.from_args(
@@ -227,21 +248,23 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
                 data_file=file,
             )
             by_spec[file.spec_id].append(entry)
-        return [self._written(spec_id, some, "add") for spec_id, some in by_spec.items()]
+        return by_spec
 
-    def _of_removed(self) -> list[ManifestFile]:
-        by_spec: dict[int, list[ManifestEntry]] = defaultdict(list)
-        for manifest, entries in self._live.manifests:
-            for entry in entries:
-                if entry.data_file.file_path in self._plan.removed:
-                    by_spec[manifest.partition_spec_id].append(entry)
-        return [self._written(spec_id, some, "delete") for spec_id, some in by_spec.items()]
+    def _draft(
+        self, key: Any, spec_id: int, how: str, entries: Iterable[ManifestEntry]
+    ) -> ManifestFile:
+        if key not in self._drafts.written:
+            with self.new_manifest_writer(spec=self.spec(spec_id)) as writer:
+                for entry in entries:
+                    getattr(writer, how)(entry)
+            self._drafts.written[key] = writer.to_manifest_file()
+        return self._drafts.written[key]
 
-    def _written(self, spec_id: int, entries: Iterable[ManifestEntry], how: str) -> ManifestFile:
-        with self.new_manifest_writer(spec=self.spec(spec_id)) as writer:
-            for entry in entries:
-                getattr(writer, how)(entry)
-        return writer.to_manifest_file()
+    def _merged(self, run: Sequence[ManifestFile]) -> ManifestFile:
+        key = tuple(manifest.manifest_path for manifest in run)
+        if key not in self._drafts.written:
+            self._drafts.written[key] = merged(self, run[0].partition_spec_id, run)
+        return self._drafts.written[key]
 
     def _summary(self, snapshot_properties: Mapping[str, str] = EMPTY_DICT) -> Summary:
         metadata = self._transaction.table_metadata
@@ -265,27 +288,54 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
         return []
 
 
+def _idle_deletes(live: Live, removed: frozenset[str]) -> set[str]:
+    """Manifests of deletes of which none applies to a file that stays."""
+    if not removed:
+        return set()
+    needed = {
+        delete.file_path
+        for path, task in live.tasks.items()
+        if path not in removed
+        for delete in task.delete_files
+    }
+    return {
+        manifest.manifest_path
+        for manifest, entries in live.manifests
+        if manifest.content == ManifestContent.DELETES
+        and not any(entry.data_file.file_path in needed for entry in entries)
+    }
+
+
 def _commit(catalog: Catalog, name: str, plan: Callable[[Table], tuple[Plan, Live] | None]) -> bool:
-    """Make a snapshot of what `plan` finds to do on the table as it is; whether there was any."""
+    """Make a snapshot of what `plan` finds to do on the table as it is; whether there was any.
+
+    Between the two looks at the table is as little work as can be, or a busy writer would always
+    be quicker.
+    """
+    drafts = _Drafts()
     for attempt in range(ATTEMPTS):
         try:
             with answering():
                 table = catalog.load_table(name)
                 what = plan(table)
                 if what is None:
+                    drafts.discard(table)
                     return False
                 transaction = begin(table)
-                with _Rewrite(transaction, *what, positions(table)):
+                rewrite = _Rewrite(transaction, *what, drafts, positions(table))
+                with rewrite:
                     pass
                 transaction.commit_transaction()
+                drafts.discard(table, rewrite.made)
                 return True
         except _CONFLICTS:
             _wait(attempt)
+    drafts.discard(catalog.load_table(name))
     return False
 
 
 def _wait(attempt: int) -> None:
-    time.sleep(random.uniform(0, min(1.0, 0.05 * 2**attempt)))
+    time.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
 
 
 def _is_live(each: Rewritten, live: Live) -> bool:
