@@ -88,8 +88,8 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 _compare(name, read_ledgers(table), changes)
                 _compare_partitions(table, changes)
                 return _commit_once(table, changes)
-        except (*_conflicts(), ValueError) as error:
-            if isinstance(error, ValueError) and _SEQUENCE_TAKEN not in str(error):
+        except Exception as error:
+            if not _is_conflict(error):
                 raise
             # Somebody committed to other rows of the table; the files are still good.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
@@ -176,7 +176,10 @@ def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
         )
 
 
-def _conflicts() -> tuple[type[Exception], ...]:
+def _is_conflict(error: Exception) -> bool:
+    """Whether another commit was quicker, so that this one is not in."""
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    return (CommitFailedException, ValidationException)
+    if isinstance(error, ValueError) and _SEQUENCE_TAKEN in str(error):
+        return True
+    return isinstance(error, (CommitFailedException, ValidationException))
