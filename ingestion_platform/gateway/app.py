@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -176,8 +177,12 @@ def _add_problems(app: FastAPI) -> None:
         assert isinstance(error, Transient)
         return unavailable(error).response()
 
-    async def status(_: Request, error: Exception) -> Response:
+    async def status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            missing = f"there is no {request.url.path[:200]}"
+            action = "GET /openapi.json lists the paths, with the streams there are"
+            return Problem("not-found", missing, action=action).response()
         return of_status(error.status_code, str(error.detail), error.headers).response()
 
     async def left(_: Request, error: Exception) -> Response:
