@@ -4,8 +4,6 @@ Topics beyond the automatic ones, and clients, are the platform's business.
 """
 
 import base64
-import hashlib
-import logging
 import os
 import re
 import secrets
@@ -14,38 +12,18 @@ import socket
 import struct
 from pathlib import Path
 
-from services.errors import Unavailable
-from services.files import cached
+from services.java import jars, java
 from services.net import LOOPBACK
 from services.processes import Identity
 from services.service import Service, run_tool
 
-logger = logging.getLogger(__name__)
-
 _KAFKA = "4.1.2"
 _LOG4J = "2.25.1"
-_DEPENDENCY_PLUGIN = "3.8.1"
-_JAVA = 17
-
-_POM = f"""<project>
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>local</groupId><artifactId>kafka-server</artifactId><version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
-      <version>{_KAFKA}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId>
-      <version>{_KAFKA}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId>
-      <version>{_LOG4J}</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
+_ARTIFACTS = (
+    f"org.apache.kafka:kafka_2.13:{_KAFKA}",
+    f"org.apache.kafka:kafka-tools:{_KAFKA}",
+    f"org.apache.logging.log4j:log4j-slf4j-impl:{_LOG4J}",
+)
 
 # log.dirs is relative to the service's folder: an absolute path with a comma would be split.
 # A killed broker may only come back after its session: the default keeps it out for 9 s. What
@@ -94,7 +72,7 @@ class Kafka(Service):
 
     def install(self) -> None:
         """Copy Kafka's jars into the cache; Unavailable without Java 17 or, the first time, mvn."""
-        _java()
+        java(self.name)
         _jars()
 
     def start(self) -> Identity:
@@ -148,44 +126,11 @@ class Kafka(Service):
 
     def _java_command(self, jvm: list[str]) -> list[str]:
         logging = "-Dlog4j2.configurationFile=log4j2.properties"
-        return [_java(), *jvm, logging, "-cp", f"{_jars()}{os.sep}*"]
-
-
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
-    action = f"install a JDK {_JAVA} or newer and put java on PATH, or set JAVA_HOME"
-    if java is None:
-        raise Unavailable("kafka", f"Java {_JAVA} or newer", action)
-    banner = run_tool("kafka", [java, "-version"], action)
-    version = re.search(r'version "(\d+)', banner)
-    if version is None or int(version[1]) < _JAVA:
-        found = f"found {version[1]}" if version else "found one of unknown version"
-        raise Unavailable("kafka", f"Java {_JAVA} or newer ({found})", action)
-    return java
+        return [java(self.name), *jvm, logging, "-cp", f"{_jars()}{os.sep}*"]
 
 
 def _jars() -> Path:
-    digest = hashlib.sha256(_POM.encode()).hexdigest()[:8]
-    return cached(f"kafka-{_KAFKA}-{digest}", _copy_jars)
-
-
-def _copy_jars(target: Path) -> None:
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise Unavailable("kafka", "Maven", "install Maven (mvn) and put it on PATH")
-    logger.info("kafka: fetching %s, this once", _KAFKA)
-    (target / "pom.xml").write_text(_POM, encoding="utf-8")
-    goal = f"org.apache.maven.plugins:maven-dependency-plugin:{_DEPENDENCY_PLUGIN}"
-    run_tool(
-        "kafka",
-        [
-            *(maven, "-q", "-B", f"{goal}:copy-dependencies"),
-            *("-DincludeScope=runtime", f"-DoutputDirectory={target}"),
-        ],
-        "check that Maven can reach a repository, then run `up kafka` again",
-        folder=target,
-    )
+    return jars(Kafka.name, f"kafka-{_KAFKA}", _ARTIFACTS)
 
 
 def _new_cluster_id() -> str:
