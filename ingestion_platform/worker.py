@@ -293,6 +293,9 @@ class FilesLine:
                 go_on=lambda: not self._stop.is_set(),
             )
         self._begun = True
+        if not self._stream.kafka:  # else its topic's line tells
+            for observer in self._observers:
+                observer.lag(self._stream, {})
         return max(LOOK, self._limits.drop_seconds)
 
     def close(self) -> None:

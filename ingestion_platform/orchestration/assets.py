@@ -356,6 +356,11 @@ def lake_event(stream: Stream, of: Slice, told: metadata.Metadata) -> dg.AssetMa
     )
 
 
+def data_version(held: Stored, version: str) -> str:
+    """Of a bronze slice: it follows from what the lake holds of it, and who judged that."""
+    return f"{held.version}-{version}"
+
+
 def bronze_event(
     stream: Stream,
     of: Slice,
@@ -376,7 +381,7 @@ def bronze_event(
         metadata=told,
         tags={
             "dagster/code_version": version,
-            "dagster/data_version": f"{held.version}-{version}",
+            "dagster/data_version": data_version(held, version),
         },
     )
 

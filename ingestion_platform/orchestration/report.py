@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ingestion_platform.contract import columns as c
+from ingestion_platform.lake.chain import Chain
 from ingestion_platform.orchestration import assets, checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.metadata import Stored
-from ingestion_platform.orchestration.partitions import Slice
+from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
@@ -122,6 +123,7 @@ class _Book:
     due: float = 0.0
     days: dict[date, _Day] = field(default_factory=dict)
     bad: set[date] = field(default_factory=set)
+    begun: bool = False
     previews: dict[Slice, Any] = field(default_factory=dict)
 
     @cached_property
@@ -192,7 +194,7 @@ class Reporter:
             books = [
                 book
                 for book in self._books.values()
-                if (book.loaded or book.missed) and book.due <= now
+                if (book.loaded or book.missed or not book.begun) and book.due <= now
             ]
         for book in books:
             with self._lock:
@@ -206,7 +208,7 @@ class Reporter:
                 with self._lock:
                     book.missed |= missed | {_slice(each) for each in loaded}
             else:
-                self._failing = False
+                self._failing, book.begun = False, True
             seconds = time.monotonic() - began
             book.due = time.monotonic() + max(self._interval, RARELY * seconds)
 
@@ -227,6 +229,8 @@ class Reporter:
         """Tell of the slices that some files touched, and judge their days."""
         stream = book.stream
         instance = self._instance = self._instance or self._open()
+        if not book.begun:
+            missed = missed | self._untold(book, instance)
         touched = partitions.declared(stream, missed | {_slice(each) for each in loaded})
         for window, _ in missed:
             book.days.pop(window, None)
@@ -256,6 +260,25 @@ class Reporter:
         # What was only added up proves nothing about the tables.
         for name in (checks.CONTRACT, checks.RECONCILIATION) if anew else (checks.CONTRACT,):
             instance.report_runless_asset_event(_evaluation(name, stream, findings))
+
+    def _untold(self, book: _Book, instance: dg.DagsterInstance) -> set[Slice]:
+        """The newest slices, if a worker before this one died and did not tell of them."""
+        labels = partitions.all_partitions(book.stream)
+        tails = Chain(self._platform.store, book.stream.topic).tails(labels)
+        found = set()
+        for partition, link in tails.items():
+            of = (link.name.window, partition)
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(
+                    asset_key=assets.bronze_key(book.stream), asset_partitions=[slice_key(of)]
+                ),
+                limit=1,
+            ).records
+            told = [r.asset_materialization for r in records if r.asset_materialization]
+            version = assets.data_version(Stored().plus(link, 0), book.version)
+            if not told or (told[0].tags or {}).get("dagster/data_version") != version:
+                found.add(of)
+        return found
 
     def _lake_event(self, book: _Book, of: Slice) -> dg.AssetMaterialization:
         held = book.days[of[0]].held[of]

@@ -182,6 +182,21 @@ def _loaded(lab: Lab) -> int:
     return lab.rows() if lab.platform.catalog.table_exists(lab.stream.bronze_table) else 0
 
 
+def test_what_a_worker_did_not_tell_is_told_by_the_next(lab: Lab) -> None:
+    """It may have been killed; and what was told is not told again."""
+
+    def none() -> dg.DagsterInstance:
+        raise OSError("no such database")
+
+    lab.produce(100, TODAY)
+    with working(lab, none):
+        until(lambda: _loaded(lab) == 100, "loaded")
+    for _ in range(2):
+        with working(lab):
+            until(lambda: rows(events(lab, lab.bronze)) == 100, "told")
+    assert len(lab.instance.fetch_materializations(lab.bronze, limit=1000).records) == 4
+
+
 def test_reports_come_at_a_bounded_rate(lab: Lab) -> None:
     """However many passes there are, a slice is told of once per interval, and at the end."""
     with working(lab, interval=1000.0):
