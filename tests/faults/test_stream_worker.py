@@ -24,13 +24,15 @@ pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
 
 PATIENCE = 120.0
 SOON = {"FLUSH_INTERVAL_SEC": "0.1"}
+STEPS = 36
+"""Of passes over records of all four partitions there are so many, if not more."""
 
 
 @pytest.fixture
 def scene(servers: Services, worker: Worker, tmp_path: Path) -> Scene:
-    """A new stream on the shared servers; a pass over 500 records has some 40 steps."""
+    """A new stream on the shared servers."""
     scene = Scene.new(worker, separate_environment(servers) | SOON, tmp_path)
-    scene.steps["stream"] = 40
+    scene.steps["stream"] = STEPS
     return scene
 
 
@@ -73,13 +75,13 @@ def test_kills(
         scene.send(500)
         if number % 2:
             until_loaded(scene, attempt)
-            scene.steps["stream"] = attempt.steps() + 40
+            scene.steps["stream"] = attempt.steps() + STEPS
             scene.send(500)
         assert scene.await_step(rng, attempt), attempt.outcome()
         attempt.send(signal.SIGKILL)
         assert attempt.wait() == ""
         scene.phases[attempt.phase()] += 1
-        scene.steps["stream"] = 40
+        scene.steps["stream"] = STEPS
     assert callable(record_property)
     record_property("kills", dict(scene.phases))
     print(f"{scene.phases.total()} kills hit: {dict(scene.phases)}")  # noqa: T201
