@@ -68,5 +68,9 @@ class CatalogUnavailable(Transient):
     """The Iceberg catalog does not answer."""
 
 
+class SinkUnavailable(Transient):
+    """The store that something is delivered to does not answer."""
+
+
 class PositionMoved(Transient):
     """Somebody else processed the same records first; read the positions again and go on."""

@@ -121,7 +121,7 @@ def land_stream(
             rows += landed.link.rows
             on_landed(landed)
 
-    _persist(attempt)
+    persist(attempt)
     if refused:
         raise FilesRefused(refused)
     return rows
@@ -186,7 +186,7 @@ def load_stream(
         for loaded in loader.load(loader.behind(chain, behind, last=last)):
             on_loaded(loaded)
 
-    _persist(attempt)
+    persist(attempt)
 
 
 def reload_slices(
@@ -209,7 +209,7 @@ def reload_slices(
         for loaded in loader.load(loader.stale(chain, chosen)):
             on_loaded(loaded)
 
-    _persist(attempt)
+    persist(attempt)
 
 
 def run_stream(
@@ -241,8 +241,8 @@ def run_stream(
         run_files(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=note)
 
     if stream.kafka:
-        _persist(of_topic)
-    _persist(of_files)
+        persist(of_topic)
+    persist(of_files)
     if refused:
         raise FilesRefused(refused)
 
@@ -387,7 +387,7 @@ def load_files(
             landing = platform.door(stream).land_file(file, on_file, on_read)
             _load_files(platform, stream, landing, on_landed, on_loaded)
 
-        _persist(attempt)
+        persist(attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,7 +463,7 @@ def commit_group(log: Log, loader: Loader) -> None:
     log.commit({p: pos[1] for p, pos in at.items() if pos and pos[0] == topic.generation})
 
 
-def _persist(attempt: Callable[[], None]) -> None:
+def persist(attempt: Callable[[], None]) -> None:
     """Start again when another writer, or the log itself, moved underneath.
 
     Whoever loses waits, longer each time, so that the one ahead stays ahead.

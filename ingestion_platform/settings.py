@@ -32,7 +32,17 @@ _NOT_LIBRDKAFKA = {
 }
 # Ours without a prefix that says so.
 _UNPREFIXED = {"BATCH_SIZE", "REPORT_INTERVAL_SEC"}
-_SECRET_WORDS = ("password", "secret", "token", "key", "uri", "credential", "jaas", "pem")
+_SECRET_WORDS = (
+    "password",
+    "secret",
+    "token",
+    "key",
+    "uri",
+    "credential",
+    "jaas",
+    "pem",
+    "sink_postgres_url",
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,16 @@ class UpkeepSettings:
 
 
 @dataclass(frozen=True)
+class SinkSettings:
+    """Where deliveries go; what is None is not set, and nothing can be delivered there."""
+
+    postgres_url: str | None = field(default=None, repr=False)
+    """SINK_POSTGRES_URL: postgresql://user:password@host:port/database."""
+    files_url: str = ""
+    """SINK_FILES_URL: file:///folder or s3://bucket/prefix."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
 
@@ -120,6 +140,7 @@ class Settings:
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
+    sinks: SinkSettings = field(default_factory=SinkSettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
     dotenv: frozenset[str] = frozenset()
@@ -160,6 +181,7 @@ class Settings:
             gateway=_gateway(env),
             worker=_worker(env),
             upkeep=_upkeep(env),
+            sinks=_sinks(env, home),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             dotenv=frozenset(filter(_ours, dotenv)),
         )
@@ -291,6 +313,20 @@ def _upkeep(env: Mapping[str, str]) -> UpkeepSettings:
     )
 
 
+def _sinks(env: Mapping[str, str], home: Path) -> SinkSettings:
+    name = "SINK_POSTGRES_URL"
+    url = env.get(name)
+    if url is not None and not (
+        urlsplit(url).scheme in ("postgresql", "postgres") and urlsplit(url).path.strip("/")
+    ):
+        # The value itself is not shown: it may have a password.
+        example = "postgresql://user:password@host:5432/database"
+        raise SettingError(name, "is not the address of a PostgreSQL database", example=example)
+    return SinkSettings(
+        postgres_url=url, files_url=_store_url(env, "SINK_FILES_URL", home / "exports")
+    )
+
+
 def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     value = env.get(name, str(default)).strip()
     if not value.isdecimal() or int(value) < least:
@@ -391,7 +427,9 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    return name.startswith((*prefixes, "DROP_", "FLUSH_", "UPKEEP_")) or name in _UNPREFIXED
+    return (
+        name.startswith((*prefixes, "DROP_", "FLUSH_", "SINK_", "UPKEEP_")) or name in _UNPREFIXED
+    )
 
 
 def _masked(name: str, value: str) -> str:

@@ -185,7 +185,8 @@ def _secrets(settings: Settings) -> list[str]:
     from ingestion_platform.settings import is_secret
 
     values: set[str] = set()
-    for group in (settings.kafka, settings.s3, settings.catalog):
+    sinks = {"sink_postgres_url": settings.sinks.postgres_url or ""}
+    for group in (settings.kafka, settings.s3, settings.catalog, sinks):
         for name, value in group.items():
             if is_secret(name):
                 values.add(value)

@@ -1,0 +1,1 @@
+"""Delivery: bronze tables and dbt models kept equal in other stores. No orchestration here."""
