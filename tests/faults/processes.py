@@ -81,7 +81,7 @@ class Attempt:
             elif sign == "-":
                 opened.pop(number, None)
         if opened:
-            ranks = ["committing", "writing", "landing", "judging"]
+            ranks = ["committing", "writing", "landing", "removing", "merging", "judging"]
             return min(opened.values(), key=lambda n: ranks.index(n.split()[0]))
         return "between steps" if lines else "starting"
 
@@ -113,8 +113,8 @@ class Worker:
     def start(
         self, do: str, env: dict[str, str], stream: Stream, *, clock_days: float = 0
     ) -> Attempt:
-        """Have `run`, `land`, `load` or `replace` done in a process of its own, whose clock may
-        be wrong by some days."""
+        """Have `run`, `land`, `load`, `replace` or `merge` done in a process of its own, whose
+        clock may be wrong by some days."""
         self._count += 1
         log = self._folder / f"attempt-{self._count:04d}.log"
         plain = {k: str(v) if k == "contract_file" else v for k, v in asdict(stream).items()}

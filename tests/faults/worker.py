@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,14 @@ from ingestion_platform import worker as streaming
 from ingestion_platform.bronze import load as load_module
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.lake import land as land_module
+from ingestion_platform.lake import merge as merge_module
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from ingestion_platform.upkeep import tables_of, upkeep_stream
+from ingestion_platform.warehouse.upkeep import compact as compact_module
+from ingestion_platform.warehouse.upkeep import orphans as orphans_module
+from ingestion_platform.warehouse.upkeep import rewrite as rewrite_module
 
 
 def main() -> None:
@@ -85,7 +90,7 @@ def serve(request: dict[str, Any]) -> int:
 
 
 def perform(request: dict[str, Any]) -> None:
-    """Land, load, or both."""
+    """Land, load, or both; or merge the lake."""
     settings = Settings.load(request["env"], root=Path(request["root"]))
     given = request["stream"]
     stream = Stream(**given | {"contract_file": Path(given["contract_file"])})
@@ -103,6 +108,14 @@ def perform(request: dict[str, Any]) -> None:
             windows: list[date] = Chain(platform.store, stream.topic).windows()
             everything = range(stream.partitions)
             pipeline.load_stream(platform, stream, partitions=everything, windows=windows)
+        case "upkeep":
+            upkeep_stream(platform, stream, thorough=False)
+        case "orphans":
+            for table in tables_of(stream):
+                orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
+        case "merge":
+            today = datetime.now(UTC).date()
+            merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
 
 
 def set_clock(days: float) -> None:
@@ -138,12 +151,24 @@ def mark_phases(note: Callable[[str], None]) -> None:
     writer._store_file = marked(writer._store_file, lambda *_: "landing a file")
     judge = load_module.Judge
     judge.rows = marked(judge.rows, lambda *_: "judging")
+    merge_module._create = marked(merge_module._create, lambda *_: "merging files")
+    merge_module._remove = marked(merge_module._remove, lambda *_: "removing a merged file")
     load_module.write_data_files = marked(
         load_module.write_data_files, lambda *_: "writing data files"
     )
     load_module.commit = marked(
         load_module.commit, lambda _, table, __: f"committing {table.partition('.')[0]}"
     )
+    compact_module.compact = marked(compact_module.compact, lambda *_: "writing a compacted file")
+    for name, what in (
+        ("replace_files", "committing a compaction"),
+        ("merge_manifests", "committing merged manifests"),
+        ("expire", "committing an expiry"),
+    ):
+        setattr(rewrite_module, name, marked(getattr(rewrite_module, name), lambda *_, w=what: w))
+    place = orphans_module._Place
+    place.remove = marked(place.remove, lambda *_: "removing orphans")
+    place.write_seen = marked(place.write_seen, lambda *_: "writing what is unneeded")
 
 
 if __name__ == "__main__":
