@@ -375,6 +375,42 @@ def test_other_records_are_never_removed(store: Store) -> None:
     assert merge(store) == []
 
 
+@dataclass
+class Overtaken:
+    """A store on which somebody else does something as soon as a merged file is there."""
+
+    inner: Store
+    act: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """As always; then the other one's turn comes."""
+        created = self.inner.create(path, data)
+        self.act()
+        return created
+
+
+def test_only_what_was_read_is_removed(store: Store) -> None:
+    """Another merge removed a file and a writer that slept took its name, before this merge came
+    to remove it: what is there now was never merged."""
+    links = landed(store, [0, 3, 6])
+    other = link_of("t", 3, 11, previous=("A", 3))
+
+    def overtake() -> None:
+        store.remove(links[1].name.path)
+        land(store, other)
+
+    (merged,) = merge_closed(Overtaken(store, overtake), "t", today=TODAY)
+    assert (merged.files_before, merged.files_after) == (2, 2)
+    assert names(store) == [(0, 6), (3, 0)]
+    assert Chain(store, "t").slice(DAY, 0)[-1] == other
+    merge(store)
+    assert names(store) == [(0, 11)]
+    assert reading(store) == list(range(11))
+
+
 def test_metadata_follow_their_files(store: Store) -> None:
     """What a dead merge did not write is written; what a sleeping writer wrote too late goes."""
     links = landed(store, [0, 3, 6])
