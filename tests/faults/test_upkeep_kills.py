@@ -1,0 +1,136 @@
+"""Upkeep is killed, stopped, doubled and met by writers; rows and positions stay exact.
+
+`--kills N --seed S` kills more, and elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from faults.processes import Worker
+from faults.scene import Scene, no_calls, together
+from oracle import content
+from pyiceberg.table import Table
+from testbed import edited, separate_environment
+
+from ingestion_platform.upkeep import tables_of, upkeep_stream
+from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY
+from ingestion_platform.warehouse.upkeep.table import condition
+from services import Services
+
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+
+
+class Worn(Scene):
+    """A stream whose tables keep three snapshots, and get a few small files with each arrival."""
+
+    def prepare(self) -> None:
+        """Make the tables."""
+        self.arrive(1)
+        for table in self.tables():
+            with table.transaction() as transaction:
+                transaction.set_properties({KEEP_PROPERTY: "3", AGE_PROPERTY: "0"})
+
+    def arrive(self, times: int) -> None:
+        """Records come, and are loaded, so many times."""
+        for _ in range(times):
+            self.send(200)
+            together([self.start("run")])
+
+    def tables(self) -> list[Table]:
+        """Bronze and quarantine, as they are now."""
+        return [self.platform.catalog.load_table(name) for name in tables_of(self.stream)]
+
+    def in_good_order(self) -> None:
+        """One more upkeep leaves nothing to do."""
+        upkeep_stream(self.platform, self.stream, thorough=False)
+        for name in tables_of(self.stream):
+            found = condition(self.platform.catalog, name)
+            assert found is not None
+            assert found.fine, found
+
+
+@pytest.fixture
+def scene(servers: Services, worker: Worker, tmp_path: Path) -> Worn:
+    """A new stream with tables that need upkeep."""
+    made = Worn.new(worker, separate_environment(servers), tmp_path)
+    assert isinstance(made, Worn)
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """A third of the kills asked for."""
+    return max(1, int(request.config.getoption("kills")) // 3)
+
+
+@pytest.mark.fault("upkeep", "kill -9 of upkeep, at any instant, again and again")
+def test_kills_of_upkeep(scene: Worn, rng: random.Random, kills: int) -> None:
+    """The next one goes on from the table; every record is there once."""
+    scene.arrive(6)
+    scene.measure("upkeep")
+    done = 0
+    while done < kills:
+        scene.arrive(3)
+        done += scene.kill(rng, "upkeep")
+    scene.in_good_order()
+    scene.holds()
+
+
+@pytest.mark.fault("upkeep", "two upkeeps beside two writers, and beside replacing loads")
+def test_upkeep_beside_writers(scene: Worn) -> None:
+    """None fails; what was replaced meanwhile is left alone, what was appended does not matter."""
+    before = None
+    for turn in range(3):
+        scene.arrive(4)
+        scene.send(1_000)
+        together([scene.start(do) for do in ("run", "upkeep", "run", "upkeep")])
+        other = edited(scene.stream, no_calls)
+        replacing = scene.start("replace", other if turn % 2 == 0 else scene.stream)
+        together([replacing, *(scene.start("upkeep") for _ in range(2)), scene.start("land")])
+    together([scene.start("replace"), scene.start("upkeep")])
+    scene.holds()
+    before = content(scene.settings, scene.stream)
+    scene.in_good_order()
+    assert content(scene.settings, scene.stream) == before
+
+
+@pytest.mark.fault("upkeep", "upkeep is stopped, and wakes up after others went on")
+def test_a_stopped_upkeep_wakes(scene: Worn, rng: random.Random) -> None:
+    """What it holds in its hands is refused, or is still right."""
+    scene.arrive(6)
+    scene.measure("upkeep")
+    contracts = [edited(scene.stream, no_calls), scene.stream]
+    for turn in range(4):
+        scene.arrive(5)
+        sleeper = scene.start("upkeep")
+        scene.await_step(rng, sleeper)
+        sleeper.send(signal.SIGSTOP)
+        scene.arrive(1)
+        together([scene.start("upkeep"), scene.start("replace", contracts[turn % 2])])
+        sleeper.send(signal.SIGCONT)
+        together([sleeper])
+    together([scene.start("replace")])
+    scene.holds()
+
+
+@pytest.mark.fault("upkeep", "kill -9 of the removal of orphans, at any instant")
+def test_kills_of_the_removal_of_orphans(scene: Worn, rng: random.Random, kills: int) -> None:
+    """Nothing that a snapshot needs is ever touched, and in the end nothing else is left."""
+    scene.arrive(6)
+    together([scene.start("upkeep")])
+    scene.measure("orphans")
+    done = 0
+    while done < kills:
+        scene.arrive(5)
+        together([scene.start("upkeep")])
+        done += scene.kill(rng, "orphans")
+    together([scene.start("orphans"), scene.start("orphans")])
+    scene.holds()
+    together([scene.start("orphans")])
+    together([scene.start("orphans")])
+    scene.holds()
