@@ -310,6 +310,20 @@ def test_it_may_go_on_from_there(store: Store) -> None:
     assert reading(store) == list(range(20))
 
 
+def test_offsets_go_before_windows(store: Store) -> None:
+    """What a late clock put into the window before follows a file of the next one, if the file
+    that it followed there is gone."""
+    landed(store, [0, 3, 6], follow=False)
+    land(store, link_of("t", 6, 14, window=NEXT, previous=("A", 6)))
+    late = [land(store, link_of("t", at, at + 2, previous=("A", at))) for at in (6, 8, 10)]
+    store.remove(late[0].name.path)
+    assert reading(store) == list(range(14))
+    merge(store)
+    assert names(store) == [(0, 6), (8, 12)]
+    for at in range(15):
+        assert reading(store, ("A", at)) == list(range(at, 14))
+
+
 def test_merges_of_other_sizes_agree(store: Store) -> None:
     """The smaller of two merged files gives way, never the larger one for it."""
     landed(store, [0, 3, 6, 9])
