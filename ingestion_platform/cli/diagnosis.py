@@ -205,7 +205,7 @@ def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
         yield fail(
             f"{stream.name}: {len(wrong)} slice{_s(len(wrong))} with more or fewer rows than the "
             f"lake has records, first {window}|{partition}",
-            f"`ingest verify {stream.name}` shows which; then materialize the slices again",
+            f"`ingest verify {stream.name}` shows which; docs/runbook.md, `rows and lake disagree`",
         )
     if stale:
         window, partition = stale[0]

@@ -178,7 +178,8 @@ def _reconciliation(stream: Stream, of: Findings) -> _Verdict:
             if not count.ok
         ],
         good=f"{sums['records']:,} records, each in bronze or in quarantine",
-        action=f"see which with `ingest verify {stream.name}`",
+        action=f"see which with `ingest verify {stream.name}`; docs/runbook.md, `rows and lake "
+        "disagree`",
         metadata={
             **sums,
             "waiting": [slice_key(key) for key, count in of.counts.items() if not count.loaded],
