@@ -52,6 +52,7 @@ def end(*attempts: Attempt) -> None:
     together(attempts)
 
 
+@pytest.mark.fault("worker", "none: records come while it works")
 def test_what_is_sent_meanwhile_is_loaded_once(scene: Scene) -> None:
     """In many passes, nothing of them by another run."""
     attempt = scene.start("stream")
@@ -65,6 +66,7 @@ def test_what_is_sent_meanwhile_is_loaded_once(scene: Scene) -> None:
     scene.holds()
 
 
+@pytest.mark.fault("worker", "kill -9 at any instant, again and again")
 def test_kills(
     scene: Scene, rng: random.Random, request: pytest.FixtureRequest, record_property: object
 ) -> None:
@@ -91,6 +93,7 @@ def test_kills(
     scene.holds()
 
 
+@pytest.mark.fault("worker", "two workers at once, and runs beside them")
 def test_workers_and_runs_at_once(scene: Scene) -> None:
     """Two workers, and runs beside them, on the same slices from the first record on."""
     pair = [scene.start("stream") for _ in range(2)]
@@ -102,6 +105,7 @@ def test_workers_and_runs_at_once(scene: Scene) -> None:
     scene.holds()
 
 
+@pytest.mark.fault("worker", "SIGTERM at any instant")
 def test_told_to_end_in_the_middle(scene: Scene, rng: random.Random) -> None:
     """It ends well wherever it is, within its grace time, and the next one goes on."""
     for _ in range(6):
@@ -113,6 +117,7 @@ def test_told_to_end_in_the_middle(scene: Scene, rng: random.Random) -> None:
     scene.holds()
 
 
+@pytest.mark.fault("worker", "SIGSTOP of a worker that wakes after another went on")
 def test_a_worker_that_sleeps_while_another_goes_on(scene: Scene, rng: random.Random) -> None:
     """What it holds in its hands when it wakes is refused, or is what is there already."""
     for _ in range(3):
@@ -141,6 +146,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         services.down(purge=True)
 
 
+@pytest.mark.fault("worker", "a server is killed, and comes back later")
 @pytest.mark.parametrize("server", ["minio", "postgres", "kafka"])
 def test_a_server_that_dies_and_comes_back(
     fragile: Services, worker: Worker, tmp_path: Path, rng: random.Random, server: str
