@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import Answer, Ingest
 
+from ingestion_platform.cli import diagnosis
 from ingestion_platform.lake.losses import Loss, note_losses
 from ingestion_platform.lake.store import open_store
 from ingestion_platform.settings import Settings
@@ -41,6 +42,7 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
         "lake",
         "catalog",
         "tables",
+        "upkeep",
         "streams",
         "dagster home",
         "embedded broker",
@@ -49,6 +51,20 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
         assert set(finding) == {"check", "status", "message", "action"}
         assert finding["status"] in ("ok", "warn")
         assert finding["action"] or finding["status"] == "ok"
+
+
+def test_tables_that_pile_up_are_told_of(healthy: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do; none is after upkeep."""
+    for _ in range(5):
+        healthy("produce", "pgr_events", "--count", "50", "--quiet")
+        assert healthy("run", "pgr_events").code == 0
+    monkeypatch.setattr(diagnosis, "PILED", 5)
+    (warned,) = lines(healthy("doctor", "--json"), "upkeep", "bronze.service_events_raw")
+    assert warned["status"] == "warn"
+    assert "small files" in warned["message"]
+    assert "ingest upkeep" in warned["action"]
+    assert healthy("upkeep", "pgr_events").code == 0
+    assert not lines(healthy("doctor", "--json"), "upkeep", "bronze.service_events_raw")
 
 
 def test_people_get_a_line_per_finding(healthy: Ingest) -> None:
