@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 FAN = 5
 """Fewer files than this are not worth a rewrite."""
 _FLOOR = 1024 * 1024  # bytes below which files count as equal: opening them is what costs
-_LARGE = 0.75  # of the target: large enough
+MOST_ROWS = 1_000_000
+"""Rows of a group at most, since those of files that overlap are in memory together."""
+_LARGE = 0.75  # of the target, or of the most rows: large enough
 _WORN_FILES = 3  # delete files upon a large file that make it worth a rewrite,
 _WORN_ROWS = 0.05  # or deleted rows in proportion
 T = TypeVar("T")
@@ -90,13 +92,17 @@ def bounds(task: FileScanTask, schema: Schema) -> tuple[Any, Any] | None:
 def _of_partition(
     files: Sequence[FileScanTask], schema: Schema, target: int
 ) -> Iterator[list[FileScanTask]]:
-    small = [f for f in files if _size(f) < _LARGE * target]
+    small = [f for f in files if not _is_large(f, target)]
     chosen = runs((f for f in small if not f.delete_files), _size, fan=FAN, floor=_FLOOR)
-    worn = [f for f in files if f.delete_files and (_size(f) < _LARGE * target or _is_worn(f))]
+    worn = [f for f in files if f.delete_files and (not _is_large(f, target) or _is_worn(f))]
     for run in [*chosen, worn]:
         for bin_ in _bins(_in_order(run, schema), target):
             if len(bin_) > 1 or bin_[0].delete_files:
                 yield bin_
+
+
+def _is_large(task: FileScanTask, target: int) -> bool:
+    return _size(task) >= _LARGE * target or task.file.record_count >= _LARGE * MOST_ROWS
 
 
 def _is_worn(task: FileScanTask) -> bool:
@@ -115,13 +121,14 @@ def _in_order(tasks: Iterable[FileScanTask], schema: Schema) -> list[FileScanTas
 def _bins(tasks: Iterable[FileScanTask], target: int) -> Iterator[list[FileScanTask]]:
     """Consecutive files up to the target; a file that is larger stands alone."""
     bin_: list[FileScanTask] = []
-    filled = 0
+    filled = rows = 0
     for task in tasks:
-        if bin_ and filled + _size(task) > target:
+        more = task.file.record_count
+        if bin_ and (filled + _size(task) > target or rows + more > MOST_ROWS):
             yield bin_
-            bin_, filled = [], 0
+            bin_, filled, rows = [], 0, 0
         bin_.append(task)
-        filled += _size(task)
+        filled, rows = filled + _size(task), rows + more
     if bin_:
         yield bin_
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.transforms import IdentityTransform
+from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, LongType, NestedField, StringType
 
 from ingestion_platform.settings import Settings
@@ -31,7 +33,7 @@ from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY, 
 from ingestion_platform.warehouse.snapshots import LITTLE, begin
 from ingestion_platform.warehouse.tables import ensure_table
 from ingestion_platform.warehouse.upkeep import rewrite
-from ingestion_platform.warehouse.upkeep.choose import groups, runs
+from ingestion_platform.warehouse.upkeep.choose import MOST_ROWS, groups, runs
 from ingestion_platform.warehouse.upkeep.compact import compact
 from ingestion_platform.warehouse.upkeep.live import LiveReader
 from ingestion_platform.warehouse.upkeep.orphans import SEEN, FilesMissing, remove_orphans
@@ -533,6 +535,49 @@ def test_what_is_merged_at_least_doubles(sizes: list[int], fan: int) -> None:
     for run in runs(sizes, lambda size: size, fan=fan, floor=floor):
         assert len(run) >= fan
         assert all(size <= max(floor, sum(run) - size) for size in run)
+
+
+def a_task(number: int, partition: int, size: int, count: int, deletes: int) -> Any:
+    """A file that there is not."""
+    file = SimpleNamespace(
+        file_path=f"f{number}",
+        spec_id=0,
+        partition=Record(partition),
+        file_size_in_bytes=size,
+        record_count=count,
+        lower_bounds=None,
+        upper_bounds=None,
+    )
+    deleted = [SimpleNamespace(record_count=1) for _ in range(deletes)]
+    return SimpleNamespace(file=file, delete_files=deleted)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.integers(1, 2 * TARGET),
+            st.integers(1, 2 * MOST_ROWS),
+            st.sampled_from([0, 0, 0, 1, 4]),
+        ),
+        max_size=40,
+    )
+)
+def test_groups_are_of_one_partition_and_fit_the_memory(files: list[tuple[int, ...]]) -> None:
+    """No file is in two of them, and a large one is in none unless deletes lie upon it."""
+    tasks = [a_task(number, *file) for number, file in enumerate(files)]
+    found = groups(tasks, SCHEMA, TARGET)
+    chosen = [task.file.file_path for group in found for task in group.tasks]
+    assert len(chosen) == len(set(chosen))
+    for group in found:
+        assert {task.file.partition for task in group.tasks} == {group.partition}
+        if len(group.tasks) == 1:
+            assert group.tasks[0].delete_files
+            continue
+        assert group.bytes <= TARGET
+        assert sum(task.file.record_count for task in group.tasks) <= MOST_ROWS
+        for task in group.tasks:
+            assert task.delete_files or task.file.file_size_in_bytes < TARGET
 
 
 def test_the_work_of_compaction_grows_with_the_logarithm() -> None:
