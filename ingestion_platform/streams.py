@@ -6,7 +6,7 @@ Both the Dagster component and the command line read streams here, so there is o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ class FileDoor:
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Where a table is delivered to: a sink, and the options that it understands (see `sinks`)."""
+
+    sink: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Stream:
     """A contract plus its doors and destinations, as one document of a `defs.yaml` declares it."""
 
@@ -51,6 +59,8 @@ class Stream:
     """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
     key: str | None = None
     """The field that is declared to be the records' Kafka key; see `key_field`."""
+    deliver: tuple[Destination, ...] = ()
+    """Where its bronze table is delivered to."""
 
     @property
     def kafka(self) -> bool:
@@ -104,6 +114,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
     """
     file = str(folder / "defs.yaml")
     known = {"name", "topic", "contract", "group_id", "partitions", "start_date", "files", "key"}
+    known |= {"deliver"}
     for unknown in sorted(set(attributes) - known):
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
@@ -135,7 +146,32 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         start_date=str(attributes.get("start_date", Stream.start_date)),
         files=files,
         key=key,
+        deliver=destinations(attributes.get("deliver"), file, f"stream {name}"),
     )
+
+
+def destinations(given: Any, file: str, said: str) -> tuple[Destination, ...]:
+    """What `deliver:` lists: sinks by name, each alone or with its options.
+
+    Raises:
+        ContractError: it is no such list.
+    """
+    found = []
+    for each in [] if given is None else given if isinstance(given, list) else [given]:
+        pairs = {each: {}} if isinstance(each, str) else each
+        if not (isinstance(pairs, Mapping) and len(pairs) == 1):
+            raise ContractError(
+                file,
+                f"{said}, deliver",
+                "is no list of sinks",
+                action="for example `deliver: [postgres: {table: shop.users}]`",
+            )
+        ((sink, options),) = pairs.items()
+        if not isinstance(options or {}, Mapping):
+            action = f"write `{sink}: {{option: value}}`, or `{sink}` alone"
+            raise ContractError(file, f"{said}, deliver, {sink}", "has no options", action=action)
+        found.append(Destination(str(sink), dict(options or {})))
+    return tuple(found)
 
 
 def _check_key(key: str, contract: Contract, stream: str, folder: Path) -> None:

@@ -29,6 +29,7 @@ class StreamAttributes(dg.Model):
     start_date: date | str | None = None
     files: dict[str, Any] | None = None
     key: str | None = None
+    deliver: list[str | dict[str, dict[str, Any] | None]] | None = None
 
 
 class Stream(dg.Component):
