@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import CATALOG, Settings, process_environment
@@ -26,6 +26,9 @@ from services.files import tail
 from services.java import jars, java
 from services.net import LOOPBACK, free_port, http_ok, wait_until
 from services.processes import Identity, alive, end, spawn
+
+if TYPE_CHECKING:
+    from pyiceberg.table.snapshots import Snapshot
 
 NAME = "kafka connect"
 _KAFKA, _ICEBERG, _HADOOP, _POSTGRES, _LOG4J = "4.1.2", "1.11.0", "3.4.2", "42.7.8", "2.25.1"
@@ -45,11 +48,8 @@ _SINK = (
     f"org.postgresql:postgresql:{_POSTGRES}",
 )
 _JVM = ("-Xms1g", "-Xmx2g", "-XX:+UseParallelGC", "-XX:+ExitOnOutOfMemoryError")
-_MAIN, _WORKER, _LOG = (
-    "org.apache.kafka.connect.cli.ConnectStandalone",
-    "worker.properties",
-    "connect.log",
-)
+_MAIN = "org.apache.kafka.connect.cli.ConnectStandalone"
+_WORKER, _LOG = "worker.properties", "connect.log"
 
 _TASKS = 2
 # The last rows wait for the next commit. A shorter interval measures less of that waiting, but
@@ -81,6 +81,9 @@ class Took:
     """Since the connector was submitted: starting its tasks and joining the group included."""
     since_first_read: float
     """Since the first task knew where to read, and had read nothing."""
+    steady: float
+    """What it would be at the rate between the first commit and the last but one: without the
+    beginning, and without what the last rows wait for their commit."""
     commits: int
 
 
@@ -107,9 +110,12 @@ class Connect:
         name, config = stream.group_id, _connector(platform.settings, stream, control)
         began = time.time()
         self._ask("PUT", f"/connectors/{name}/config", config)
-        ended, commits = self._until_complete(platform, stream, records)
+        snapshots = self._until_complete(platform, stream, records)
         self._ask("DELETE", f"/connectors/{name}")
-        return Took(ended - began, ended - self._first_read(stream), commits)
+        ended = snapshots[-1].timestamp_ms / 1000
+        since_first_read = ended - self._first_read(stream)
+        steady = _steady(snapshots, records) if len(snapshots) > 2 else since_first_read
+        return Took(ended - began, since_first_read, steady, len(snapshots))
 
     def peak_mib(self) -> float:
         """The most memory that the process had, in MiB."""
@@ -122,17 +128,15 @@ class Connect:
             self._give_up("ended")
         return http_ok(self.port, "/connectors")
 
-    def _until_complete(
-        self, platform: Platform, stream: Stream, records: int
-    ) -> tuple[float, int]:
-        """When the table held all records (seconds since 1970), and by how many commits."""
+    def _until_complete(self, platform: Platform, stream: Stream, records: int) -> list[Snapshot]:
+        """The table's snapshots once it holds all records."""
         held, deadline = 0, time.monotonic() + _PATIENCE
         while True:
-            snapshots = platform.catalog.load_table(stream.bronze_table).metadata.snapshots
-            last = snapshots[-1] if snapshots else None
-            rows = int(last.summary["total-records"]) if last and last.summary else 0
-            if last is not None and rows == records:
-                return last.timestamp_ms / 1000, len(snapshots)
+            table = platform.catalog.load_table(stream.bronze_table)
+            snapshots: list[Snapshot] = table.metadata.snapshots
+            rows = _rows(snapshots[-1]) if snapshots else 0
+            if rows == records:
+                return snapshots
             if rows > held:
                 held, deadline = rows, time.monotonic() + _PATIENCE
             if rows > records or time.monotonic() > deadline:
@@ -211,6 +215,17 @@ def running(settings: Settings) -> Iterator[Connect]:
             end(process, signal.SIGTERM, _STOP_SECONDS)
 
 
+def _rows(snapshot: Snapshot) -> int:
+    assert snapshot.summary is not None, "Iceberg's writers summarize"
+    return int(snapshot.summary["total-records"])
+
+
+def _steady(snapshots: list[Snapshot], records: int) -> float:
+    first, last = snapshots[0], snapshots[-2]
+    seconds: float = (last.timestamp_ms - first.timestamp_ms) / 1000
+    return seconds * records / (_rows(last) - _rows(first))
+
+
 def _runtime() -> Path:
     return jars(NAME, f"kafka-connect-{_KAFKA}", _RUNTIME)
 
@@ -240,7 +255,7 @@ def _worker(settings: Settings, plugins: Path, port: int) -> dict[str, str | int
         "key.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter.schemas.enable": "false",
-        "consumer.max.poll.records": 10_000,
+        "consumer.max.poll.records": 2_000,
         "consumer.fetch.min.bytes": 1 << 20,
         "consumer.fetch.max.wait.ms": 100,
         "consumer.fetch.max.bytes": 64 << 20,
