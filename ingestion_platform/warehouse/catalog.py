@@ -26,16 +26,18 @@ def open_catalog(settings: Settings) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     keep_null_lists()
+    # A connection that a restarted server has closed is opened anew, instead of failing once.
+    properties = {"pool_pre_ping": "true"} | dict(settings.catalog)
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
         Path(urlsplit(uri).path).parent.mkdir(parents=True, exist_ok=True)
     try:
         with answering():
-            return load_catalog(CATALOG, **settings.catalog)
+            return load_catalog(CATALOG, **properties)
     except CatalogUnavailable:
         # Several processes may create a new catalog's own tables at once: all but one fail.
         with answering():
-            return load_catalog(CATALOG, **settings.catalog)
+            return load_catalog(CATALOG, **properties)
 
 
 _REFUSED_LOGIN = re.compile(

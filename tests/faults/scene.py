@@ -62,10 +62,10 @@ class Scene:
         """The stores without detours, opened anew."""
         return Platform(self.settings)
 
-    def send(self, count: int) -> None:
-        """Produce more events, one in twenty of them bad."""
+    def send(self, count: int, days: float = 0.5) -> None:
+        """Produce more events, of the last half day, one in twenty of them bad."""
         self.seed += 1
-        records = simulate("pgr_events", count, seed=self.seed, bad_ratio=0.05, days=0.5)
+        records = simulate("pgr_events", count, seed=self.seed, bad_ratio=0.05, days=days)
         assert not produce(self.settings, self.stream.topic, records).failed
 
     def start(self, do: str, stream: Stream | None = None, **how: Any) -> Attempt:

@@ -3,15 +3,19 @@ goes on from the data."""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene
+from faults.processes import Attempt, Worker
+from faults.scene import Scene, recreate
 from testbed import separate_environment
 
+from ingestion_platform.pipeline import run_stream
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
@@ -37,25 +41,61 @@ def scene(fragile: Services, worker: Worker, tmp_path: Path) -> Scene:
     return scene
 
 
+def dies(services: Services, server: str, attempt: Attempt) -> None:
+    """Killed without warning, and started again at once."""
+    services.kill(server)
+    services.start(server)
+
+
+def stays_away(services: Services, server: str, attempt: Attempt) -> None:
+    """Killed, and away for a while."""
+    services.kill(server)
+    attempt.ended(1.0)
+    services.start(server)
+
+
+def restarts(services: Services, server: str, attempt: Attempt) -> None:
+    """Stopped in an orderly way, and started again."""
+    services.restart(server)
+
+
+def hangs(services: Services, server: str, attempt: Attempt) -> None:
+    """Its processes stand still for a while; connections stay open, and nothing answers."""
+    (pid,) = (s.pid for s in services.status() if s.name == server and s.pid)
+    processes = descendants(pid)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        attempt.ended(2.0)
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and those that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in descendants(int(child)))]
+
+
+@pytest.mark.fault("servers", "one is killed, restarted, away, or stands still during a run")
 @pytest.mark.parametrize("server", ["minio", "postgres", "kafka"])
-def test_a_server_that_dies_during_runs(
+def test_a_server_in_trouble_during_runs(
     fragile: Services, scene: Scene, rng: random.Random, server: str
 ) -> None:
-    """Killed at some instant and started again, thrice; the third time it is away for longer."""
-    for turn in range(3):
-        scene.send(3_000)
+    """The run fails as transient, if at all, and the next one goes on."""
+    for trouble in (dies, restarts, hangs, stays_away):
+        scene.send(2_000)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
-        fragile.kill(server)
-        if turn == 2:
-            attempt.ended(1.0)
-        fragile.start(server)
+        trouble(fragile, server, attempt)
         scene.until_done(attempt)
     scene.holds()
 
 
+@pytest.mark.fault("servers", "one is away when a run begins")
 def test_a_run_while_a_server_is_away_says_so(fragile: Services, scene: Scene) -> None:
-    """Each of them, in words that name a setting."""
+    """It fails as transient, in words that name the server's setting."""
     settings = {
         "minio": "AWS_ENDPOINT_URL",
         "postgres": "PYICEBERG_CATALOG__LAKEHOUSE__URI",
@@ -67,5 +107,36 @@ def test_a_run_while_a_server_is_away_says_so(fragile: Services, scene: Scene) -
         fragile.start(server)
         assert outcome.startswith("transient "), outcome
         assert setting in outcome
+    assert scene.until_done() == []
+    scene.holds()
+
+
+@pytest.mark.fault("servers", "each is killed while a process that goes on afterwards holds links")
+def test_a_process_outlives_its_servers(fragile: Services, scene: Scene) -> None:
+    """Nothing that it keeps open has to be opened anew by hand: its next run succeeds."""
+    platform = scene.platform
+    run_stream(platform, scene.stream)
+    for server in ("minio", "postgres", "kafka"):
+        fragile.kill(server)
+        fragile.start(server)
+        scene.send(200)
+        run_stream(platform, scene.stream)
+    scene.holds()
+
+
+@pytest.mark.fault("servers", "the broker lost records that were landed (its disk was replaced)")
+def test_a_broker_that_lost_records(fragile: Services, scene: Scene) -> None:
+    """A run fails as permanent and says so, rather than wait for the offsets to come again; once
+    the topic is created anew, runs go on."""
+    scene.oracle.read()
+    fragile.stop("kafka")
+    for folder in (fragile.directory / "kafka" / "data").glob(f"{scene.stream.topic}-*"):
+        shutil.rmtree(folder)
+    fragile.start("kafka")
+    scene.send(100)
+    outcome = scene.start("run").wait()
+    assert outcome.startswith("permanent "), outcome
+    assert "the broker lost records" in outcome
+    recreate(scene)
     assert scene.until_done() == []
     scene.holds()
