@@ -112,9 +112,11 @@ class _Day:
 
 @dataclass
 class _Book:
-    """What is known of a stream: `loaded`, `rows` and `waiting` come from its threads."""
+    """What is known of a stream: all down to `waiting` comes from its threads."""
 
     stream: Stream
+    passing: list[Loaded] = field(default_factory=list)
+    """Of the pass under way: a day is judged by whole passes, as by whole runs."""
     loaded: list[Loaded] = field(default_factory=list)
     missed: set[Slice] = field(default_factory=set)
     """Slices of files that were too many to be remembered."""
@@ -124,7 +126,14 @@ class _Book:
     days: dict[date, _Day] = field(default_factory=dict)
     bad: set[date] = field(default_factory=set)
     begun: bool = False
+    passes: int = 0
     previews: dict[Slice, Any] = field(default_factory=dict)
+
+    def through(self) -> None:
+        """A pass is through, given up, or about to begin."""
+        self.passes += 1
+        self.loaded += self.passing
+        self.passing = []
 
     @cached_property
     def version(self) -> str:
@@ -171,15 +180,17 @@ class Reporter:
         """See worker.Observer."""
         with self._lock:
             book = self._book(stream)
-            book.loaded.append(loaded)
-            if len(book.loaded) > PENDING:
-                book.missed |= {_slice(each) for each in book.loaded}
-                book.loaded = []
+            book.passing.append(loaded)
+            if len(book.passing) + len(book.loaded) > PENDING:
+                book.missed |= {_slice(each) for each in (*book.passing, *book.loaded)}
+                book.passing, book.loaded = [], []
 
     def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
         """See worker.Observer."""
         with self._lock:
-            self._book(stream).waiting = waiting
+            book = self._book(stream)
+            book.waiting = waiting
+            book.through()
 
     def _book(self, stream: Stream) -> _Book:
         return self._books.setdefault(stream.name, _Book(stream))
@@ -187,6 +198,9 @@ class Reporter:
     def _run(self) -> None:
         while not self._ended.wait(_TICK):
             self._report_due(time.monotonic())
+        with self._lock:
+            for book in self._books.values():
+                book.through()
         self._report_due(float("inf"))
 
     def _report_due(self, now: float) -> None:
@@ -194,7 +208,8 @@ class Reporter:
             books = [
                 book
                 for book in self._books.values()
-                if (book.loaded or book.missed or not book.begun) and book.due <= now
+                if (book.loaded or book.missed or (book.passes > 1 and not book.begun))
+                and book.due <= now
             ]
         for book in books:
             with self._lock:
@@ -263,10 +278,11 @@ class Reporter:
 
     def _untold(self, book: _Book, instance: dg.DagsterInstance) -> set[Slice]:
         """The newest slices, if a worker before this one died and did not tell of them."""
+        table = load_or_none(self._platform.catalog, book.stream.bronze_table)
+        ledgers = {} if table is None else read_ledgers(table)
         labels = partitions.all_partitions(book.stream)
-        tails = Chain(self._platform.store, book.stream.topic).tails(labels)
         found = set()
-        for partition, link in tails.items():
+        for partition, link in Chain(self._platform.store, book.stream.topic).tails(labels).items():
             of = (link.name.window, partition)
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
@@ -276,7 +292,8 @@ class Reporter:
             ).records
             told = [r.asset_materialization for r in records if r.asset_materialization]
             version = assets.data_version(Stored().plus(link, 0), book.version)
-            if not told or (told[0].tags or {}).get("dagster/data_version") != version:
+            known = bool(told) and (told[0].tags or {}).get("dagster/data_version") == version
+            if _has(ledgers, link) and not known:  # what is yet to be loaded will be told then
                 found.add(of)
         return found
 
@@ -354,12 +371,7 @@ def _read_day(platform: Platform, stream: Stream, window: date) -> _Day:
     ends = {p: end for p, ledger in ledgers.items() if (end := ledger.position) is not None}
     slices = [(window, p) for p in partitions.all_partitions(stream)]
     good, refused = (_rows(table, window, ends) for table in (bronze, quarantine))
-
-    def is_loaded(link: Link) -> bool:  # and so are all offsets ahead of its last one
-        ledger = ledgers.get(link.name.partition, Ledger())
-        return bool(ledger.of(link.generation, link.end - 1, link.end))
-
-    held = metadata.stored(platform, stream, slices, only=is_loaded)
+    held = metadata.stored(platform, stream, slices, only=lambda link: _has(ledgers, link))
     counts = {
         of: SliceCount(
             records=held[of].records,
@@ -373,6 +385,12 @@ def _read_day(platform: Platform, stream: Stream, window: date) -> _Day:
     }
     reasons = metadata.quarantine_reasons(platform, stream, [window])
     return _Day(counts, held, reasons, ends, time.monotonic(), 0.0)
+
+
+def _has(ledgers: Mapping[int, Ledger], link: Link) -> bool:
+    """Whether a table has a file's last offset, and so all ahead of it."""
+    ledger = ledgers.get(link.name.partition, Ledger())
+    return bool(ledger.of(link.generation, link.end - 1, link.end))
 
 
 def _rows(table: Table | None, window: date, ends: Mapping[int, tuple[str, int]]) -> Counter[int]:
