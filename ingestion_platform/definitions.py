@@ -8,10 +8,15 @@ from functools import cache
 import dagster as dg
 
 from ingestion_platform.orchestration.automation import automation_sensor
-from ingestion_platform.orchestration.component import stream_definitions
+from ingestion_platform.orchestration.component import (
+    model_definitions,
+    start_date,
+    stream_definitions,
+)
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.resources import PlatformResource
 from ingestion_platform.orchestration.upkeep import upkeep_definitions
+from ingestion_platform.sinks.declare import models_of
 from ingestion_platform.streams import DEFS, declared_streams, folders
 
 
@@ -36,6 +41,12 @@ def _built() -> dg.Definitions:
                 for folder in folders()
                 if folder != DEFS
                 for stream in declared_streams(folder).values()
+            ),
+            *(
+                model_definitions([each], start_date(folder / each.domain))
+                for folder in folders()
+                if folder != DEFS
+                for each in models_of(folder)
             ),
             dbt_definitions(streams),
             upkeep_definitions(streams),

@@ -290,9 +290,20 @@ def select(streams: Mapping[str, Stream], names: Iterable[str]) -> list[Stream]:
 
 
 def _read(root: Path) -> Iterator[Stream]:
+    for file in sorted(root.glob("*/defs.yaml")):
+        yield from declared_in(file.parent)
+
+
+def declared_in(folder: Path) -> Iterator[Stream]:
+    """The streams of one domain; raises as `declared_streams`."""
+    for attributes in documents(folder / "defs.yaml", COMPONENT):
+        yield stream_of(attributes, folder)
+
+
+def documents(file: Path, component: str) -> Iterator[Mapping[str, Any]]:
+    """The attributes of the documents of a YAML file that have a component's type."""
     import yaml
 
-    for file in sorted(root.glob("*/defs.yaml")):
-        for document in yaml.safe_load_all(file.read_text()):
-            if document and document.get("type") == COMPONENT:
-                yield stream_of(document.get("attributes") or {}, file.parent)
+    for document in yaml.safe_load_all(file.read_text()):
+        if document and document.get("type") == component:
+            yield document.get("attributes") or {}

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from ingestion_platform.cli import (
     broker,
     contract,
+    deliver,
     demo,
     dev,
     doctor,
@@ -124,6 +125,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine")
+app.command("deliver")(deliver.deliver)
 app.command("upkeep")(upkeep.upkeep)
 app.command("query")(query.query)
 app.command("doctor")(doctor.doctor)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from ingestion_platform.settings import keep_freed_memory
 
 if TYPE_CHECKING:
-    from ingestion_platform.orchestration.component import Stream
+    from ingestion_platform.orchestration.component import Delivery, Stream
 
-__all__ = ["Stream"]
+__all__ = ["Delivery", "Stream"]
 
 keep_freed_memory()  # Arrow loads with the first module from here
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that `instance` serves the command line without importing Dagster.
-    if name == "Stream":
-        from ingestion_platform.orchestration.component import Stream
+    if name in __all__:
+        from ingestion_platform.orchestration import component
 
-        return Stream
+        return getattr(component, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,8 +12,11 @@ from pydantic import BaseModel
 
 from ingestion_platform import streams
 from ingestion_platform.orchestration.assets import bronze_asset, lake_asset, raw_asset
+from ingestion_platform.orchestration.deliveries import delivery_asset
 from ingestion_platform.orchestration.file_sensor import file_sensor
 from ingestion_platform.orchestration.sensors import stream_sensor
+from ingestion_platform.sinks import declare
+from ingestion_platform.sinks.declare import model_deliveries, stream_deliveries
 
 
 class StreamAttributes(dg.Model):
@@ -67,10 +72,69 @@ class Stream(dg.Component):
         return stream_definitions(self.stream)
 
 
+class DeliveryAttributes(dg.Model):
+    """The attributes of a model's deliveries; what they mean is decided in `sinks.declare`."""
+
+    model: str
+    key: str | list[str]
+    deliver: list[str | dict[str, dict[str, Any] | None]]
+
+
+class Delivery(dg.Component):
+    """A dbt model that is kept equal in other stores."""
+
+    def __init__(self, attributes: dict[str, Any], folder: Path) -> None:
+        self.deliveries = model_deliveries(attributes, folder)
+        self._start_date = start_date(folder)
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The attributes that the YAML may have."""
+        return DeliveryAttributes
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """How listings of components present it."""
+        return dg.ComponentTypeSpec(
+            description="A dbt model, delivered to other stores.",
+            produces=["asset", "asset_check"],
+        )
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Delivery:
+        """The deliveries of a YAML document.
+
+        Raises:
+            ContractError: an attribute is missing or wrong; names file and attribute.
+        """
+        given = {} if attributes is None else attributes.model_dump(exclude_unset=True)
+        return cls(given, context.path)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets of the deliveries."""
+        return model_definitions(self.deliveries, self._start_date)
+
+
+def model_definitions(deliveries: Iterable[declare.Delivery], start_date: str) -> dg.Definitions:
+    """The assets of a model's deliveries; its days begin at `start_date`."""
+    return dg.Definitions(assets=[delivery_asset(each, start_date) for each in deliveries])
+
+
+def start_date(folder: Path) -> str:
+    """The first day of the models of a domain, whose streams a folder declares."""
+    found = [s.start_date for s in streams.declared_in(folder)]
+    return min(found, default=streams.Stream.start_date)
+
+
 def stream_definitions(stream: streams.Stream) -> dg.Definitions:
     """All that a stream is in Dagster, but for the models built on it."""
     return dg.Definitions(
-        assets=[raw_asset(stream), lake_asset(stream), bronze_asset(stream)],
+        assets=[
+            raw_asset(stream),
+            lake_asset(stream),
+            bronze_asset(stream),
+            *(delivery_asset(each, stream.start_date) for each in stream_deliveries(stream)),
+        ],
         sensors=[
             *([stream_sensor(stream)] if stream.kafka else []),
             *([file_sensor(stream)] if stream.files is not None else []),

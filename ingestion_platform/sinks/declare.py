@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import ContractError, UnknownStream
-from ingestion_platform.streams import Destination, Stream, declared_streams, destinations, folders
+from ingestion_platform.streams import (
+    Destination,
+    Stream,
+    declared_streams,
+    destinations,
+    documents,
+    folders,
+)
 
 if TYPE_CHECKING:
     from ingestion_platform.settings import Settings
@@ -132,7 +139,7 @@ def declared_deliveries(*roots: Path) -> dict[str, Delivery]:
     found: dict[str, Delivery] = {}
     streams = declared_streams(*roots).values()
     deliveries = [each for stream in streams for each in stream_deliveries(stream)]
-    deliveries += [each for root in roots or folders() for each in _of_models(root)]
+    deliveries += [each for root in roots or folders() for each in models_of(root)]
     for each in deliveries:
         if each.name in found:
             raise ContractError(
@@ -164,13 +171,11 @@ def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Del
     return list(chosen.values())
 
 
-def _of_models(root: Path) -> Iterator[Delivery]:
-    import yaml
-
+def models_of(root: Path) -> Iterator[Delivery]:
+    """The deliveries of models that a folder of domains declares; raises as `model_deliveries`."""
     for file in sorted(root.glob("*/defs.yaml")):
-        for document in yaml.safe_load_all(file.read_text()):
-            if document and document.get("type") == COMPONENT:
-                yield from model_deliveries(document.get("attributes") or {}, file.parent)
+        for attributes in documents(file, COMPONENT):
+            yield from model_deliveries(attributes, file.parent)
 
 
 def _delivery(where: Destination, file: str, said: str, **of: Any) -> Delivery:

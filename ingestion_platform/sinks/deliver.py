@@ -111,6 +111,51 @@ def deliver(
     return done
 
 
+def is_current(table: Table, delivery: Delivery, position: str) -> bool:
+    """Whether a target at that position has all that a table has now."""
+    if delivery.stream is not None:
+        return not plan.differences(read_ledgers(table), plan.parse(position))
+    return bool(position) and json.loads(position) == _present(table)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a target is: whether it has all that its source has, how many offsets it lacks (None
+    for a model, which has none), and its rows."""
+
+    current: bool
+    lag: int | None
+    rows: int
+    refused: int
+
+
+def standing(platform: Platform, delivery: Delivery) -> Standing:
+    """Look where a target is; nothing is changed.
+
+    Raises:
+        SinkUnavailable, CatalogUnavailable: one of them does not answer.
+        SettingError: the settings do not tell where the sink is.
+    """
+    table = load_or_none(platform.catalog, delivery.table)
+    with delivery.open(platform.settings) as target:
+        position, rows = target.position(), target.rows()
+        refused = len(target.refusals(MOST))
+    if table is None or table.current_snapshot() is None:
+        return Standing(True, 0 if delivery.stream else None, rows, refused)
+    current = is_current(table, delivery, position)
+    if delivery.stream is None:
+        return Standing(current, None, rows, refused)
+    work = plan.differences(read_ledgers(table), plan.parse(position))
+    return Standing(current, sum(w.span.end - w.span.start for w in work), rows, refused)
+
+
+def _present(table: Table) -> dict[str, Any]:
+    """The position of a target that equals a model's table as it is."""
+    snapshot = table.current_snapshot()
+    assert snapshot is not None, "the caller has looked"
+    return {"table": str(table.metadata.table_uuid), "snapshot": snapshot.snapshot_id}
+
+
 def _attempt(
     platform: Platform,
     delivery: Delivery,
@@ -318,10 +363,8 @@ class _Model:
 
     def __init__(self, run: _Run, table: Table) -> None:
         self._run = run
-        snapshot = table.current_snapshot()
-        assert snapshot is not None, "the caller has looked"
         self._table = table
-        self._now = {"table": run.shape.identity, "snapshot": snapshot.snapshot_id}
+        self._now = _present(table)
 
     def deliver(self, again: bool) -> None:
         """Only what changed, if the snapshot that the target equals is still known."""

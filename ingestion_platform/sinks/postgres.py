@@ -411,17 +411,18 @@ class PostgresTarget:
 
     def _upsert(self, staged: pa.Table, forced: bool, refused: dict[int, str]) -> int:
         """Merge all rows that can be; `refused` gets the numbers of those that cannot."""
+        if not refused:
+            return self._upsert_range(staged, range(staged.num_rows), forced, refused)
         good = [number for number in range(staged.num_rows) if number not in refused]
-        if len(good) == staged.num_rows:
-            return self._upsert_range(staged, None, forced, refused)
-        return self._upsert_range(staged.take(good), good, forced, refused)
+        rows = staged.take(pa.array(good, pa.int64()))
+        return self._upsert_range(rows, good, forced, refused)
 
     def _upsert_range(
-        self, rows: pa.Table, numbers: Sequence[int] | None, forced: bool, refused: dict[int, str]
+        self, rows: pa.Table, numbers: Sequence[int], forced: bool, refused: dict[int, str]
     ) -> int:
         """Merge rows; when the database blames one of them, the two halves by themselves.
 
-        `numbers` says where the rows were in the change (None: just so).
+        `numbers` says where the rows were in the change.
         """
         import psycopg
 
@@ -435,7 +436,6 @@ class PostgresTarget:
         except psycopg.Error as error:
             if (error.sqlstate or "")[:2] not in _ROW_TO_BLAME:
                 raise
-            numbers = range(rows.num_rows) if numbers is None else numbers
             if rows.num_rows == 1:
                 refused[numbers[0]] = _reason(error)
                 return 0

@@ -5,7 +5,7 @@ All of one metadata of the table: whatever is committed meanwhile, a delivery se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -113,13 +113,6 @@ class BronzeRows:
 
     def newest(self, keys: pa.Table, passed_over: Sequence[dict[str, Any]]) -> pa.Table:
         """The newest row of each key that has one, of `Shape.schema`, but for some places."""
-        ordinals = pa.table(
-            {
-                c.PARTITION: pa.array([p for p, _ in self._ordinals], pa.int32()),
-                c.GENERATION: pa.array([g for _, g in self._ordinals], pa.string()),
-                ORDINAL: pa.array(self._ordinals.values(), pa.int32()),
-            }
-        )
         schema = pa.schema(field for field in origin_fields() if field.name in PLACE)
         places = pa.Table.from_pylist([{n: p[n] for n in PLACE} for p in passed_over], schema)
         key = ", ".join(quoted(name) for name in self._shape.key)
@@ -140,7 +133,7 @@ class BronzeRows:
         with _files_there(), duckdb_in_memory() as connection:
             connection.register("bronze", self._dataset)
             connection.register("wanted", keys)
-            connection.register("ordinals", ordinals)
+            connection.register("ordinals", ordinals_table(self._ordinals))
             connection.register("places", places)
             return self._complete(connection.execute(query).to_arrow_table())
 
@@ -149,6 +142,17 @@ class BronzeRows:
         named = rows.append_column(DELIVERY, pa.repeat(self._delivery, rows.num_rows))
         schema = self._shape.schema()
         return named.select(schema.names).cast(schema)
+
+
+def ordinals_table(ordinals: Mapping[tuple[int, str], int]) -> pa.Table:
+    """Generations and their numbers, by log partition."""
+    return pa.table(
+        {
+            c.PARTITION: pa.array([p for p, _ in ordinals], pa.int32()),
+            c.GENERATION: pa.array([g for _, g in ordinals], pa.string()),
+            ORDINAL: pa.array(ordinals.values(), pa.int32()),
+        }
+    )
 
 
 class ModelRows:

@@ -1,0 +1,128 @@
+"""Deliveries as assets: a target per delivery, partitioned like its source, with a check that the
+two are equal. What delivering means is written in `ingestion_platform.sinks`.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from ingestion_platform.errors import PlatformError, SettingError, Transient
+from ingestion_platform.orchestration import metadata, partitions
+from ingestion_platform.orchestration.automation import when_inputs_changed
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import Settings
+from ingestion_platform.sinks.compare import compare
+from ingestion_platform.sinks.declare import Delivery
+from ingestion_platform.sinks.deliver import Delivered, deliver, standing
+
+EQUAL = "equal"
+ATTEMPTS = 3
+_KINDS = {"postgres": "postgres", "elasticsearch": "elasticsearch", "files": "file"}
+
+
+def delivery_key(delivery: Delivery) -> dg.AssetKey:
+    """The target: its sink, then its name there."""
+    return dg.AssetKey([delivery.sink, *re.split(r"[./]", delivery.label)])
+
+
+def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
+    """The target, kept equal to its source; materializing any slice delivers all that is new.
+
+    Without the sink's settings it can be seen, and says what is missing; nothing asks for it.
+    """
+    key, source = delivery_key(delivery), dg.AssetKey(delivery.table.split("."))
+    stream = delivery.stream
+    configured = _configured(delivery)
+    said = "" if configured else " Its settings are not there: nothing is delivered."
+
+    @dg.asset(
+        key=key,
+        deps=[source],
+        description=f"{delivery.label} in {delivery.sink}, equal to {delivery.table} by "
+        f"{', '.join(delivery.key) or 'place in the log'}.{said}",
+        partitions_def=partitions.slices(stream) if stream else partitions.windows(start_date),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=when_inputs_changed([]) if configured else None,
+        kinds={_KINDS.get(delivery.sink, delivery.sink), "python"},
+        metadata={"source": delivery.table, "key": list(delivery.key), "target": delivery.label},
+        pool=re.sub(r"\W+", "_", f"deliver_{delivery.name}"),
+        group_name=delivery.domain,
+        owners=metadata.owners(stream.contract.owner) if stream else [],
+        tags={"domain": delivery.domain},
+        check_specs=[
+            dg.AssetCheckSpec(
+                EQUAL,
+                asset=key,
+                description="The target has the keys of its source, each from the same record; "
+                "rows that it refused are left out.",
+            )
+        ],
+    )
+    def target(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[Any]:
+        try:
+            done = deliver(platform, delivery, on_change=_logged(context))
+            at = standing(platform, delivery)
+            checked = _check(platform, delivery)
+        except Transient as error:
+            raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
+        except PlatformError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": at.rows,
+                "rows": at.rows,
+                "upserted": done.upserted,
+                "deleted": done.deleted,
+                "refused": done.refused,
+                "in_quarantine": at.refused,
+                "reasons": metadata.reasons_table(done.reasons),
+                "changes": done.changes,
+                "seconds": round(done.seconds, 3),
+                "position": done.position,
+                "lag": at.lag if at.lag is not None else int(not at.current),
+            },
+            check_results=[checked],
+        )
+
+    return target
+
+
+def _logged(context: dg.AssetExecutionContext) -> Any:
+    def log(done: Delivered) -> None:
+        context.log.debug(f"{done.upserted:,} upserted, {done.deleted:,} deleted so far")
+
+    return log
+
+
+def _check(platform: Platform, delivery: Delivery) -> dg.AssetCheckResult:
+    found = compare(platform, delivery)
+    if found.behind:
+        said = "the source has moved on meanwhile; the next delivery tells"
+    elif found.ok:
+        said = f"{found.target_rows:,} rows, as the source has them"
+    else:
+        said = (
+            f"the source has {found.source_rows:,} keys, the target {found.target_rows:,}"
+            f"\n-> run `ingest deliver {delivery.source} --again`"
+        )
+    return dg.AssetCheckResult(
+        check_name=EQUAL,
+        passed=found.ok,
+        description=said,
+        metadata={
+            "source_rows": found.source_rows,
+            "target_rows": found.target_rows,
+            "refused": found.refused,
+        },
+    )
+
+
+def _configured(delivery: Delivery) -> bool:
+    try:
+        return delivery.configured(Settings.load())
+    except SettingError:  # of whatever setting; who runs something is told
+        return False

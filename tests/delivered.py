@@ -1,0 +1,218 @@
+"""Targets of deliveries as tests see them: where they are, what they hold by plain means, how to
+take them away; and what they must hold, found out without the platform's own deliveries.
+
+A new sink joins the behaviour suite by a class here and a line in HARNESSES.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+from lake_files import link_of, put
+from pyiceberg.catalog import load_catalog
+
+from ingestion_platform.lake.chain import Link
+from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.settings import Settings
+from ingestion_platform.sinks.declare import Delivery
+from ingestion_platform.streams import Stream
+from services import Services
+
+CONTRACT: dict[str, Any] = {
+    "apiVersion": "v3.2.0",
+    "kind": "DataContract",
+    "id": "items",
+    "version": "1.0.0",
+    "status": "active",
+    "domain": "test",
+    "schema": [
+        {
+            "name": "items",
+            "description": "Things that are delivered.",
+            "properties": [
+                {
+                    "name": "id",
+                    "logicalType": "integer",
+                    "primaryKey": True,
+                    "primaryKeyPosition": 1,
+                    "required": True,
+                },
+                {
+                    "name": "kind",
+                    "logicalType": "string",
+                    "primaryKey": True,
+                    "primaryKeyPosition": 2,
+                    "required": True,
+                },
+                {"name": "n", "logicalType": "integer", "physicalType": "int", "required": True},
+                {"name": "note", "logicalType": "string", "description": "Said of it."},
+                {"name": "amount", "logicalType": "number", "physicalType": "decimal(12,2)"},
+                {"name": "ratio", "logicalType": "number", "physicalType": "double"},
+                {"name": "at", "logicalType": "timestamp", "physicalType": "timestamptz"},
+                {"name": "day", "logicalType": "date"},
+                {"name": "open", "logicalType": "boolean"},
+                {
+                    "name": "tags",
+                    "logicalType": "array",
+                    "items": {"name": "tag", "logicalType": "string"},
+                },
+                {"name": "extra", "logicalType": "object", "physicalType": "json"},
+                {
+                    "name": "size",
+                    "logicalType": "object",
+                    "properties": [
+                        {"name": "width", "logicalType": "integer"},
+                        {"name": "unit", "logicalType": "string"},
+                    ],
+                },
+            ],
+        }
+    ],
+}
+KEY = ("id", "kind")
+
+
+def item(number: int, n: int, **more: Any) -> bytes:
+    """A record; number and n decide all of it, but for what is given."""
+    record = {
+        "id": number,
+        "kind": "ab"[number % 2],
+        "n": n,
+        "note": [None, "", 'said "so",\n\\.\nand \\ more\t', "ünï"][number % 4],
+        "amount": None if number % 5 == 0 else round(number * 1.25 + n, 2),
+        "ratio": number / 7,
+        "at": f"2026-11-18T12:00:{n % 60:02d}.000{number % 10}Z",
+        "day": f"2026-11-{1 + number % 28:02d}",
+        "open": [True, False, None][number % 3],
+        "tags": [None, [], ["a", 'b"c', "NULL"]][number % 3],
+        "extra": None if number % 4 == 0 else {"n": n, "text": 'a"b\\'},
+        "size": None if number % 6 == 0 else {"width": number, "unit": "mm"},
+    }
+    return json.dumps(record | more).encode()
+
+
+class Log:
+    """A topic's lake, written by hand: records are appended, and loaded into bronze."""
+
+    def __init__(self, platform: Platform, stream: Stream) -> None:
+        self.platform = platform
+        self.stream = stream
+        self.generation = "A"
+        self.generations = ["A"]
+        self._tails: dict[int, Link] = {}
+
+    def append(self, values: Iterable[bytes], partition: int = 0) -> None:
+        """A lake file with some records."""
+        values, tail = list(values), self._tails.get(partition)
+        start = tail.end if tail is not None and tail.generation == self.generation else 0
+        link = link_of(
+            self.stream.topic,
+            start,
+            start + len(values),
+            partition=partition,
+            generation=self.generation,
+            ordinal=len(self.generations) - 1,
+            previous=None if tail is None else (tail.generation, tail.end),
+        )
+        self._tails[partition] = put(self.platform.store, link, values)
+
+    def recreate(self) -> None:
+        """A new topic of the same name: offsets begin at 0."""
+        self.generation = f"{self.generation}{uuid.uuid4().hex[:4]}"
+        self.generations.append(self.generation)
+
+    def load(self, stream: Stream | None = None, *, anew: bool = False) -> None:
+        """Make bronze equal to the lake, by the contract of `stream`; old slices too if `anew`."""
+        self.stream = stream or self.stream
+        windows = {link.name.window for link in self._tails.values()} if anew else set()
+        load_stream(self.platform, self.stream, partitions=self._tails, windows=windows)
+
+
+def expected(settings: Settings, log: Log, *, without: Callable[[Any], bool] | None = None) -> Any:
+    """What a target must hold: the newest row of each key in bronze, rows that no target takes
+    (`without`) left out."""
+    # By PyIceberg, which knows renamed and widened columns.
+    table = load_catalog("lakehouse", **settings.catalog).load_table(log.stream.bronze_table)
+    rows = table.scan().to_arrow().to_pylist()
+    order = {name: number for number, name in enumerate(log.generations)}
+    rows.sort(key=lambda r: (r["_window"], r["_partition"], order[r["_generation"]], r["_offset"]))
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        if without is None or not without(row):
+            found[tuple(row[name] for name in KEY)] = plain(row)
+    return found
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without the platform's columns, JSON text as what it says."""
+    found = {name: value for name, value in row.items() if not name.startswith("_")}
+    if isinstance(found.get("extra"), str):
+        found["extra"] = json.loads(found["extra"])
+    return found
+
+
+class Harness(Protocol):
+    """A sink under test."""
+
+    sink: str
+    refuses: bool
+    """Whether there are values that it cannot hold (a text with the character NUL is one)."""
+
+    def environment(self) -> dict[str, str]:
+        """The variables that say where it is."""
+
+    def options(self) -> dict[str, Any]:
+        """Options of a delivery, with a target that nobody else has."""
+
+    def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
+        """The rows by key, as `expected` gives them, read without the platform."""
+
+    def stop(self) -> None:
+        """Take the server away, without warning."""
+
+    def start(self) -> None:
+        """Bring it back."""
+
+
+class PostgresHarness:
+    """A database of the shared server, or of one of the test's own."""
+
+    sink, refuses = "postgres", True
+
+    def __init__(self, services: Services, _folder: Path) -> None:
+        self._services = services
+
+    def environment(self) -> dict[str, str]:
+        uri = self._services.env()["PYICEBERG_CATALOG__LAKEHOUSE__URI"]
+        return {"SINK_POSTGRES_URL": uri.replace("+psycopg", "")}
+
+    def options(self) -> dict[str, Any]:
+        return {"table": f"s{uuid.uuid4().hex[:10]}.Items"}
+
+    def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
+        where = f'"{delivery.options.schema}"."{delivery.options.table}"'
+        with closing(psycopg.connect(self.environment()["SINK_POSTGRES_URL"])) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            cursor = connection.execute(f"SELECT * FROM {where}")
+            names = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+        return {tuple(row[name] for name in KEY): plain(row) for row in rows}
+
+    def stop(self) -> None:
+        self._services.kill("postgres")
+
+    def start(self) -> None:
+        self._services.start("postgres")
+
+
+HARNESSES: dict[str, Callable[[Services, Path], Harness]] = {
+    "postgres": PostgresHarness,
+}
+SERVERS = {"postgres": ("postgres",)}
+"""The servers that a harness needs, for tests that start their own."""
