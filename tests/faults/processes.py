@@ -108,7 +108,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def start(
         self, do: str, env: dict[str, str], stream: Stream, *, clock_days: float = 0
