@@ -8,22 +8,23 @@ import json
 import multiprocessing
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import delivered
+import pyarrow as pa
 import pytest
-from delivered import CONTRACT, HARNESSES, SERVERS, Harness, Log, expected, item
+from delivered import CONTRACT, HARNESSES, SERVERS, Harness, Log, expected, item, plain
 from testbed import edited, new_stream
 
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
-from ingestion_platform.sinks.declare import Delivery, stream_deliveries
+from ingestion_platform.sinks.declare import Delivery, model_deliveries, stream_deliveries
 from ingestion_platform.sinks.deliver import Delivered, deliver
 from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.upkeep import upkeep_stream
@@ -372,3 +373,117 @@ def test_a_changed_key_is_refused_with_the_way_out(scene: Scene) -> None:
         scene.deliver()
     assert len(scene.content()) == 10
     assert delivered.KEY == ("id", "kind")
+
+
+class ModelScene:
+    """A table as a dbt model makes it, delivered to a target of its own."""
+
+    def __init__(self, harness: Harness, folder: Path) -> None:
+        env = {"PLATFORM_HOME": str(folder / "home")} | harness.environment()
+        self.harness = harness
+        self.settings = Settings.load(env, root=folder)
+        self.platform = Platform(self.settings)
+        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        catalog = self.platform.catalog
+        catalog.create_namespace_if_not_exists("silver")
+        schema = pa.schema(
+            [
+                *(("id", pa.int64()), ("kind", pa.string()), ("n", pa.int64())),
+                *(("tags", pa.list_(pa.string())), ("_offset", pa.int64())),
+            ]
+        )
+        self.table = catalog.create_table("silver.things", schema=schema)
+        self.delivery = model_deliveries(
+            {
+                "model": "silver.things",
+                "key": ["id", "kind"],
+                "deliver": [{harness.sink: harness.options()}],
+            },
+            folder / "test",
+        )[0]
+
+    def write(self, ids: Iterable[int], n: int) -> None:
+        """A file of rows whose n decides their content."""
+        rows = [
+            {"id": i, "kind": "ab"[i % 2], "n": n + i, "tags": ["x", None, str(n)], "_offset": i}
+            for i in ids
+        ]
+        self.table.append(pa.Table.from_pylist(rows, self.table.schema().as_arrow()))
+        self.rows |= {(row["id"], row["kind"]): plain(row) for row in rows}
+
+    def replace(self, first: int, last: int, n: int, *, left_out: Iterable[int] = ()) -> None:
+        """Replace the rows of some ids, as an incremental model does."""
+        self.remove(first, last)
+        self.write(sorted(set(range(first, last)) - set(left_out)), n)
+
+    def remove(self, first: int, last: int) -> None:
+        """Remove the rows of some ids."""
+        self.table.delete(f"id >= {first} and id < {last}")
+        self.rows = {key: row for key, row in self.rows.items() if not first <= key[0] < last}
+
+    def deliver(self, **how: Any) -> Delivered:
+        """Deliver what there is."""
+        return deliver(self.platform, self.delivery, **how)
+
+    def assert_equal(self) -> None:
+        """The target holds what the model does."""
+        assert self.harness.content(self.settings, self.delivery) == self.rows
+
+
+@pytest.fixture(params=sorted(HARNESSES))
+def model(request: pytest.FixtureRequest, servers: Services, tmp_path: Path) -> ModelScene:
+    """A model on the shared servers."""
+    return ModelScene(HARNESSES[request.param](servers, tmp_path), tmp_path)
+
+
+def test_of_a_model_only_what_changed_is_delivered(model: ModelScene, small: None) -> None:
+    """Rows that came, changed and went; what was only written anew is no change."""
+    model.write(range(300), 0)
+    model.write(range(300, 400), 0)
+    assert model.deliver().upserted == 400
+    model.assert_equal()
+    model.replace(100, 200, 7, left_out=(150, 151))
+    model.write(range(400, 410), 0)
+    done = model.deliver()
+    assert (done.upserted, done.deleted) == (108, 2)
+    model.assert_equal()
+    model.replace(200, 300, 0)  # the same content in another file
+    assert (done := model.deliver()).upserted == 0
+    assert done.deleted == 0
+    assert model.deliver().changes == 0
+    model.assert_equal()
+
+
+def test_a_model_whose_snapshots_are_gone_is_compared_as_a_whole(
+    model: ModelScene, small: None
+) -> None:
+    """Rows that went meanwhile leave the target, others stay."""
+    model.write(range(250), 0)
+    model.deliver()
+    model.remove(50, 90)
+    model.write(range(500, 520), 3)
+    model.table.overwrite(model.table.scan().to_arrow())
+    old = [s.snapshot_id for s in model.table.snapshots()][:-1]
+    model.table.maintenance.expire_snapshots().by_ids(old).commit()
+    assert model.deliver().deleted == 40
+    model.assert_equal()
+
+
+def test_a_model_delivery_that_died_is_made_good(model: ModelScene, small: None) -> None:
+    """One that was cut off between its changes, in both kinds of deliveries."""
+    for round_ in range(3):
+        model.replace(0, 300, round_, left_out=range(round_ * 100))
+        model.write(range(1000 * round_ + 1000, 1000 * round_ + 1100), 0)
+
+        class Cut(Exception):
+            """In the place of a kill."""
+
+        def cut(done: Delivered) -> None:
+            if done.changes == 3:
+                raise Cut
+
+        with pytest.raises(Cut):
+            model.deliver(on_change=cut)
+        model.remove(1000 * round_ + 1000, 1000 * round_ + 1050)
+        model.deliver()
+        model.assert_equal()
