@@ -98,9 +98,9 @@ def test_kills_while_replacing(
 
 @pytest.mark.fault("processes", "two and four writers at once on the same slices")
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_at_work_on_the_same_slices(scene: Scene, count: int) -> None:
+def test_processes_at_work_on_the_same_slices(scene: Scene, count: int, kills: int) -> None:
     """None fails and nothing is there twice, from the first record on, over tables not yet made."""
-    for _ in range(3):
+    for _ in range(max(2, kills // 9)):
         scene.send(3_000)
         together([scene.start("run") for _ in range(count)])
     scene.send(1_000)
@@ -114,12 +114,12 @@ def test_processes_at_work_on_the_same_slices(scene: Scene, count: int) -> None:
 
 @pytest.mark.fault("processes", "kill -9 of one of two writers at once")
 def test_kills_among_processes_at_work_on_the_same_slices(
-    scene: Scene, rng: random.Random, told: Callable[[Scene], None]
+    scene: Scene, rng: random.Random, kills: int, told: Callable[[Scene], None]
 ) -> None:
     """The survivor goes on as if it were alone."""
     scene.send(4_000)
     scene.measure("run")
-    for _ in range(5):
+    for _ in range(max(3, kills // 6)):
         scene.send(2_000)
         pair = [scene.start("run") for _ in range(2)]
         scene.await_step(rng, pair[0])
@@ -134,7 +134,7 @@ def test_kills_among_processes_at_work_on_the_same_slices(
 @pytest.mark.fault("processes", "SIGSTOP of a writer that wakes after another went on")
 @pytest.mark.parametrize("do", ["run", "replace"])
 def test_a_stopped_writer_wakes_after_another_went_on(
-    scene: Scene, rng: random.Random, do: str, told: Callable[[Scene], None]
+    scene: Scene, rng: random.Random, do: str, kills: int, told: Callable[[Scene], None]
 ) -> None:
     """What it still holds in its hands is refused, or is what is there already."""
     scene.send(4_000)
@@ -142,7 +142,7 @@ def test_a_stopped_writer_wakes_after_another_went_on(
     contracts = [edited(scene.stream, no_calls), scene.stream]
     scene.send(1_500)
     scene.measure(do, contracts[0] if do == "replace" else None)
-    for turn in range(5):
+    for turn in range(max(3, kills // 6)):
         contract = contracts[(turn + 1) % 2] if do == "replace" else scene.stream
         scene.send(1_500)
         sleeper = scene.start(do, contract)

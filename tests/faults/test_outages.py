@@ -41,14 +41,8 @@ def scene(fragile: Services, worker: Worker, tmp_path: Path) -> Scene:
     return scene
 
 
-def dies(services: Services, server: str, attempt: Attempt) -> None:
-    """Killed without warning, and started again at once."""
-    services.kill(server)
-    services.start(server)
-
-
 def stays_away(services: Services, server: str, attempt: Attempt) -> None:
-    """Killed, and away for a while."""
+    """Killed without warning, and away for a while."""
     services.kill(server)
     attempt.ended(1.0)
     services.start(server)
@@ -84,7 +78,7 @@ def test_a_server_in_trouble_during_runs(
     fragile: Services, scene: Scene, rng: random.Random, server: str
 ) -> None:
     """The run fails as transient, if at all, and the next one goes on."""
-    for trouble in (dies, restarts, hangs, stays_away):
+    for trouble in (restarts, hangs, stays_away):
         scene.send(2_000)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
