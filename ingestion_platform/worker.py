@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Protocol
 from ingestion_platform.errors import PlatformError, PositionMoved, Transient
 from ingestion_platform.pipeline import Flow, Platform, run_files
 from ingestion_platform.settings import Settings, WorkerSettings
+from ingestion_platform.sinks.declare import Delivery, stream_deliveries
+from ingestion_platform.sinks.deliver import deliver
 from ingestion_platform.sources.kafka import Moved
 from ingestion_platform.streams import Stream
 
@@ -40,6 +42,8 @@ LOOK, IDLE = 0.1, 0.5
 """Seconds between two looks at a log where records come in, and at a quiet one."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts while something is away, at most."""
+DELIVER = 30.0
+"""Seconds between two looks of a delivery at a table that this process does not load, at most."""
 SMALLEST = 1_000
 """Records of a lake file that a stream may have, however many share a process."""
 _RECORD_BYTES = 512.0  # before the first record was seen
@@ -126,13 +130,15 @@ def serve(
     limits = shared(settings.worker, len(streams))
     outcome = Outcome()
     threads = []
-    for stream in streams:
-        for line in _lines(platform, stream, limits, observers, stop):
-            thread = threading.Thread(
-                target=_keep, args=(line, stop, outcome), name=line.name, daemon=True
-            )
-            thread.start()
-            threads.append(thread)
+    deliveries = _deliveries(platform, streams)
+    told = [*observers, *deliveries]
+    doors = [each for stream in streams for each in _lines(platform, stream, limits, told, stop)]
+    for line in [*doors, *deliveries]:
+        thread = threading.Thread(
+            target=_keep, args=(line, stop, outcome), name=line.name, daemon=True
+        )
+        thread.start()
+        threads.append(thread)
     deadline = float("inf")
     while alive := [thread for thread in threads if thread.is_alive()]:
         if stop.is_set():
@@ -176,6 +182,12 @@ def _lines(
         yield TopicLine(platform, stream, limits, observers, stop)
     if stream.files is not None or not stream.kafka:
         yield FilesLine(platform, stream, limits, observers, stop)
+
+
+def _deliveries(platform: Platform, streams: Sequence[Stream]) -> list[DeliveryLine]:
+    """The deliveries of some streams, where the settings tell where the sink is."""
+    found = [each for stream in streams for each in stream_deliveries(stream)]
+    return [DeliveryLine(platform, each) for each in found if each.configured(platform.settings)]
 
 
 class TopicLine:
@@ -314,6 +326,44 @@ class FilesLine:
         level = logging.WARNING if handled.outcome == "refused" else logging.INFO
         said = f": {handled.detail}" if handled.detail else ""
         LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)
+
+
+class DeliveryLine:
+    """A target that follows its bronze table; also an observer, which tells it when to look."""
+
+    def __init__(self, platform: Platform, delivery: Delivery) -> None:
+        self.name = f"{delivery.source} to {delivery.name}"
+        self._platform = platform
+        self._delivery = delivery
+        self._fresh = threading.Event()
+        self._looked = float("-inf")
+
+    def step(self) -> float:
+        """See Line."""
+        now = time.monotonic()
+        # What others load is seen now and then.
+        if self._fresh.is_set() or now - self._looked > DELIVER:
+            self._fresh.clear()
+            done = deliver(self._platform, self._delivery)
+            self._looked = now
+            if done.refused:
+                LOG.warning("%s: %s rows refused, and kept", self.name, f"{done.refused:,}")
+        return IDLE
+
+    def close(self) -> None:
+        """See Line."""
+        self._looked = float("-inf")
+
+    def landed(self, stream: Stream, landed: Landed) -> None:
+        """See Observer."""
+
+    def loaded(self, stream: Stream, loaded: Loaded) -> None:
+        """See Observer."""
+        if stream.name == self._delivery.source:
+            self._fresh.set()
+
+    def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
+        """See Observer."""
 
 
 def _keep(line: Line, stop: threading.Event, outcome: Outcome) -> None:

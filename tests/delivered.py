@@ -7,6 +7,7 @@ A new sink joins the behaviour suite by a class here and a line in HARNESSES.
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
+import pyarrow.parquet as pq
 from lake_files import link_of, put
 from pyiceberg.catalog import load_catalog
 
 from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.store import store_at
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery
@@ -211,8 +214,85 @@ class PostgresHarness:
         self._services.start("postgres")
 
 
+class FilesHarness:
+    """A local folder of Parquet parts."""
+
+    sink, refuses, format = "files", False, "parquet"
+
+    def __init__(self, _services: Services, folder: Path) -> None:
+        self._root = folder / "exports"
+
+    def environment(self) -> dict[str, str]:
+        return {"SINK_FILES_URL": self._root.as_uri()}
+
+    def options(self) -> dict[str, Any]:
+        folder = f"shop/i{uuid.uuid4().hex[:10]}"
+        return {"folder": folder, "format": self.format, "parts": 3}
+
+    def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
+        folder = self._root / delivery.options.folder
+        newest = max((folder / "_manifests").iterdir())
+        paths = [self._root / path for path, _ in json.loads(newest.read_text())["files"].values()]
+        # Nothing else is left lying about, so that a plain glob reads the same.
+        assert sorted(folder.glob("part-*")) == sorted(paths)
+        rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+        found = {tuple(row[name] for name in KEY): unflattened(row) for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+    def stop(self) -> None:
+        self._root.rename(self._root.with_name("away"))
+        self._root.write_text("no folder")
+
+    def start(self) -> None:
+        self._root.unlink()
+        self._root.with_name("away").rename(self._root)
+
+
+class BucketHarness(FilesHarness):
+    """A prefix of a bucket of MinIO."""
+
+    def __init__(self, services: Services, folder: Path) -> None:
+        super().__init__(services, folder)
+        self._services = services
+        self._prefix = f"exports-{uuid.uuid4().hex[:8]}"
+
+    def environment(self) -> dict[str, str]:
+        env = self._services.env()
+        s3 = {name: value for name, value in env.items() if name.startswith("AWS_")}
+        return {**s3, "SINK_FILES_URL": f"s3://bucket-0/{self._prefix}"}
+
+    def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
+        store = store_at(settings.sinks.files_url, settings.s3)
+        for entry in list(store.files(delivery.options.folder)):
+            target = self._root / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(store.read(entry.path))
+        try:
+            return super().content(settings, delivery)
+        finally:
+            shutil.rmtree(self._root)
+
+    def stop(self) -> None:
+        self._services.kill("minio")
+
+    def start(self) -> None:
+        self._services.start("minio")
+
+
+def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with what is nested as what its JSON text says."""
+    found = plain(row)
+    for name in ("tags", "size"):
+        if isinstance(found.get(name), str):
+            found[name] = json.loads(found[name])
+    return found
+
+
 HARNESSES: dict[str, Callable[[Services, Path], Harness]] = {
+    "files": FilesHarness,
+    "files_minio": BucketHarness,
     "postgres": PostgresHarness,
 }
-SERVERS = {"postgres": ("postgres",)}
+SERVERS = {"files": (), "files_minio": ("minio",), "postgres": ("postgres",)}
 """The servers that a harness needs, for tests that start their own."""

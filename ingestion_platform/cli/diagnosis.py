@@ -247,6 +247,34 @@ def _upkeep(patient: Patient) -> Iterator[Finding]:
         yield ok(f"{fine} table{_s(fine)} in good order")
 
 
+def _sinks(patient: Patient) -> Iterator[Finding]:
+    """Whether targets are where their sources are, and what they refused."""
+    if not patient.catalog:
+        yield _not_looked_at("the catalog")
+        return
+    from ingestion_platform.sinks.declare import declared_deliveries
+    from ingestion_platform.sinks.deliver import standing
+
+    unset = []
+    for delivery in declared_deliveries().values():
+        if not delivery.configured(patient.settings):
+            unset.append(delivery.name)
+            continue
+        at = standing(patient.platform, delivery)
+        said = f"{delivery.name}: {at.rows:,} rows"
+        if at.refused:
+            yield warn(
+                f"{said}, {at.refused:,} refused",
+                f"`ingest deliver {delivery.source} --refused 20` shows them with reasons",
+            )
+        elif at.current:
+            yield ok(f"{said}, as {delivery.table}")
+        else:
+            yield warn(f"{said}, behind {delivery.table}", f"`ingest deliver {delivery.source}`")
+    if unset:
+        yield ok(f"no settings for {', '.join(unset)}: not delivered")
+
+
 def _behind(patient: Patient) -> Iterator[Finding]:
     """Whether bronze is where the log is; for how long not, against the promised freshness."""
     if patient.topics is None or not (patient.lake and patient.catalog):
@@ -371,6 +399,7 @@ CHECKS: dict[str, Check] = {
     "tables": _tables,
     "upkeep": _upkeep,
     "streams": _behind,
+    "sinks": _sinks,
     "dagster home": _dagster_home,
     "embedded broker": _embedded_broker,
 }

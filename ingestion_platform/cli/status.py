@@ -43,8 +43,29 @@ def status(
     elif stream:
         terminal.out.print(_heading(found[0]), soft_wrap=True)
         terminal.table(partitions_table(found[0]))
+        _tell_deliveries(terminal, stream)
     else:
         terminal.table(streams_table(found))
+
+
+def _tell_deliveries(terminal: Terminal, stream: str) -> None:
+    """Where the targets are that the stream's table is delivered to."""
+    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.settings import Settings
+    from ingestion_platform.sinks.declare import stream_deliveries
+    from ingestion_platform.sinks.deliver import standing
+    from ingestion_platform.streams import declared_streams
+
+    platform = Platform(Settings.load())
+    for delivery in stream_deliveries(declared_streams()[stream]):
+        name = literal(delivery.name)
+        if not delivery.configured(platform.settings):
+            terminal.out.print(f"{name}: not delivered, no settings for {delivery.sink}")
+            continue
+        at = standing(platform, delivery)
+        said = f"{count(at.rows)} rows, {_lag(at.lag or 0)} offsets behind bronze"
+        refused = f", [yellow]{count(at.refused)} refused[/]" if at.refused else ""
+        terminal.out.print(f"{name}: {said}{refused}")
 
 
 def read(names: list[str] | None) -> list[StreamStatus]:

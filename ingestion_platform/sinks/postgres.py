@@ -7,7 +7,6 @@ locked while that happens, so that two deliveries cannot mix.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import uuid
@@ -41,7 +40,7 @@ from ingestion_platform.sinks.interface import (
     Refused,
     Shape,
 )
-from ingestion_platform.sinks.text import json_row
+from ingestion_platform.sinks.text import csv_bytes, flat, json_row
 
 if TYPE_CHECKING:
     import psycopg
@@ -197,7 +196,7 @@ class PostgresTarget:
     def apply(self, change: Change) -> Applied:
         """See Target."""
         with _answering(self._name):
-            staged = _staged(change.upserts, self._opened)
+            staged = flat(change.upserts)
             refused = _unspeakable(staged, self._opened)
             try:
                 with self._sql.transaction():
@@ -471,7 +470,7 @@ class PostgresTarget:
         statement = f"COPY {table} ({names}) FROM STDIN (FORMAT csv)"
         with self._sql.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             for start in range(0, rows.num_rows, _FETCH):
-                copy.write(_csv(rows.slice(start, _FETCH)))
+                copy.write(csv_bytes(rows.slice(start, _FETCH)))
 
     def _keep(self, change: Change) -> None:
         """The quarantine after the change."""
@@ -600,36 +599,6 @@ def _paired(
     return pairs
 
 
-def _staged(rows: pa.Table, shape: Shape) -> pa.Table:
-    """Rows as the temporary table takes them: what is nested as JSON text, bytes in hex."""
-    nested = [f.name for f in rows.schema if pat.is_nested(f.type)]
-    if nested and rows.num_rows:
-        rows = _with_json(rows, nested)
-    for index, field in enumerate(rows.schema):
-        if pat.is_binary(field.type) or pat.is_large_binary(field.type):
-            hexed = [None if v is None else f"\\x{v.hex()}" for v in rows[field.name].to_pylist()]
-            rows = rows.set_column(index, field.name, pa.array(hexed, pa.string()))
-        elif pat.is_decimal(field.type) or pat.is_time(field.type):
-            rows = rows.set_column(index, field.name, rows[field.name].cast(pa.string()))
-    return rows
-
-
-def _with_json(rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    import duckdb
-
-    shown = [
-        f"to_json({_quoted(n)})::VARCHAR AS {_quoted(n)}" if n in names else _quoted(n)
-        for n in rows.column_names
-    ]
-    with duckdb.connect(config={"threads": 1}) as connection:
-        connection.execute("SET TimeZone='UTC'")
-        connection.register("given", rows)
-        made = connection.execute(f"SELECT {', '.join(shown)} FROM given").to_arrow_table()
-    for name in names:
-        rows = rows.set_column(rows.column_names.index(name), name, made[name])
-    return rows
-
-
 def _unspeakable(staged: pa.Table, shape: Shape) -> dict[int, str]:
     """The rows with the character NUL, which PostgreSQL has in no text: found at one go, since
     halving looks for one row at a time."""
@@ -646,15 +615,6 @@ def _unspeakable(staged: pa.Table, shape: Shape) -> dict[int, str]:
         for number in pc.indices_nonzero(pc.fill_null(found, False)).to_pylist():
             refused.setdefault(number, f"{field.name}: text with the character NUL")
     return refused
-
-
-def _csv(rows: pa.Table) -> bytes:
-    """CSV as COPY reads it: text in quotes, null as nothing."""
-    import pyarrow.csv as pa_csv
-
-    buffer = io.BytesIO()
-    pa_csv.write_csv(rows, buffer, pa_csv.WriteOptions(include_header=False))
-    return buffer.getvalue()
 
 
 def _in_part(part: Part | None) -> tuple[list[str], list[Any]]:
