@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
 
 ATTEMPTS = 30
+QUIET, PATIENCE = 20.0, 120.0
+"""Seconds without news after which another delivery is taken to be dead, at most (fewer at first);
+and to wait for one that is not."""
 BYTES = 32 * 1024 * 1024
 """Rows of about so much are read and delivered as one change."""
 LEAST, MOST = 1_000, 100_000
@@ -104,11 +107,23 @@ def deliver(
                         f"gave up after {ATTEMPTS} attempts: {moved.message}",
                         action="see which other deliveries are at work",
                     ) from moved
-                time.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**number)))
+                _let_pass(target, random.uniform(0.5, 1.0) * min(QUIET, 0.1 * 2**number))
             else:
                 break
     done.seconds = time.monotonic() - began
     return done
+
+
+def _let_pass(target: Target, quiet: float) -> None:
+    """Wait until the target has been where it is for some seconds: whoever was quicker is at work,
+    and would lose its work to one that begins now. The position keeps them apart in any case."""
+    at, since = target.position(), time.monotonic()
+    deadline = since + PATIENCE
+    while time.monotonic() < min(since + quiet, deadline):
+        time.sleep(min(quiet, 0.1))
+        now = target.position()
+        if now != at:
+            at, since = now, time.monotonic()
 
 
 def is_current(table: Table, delivery: Delivery, position: str) -> bool:
