@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from iceberg_deletes import delete_positions
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.expressions import EqualTo
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -29,6 +30,7 @@ from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
 from ingestion_platform.warehouse.datafiles import write_data_files
 from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.replace import ContentMoved, Replacement, Shape
 from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY, expendable
 from ingestion_platform.warehouse.snapshots import LITTLE, begin
 from ingestion_platform.warehouse.tables import ensure_table
@@ -334,6 +336,34 @@ def test_a_sleeping_writer_meets_a_compaction(catalog: Catalog, table: Table) ->
     change = Change(0, base, span, files, replace=False)
     commit(Meddling(catalog, lambda: done(catalog)), NAME, [change])  # type: ignore[arg-type]
     assert sorted(o or 0 for _, o, _, _ in content(table).elements()) == list(range(9))
+
+
+@pytest.mark.parametrize("partition", ["mine", "other"])
+def test_a_model_is_replaced_beside_a_compaction(
+    catalog: Catalog, table: Table, partition: str
+) -> None:
+    """It lands if other rows were compacted, and is to be run again if its own were."""
+    for turn in range(6):
+        for who in ("mine", "other"):
+            table.append(table_of(table, rows(Span("", turn, turn + 1, ""), None, who)))
+    with table.transaction() as transaction:
+        transaction.set_properties({"commit.retry.num-retries": "4"})
+    base = catalog.load_table(NAME)
+    files = [t.file for t in base.scan(row_filter="who == 'mine'").plan_files()]
+    batch = rows(Span("", 0, 2, ""), None, "mine")
+    compacted = [w for w in prepared(table) if w.group.partition[0] == partition]
+    with Replacement(catalog, ("bronze", "things"), base, batch.schema, Shape()) as replacement:
+        replacement.write(batch.to_batches())
+        replacement.remove(files)
+        assert len(rewrite.replace_files(catalog, NAME, compacted)[0]) == 1
+        conflicts = EqualTo("who", "mine")
+        if partition == "other":
+            replacement.commit(conflicts)
+        else:
+            with pytest.raises(ContentMoved):
+                replacement.commit(conflicts)
+    count = Counter(who for _, _, who, _ in content(table).elements())
+    assert count == {"other": 6, "mine": 2 if partition == "other" else 6}
 
 
 def test_commits_keep_manifests_and_snapshots_few(catalog: Catalog, table: Table) -> None:
