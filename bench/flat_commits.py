@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import ensure_bronze
 from ingestion_platform.warehouse.upkeep.table import condition, upkeep
 from services import Services
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
 
 RESULTS = Path(__file__).parent / "results"
 PARTITIONS = 4
@@ -54,58 +57,86 @@ def main() -> None:
     report(found)
 
 
+class Writer:
+    """Commits a few rows at a time to a table of its own, and remembers what each cost."""
+
+    def __init__(self, catalog: Catalog, stream: Stream, name: str, count: int) -> None:
+        self._catalog, self.name, self._count = catalog, name, count
+        self._table = ensure_bronze(catalog, name, stream.contract)
+        self._rows = _rows_of(stream, count)
+        self._ledgers = [Ledger()] * PARTITIONS
+        self.clock: list[float] = []
+        self.cpu: list[float] = []
+
+    def commit(self) -> None:
+        """One more commit, as a load makes it."""
+        partition = len(self.clock) % PARTITIONS
+        base = self._ledgers[partition]
+        start = base.position[1] if base.position is not None else 0
+        files = write_data_files(self._table, self._rows(partition, start))
+        span = Span(GENERATION, start, start + self._count, CONTRACT)
+        change = Change(partition, base, span, files, replace=False)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        commit(self._catalog, self.name, [change])
+        self.clock.append(time.perf_counter() - began)
+        self.cpu.append(time.process_time() - cpu_began)
+        self._ledgers[partition] = base.with_span(span)
+
+
 def measure(env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each commit, on the clock and of this process's CPU, and the table after it."""
-    settings = Settings.load(env)
+    """Seconds of each commit, on the clock and of this process's CPU, and the table after it.
+
+    In the end a new table gets its first commits in turn with the old one's last, so that
+    whatever else the machine does at the time hits both.
+    """
     stream = declared_streams()["pgr_events"]
-    catalog = open_catalog(settings)
-    table = ensure_bronze(catalog, stream.bronze_table, stream.contract)
+    catalog = open_catalog(Settings.load(env))
+    old = Writer(catalog, stream, stream.bronze_table, options.rows)
     ours, theirs = multiprocessing.Pipe()
     keeper = multiprocessing.get_context("spawn").Process(
         target=_keep, args=(env, stream.bronze_table, theirs), daemon=True
     )
     keeper.start()
     ours.recv()  # it is ready
-    clock, cpu = [], []
-    rows = _rows_of(stream, options.rows)
-    ledgers = [Ledger()] * PARTITIONS
-    for number in range(options.commits):
-        if number and number % options.every == 0 and not options.without_upkeep:
+    for number in range(1, options.commits + 1):
+        old.commit()
+        if number % options.every == 0 and not options.without_upkeep:
             ours.send("upkeep")
-        partition = number % PARTITIONS
-        base = ledgers[partition]
-        start = base.position[1] if base.position is not None else 0
-        files = write_data_files(table, rows(partition, start))
-        span = Span(GENERATION, start, start + options.rows, CONTRACT)
-        change = Change(partition, base, span, files, replace=False)
-        began, cpu_began = time.perf_counter(), time.process_time()
-        commit(catalog, stream.bronze_table, [change])
-        clock.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - cpu_began)
-        ledgers[partition] = base.with_span(span)
-        if (number + 1) % 200 == 0:
-            print(f"{number + 1:6,} commits, {_ms(clock[-SAMPLE:])} ms", flush=True)
+        if number % 200 == 0:
+            print(f"{number:6,} commits, {_ms(old.clock[-SAMPLE:])} ms", flush=True)
+    new = Writer(catalog, stream, f"{stream.bronze_table}_new", options.rows)
+    for _ in range(SAMPLE):
+        new.commit()
+        old.commit()
     ours.send("end")
     done = []
     while (answer := ours.recv()) is not None:
         done.append(answer)
     keeper.join()
-    after = condition(catalog, stream.bronze_table)
+    after = condition(catalog, old.name)
     assert after is not None
-    assert after.rows == options.commits * options.rows
-    return {"clock": clock, "cpu": cpu, "upkeep": done, "table": asdict(after)}
+    assert after.rows == (options.commits + SAMPLE) * options.rows
+    return {
+        "commits": options.commits,
+        "clock": {"first": old.clock[:SAMPLE], "last": old.clock[-SAMPLE:], "new": new.clock},
+        "cpu": {"first": old.cpu[:SAMPLE], "last": old.cpu[-SAMPLE:], "new": new.cpu},
+        "slowest": max(old.clock),
+        "upkeep": done,
+        "table": asdict(after),
+    }
 
 
 def report(found: dict[str, Any]) -> None:
-    """Print the first and the last commits beside each other."""
-    for what, name in (("clock", "commit"), ("cpu", "of which CPU")):
-        first = statistics.median(found[what][:SAMPLE])
-        last = statistics.median(found[what][-SAMPLE:])
+    """Print the last commits beside the first ones, and beside those to a new table."""
+    print(f"median of {SAMPLE} commits, after {found['commits']:,} of them:")
+    for what, name in (("clock", "on the clock"), ("cpu", "of CPU")):
+        first, last, new = (statistics.median(found[what][k]) for k in ("first", "last", "new"))
         print(
-            f"{name}: median of the first {SAMPLE} {first * 1000:.1f} ms, "
-            f"of the last {SAMPLE} {last * 1000:.1f} ms, ratio {last / first:.2f}"
+            f"  {name}: the last {last * 1000:.1f} ms; the first {first * 1000:.1f} ms, ratio "
+            f"{last / first:.2f}; a new table's, in turn with the last, {new * 1000:.1f} ms, "
+            f"ratio {last / new:.2f}"
         )
-    print(f"slowest commit {max(found['clock']):.2f} s")
+    print(f"slowest commit {found['slowest']:.2f} s")
     for each in found["upkeep"]:
         print(
             f"upkeep took {each['seconds']:.1f} s: {each['rewritten']} files became "
