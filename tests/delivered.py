@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
+import pyarrow as pa
 import pyarrow.parquet as pq
 from lake_files import link_of, put
+from pyarrow import csv
 from pyiceberg.catalog import load_catalog
 
 from ingestion_platform.lake.chain import Link
@@ -235,10 +237,14 @@ class FilesHarness:
         paths = [self._root / path for path, _ in json.loads(newest.read_text())["files"].values()]
         # Nothing else is left lying about, so that a plain glob reads the same.
         assert sorted(folder.glob("part-*")) == sorted(paths)
-        rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+        rows = [row for path in paths for row in self.read(path)]
         found = {tuple(row[name] for name in KEY): unflattened(row) for row in rows}
         assert len(found) == len(rows)
         return found
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a part."""
+        return pq.read_table(path).to_pylist()
 
     def stop(self) -> None:
         self._root.rename(self._root.with_name("away"))
@@ -247,6 +253,26 @@ class FilesHarness:
     def start(self) -> None:
         self._root.unlink()
         self._root.with_name("away").rename(self._root)
+
+
+class CsvHarness(FilesHarness):
+    """A local folder of CSV parts; text is in quotes, and nothing at all is null."""
+
+    format = "csv"
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        types = {
+            "id": pa.int64(), "kind": pa.string(), "n": pa.int64(), "note": pa.string(),
+            "remark": pa.string(), "colour": pa.string(), "ratio": pa.float64(),
+            "at": pa.timestamp("us", "UTC"), "day": pa.date32(), "open": pa.bool_(),
+            "tags": pa.string(), "extra": pa.string(), "size": pa.string(),
+            "amount": pa.decimal128(18, 2),
+        }
+        convert = csv.ConvertOptions(
+            column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
+        )
+        parse = csv.ParseOptions(newlines_in_values=True)
+        return csv.read_csv(path, parse_options=parse, convert_options=convert).to_pylist()
 
 
 class BucketHarness(FilesHarness):
@@ -291,8 +317,9 @@ def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
 
 HARNESSES: dict[str, Callable[[Services, Path], Harness]] = {
     "files": FilesHarness,
+    "files_csv": CsvHarness,
     "files_minio": BucketHarness,
     "postgres": PostgresHarness,
 }
-SERVERS = {"files": (), "files_minio": ("minio",), "postgres": ("postgres",)}
+SERVERS = {"files": (), "files_csv": (), "files_minio": ("minio",), "postgres": ("postgres",)}
 """The servers that a harness needs, for tests that start their own."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.errors import PositionMoved, Transient
+from ingestion_platform.errors import Permanent, PositionMoved, Transient
 from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.interface import (
@@ -47,6 +47,8 @@ BYTES = 32 * 1024 * 1024
 """Rows of about so much are read and delivered as one change."""
 LEAST, MOST = 1_000, 100_000
 """Rows of a change, whatever their size."""
+COUNTED = 1_000
+"""Refused rows that are counted to tell where a target is."""
 KEYS = 20_000
 """Keys whose rows are looked up together when rows went away."""
 
@@ -136,7 +138,7 @@ def is_current(table: Table, delivery: Delivery, position: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a target is: whether it has all that its source has, how many offsets it lacks (None
-    for a model, which has none), and its rows."""
+    for a model, which has none), its rows, and how many it refused (COUNTED at most)."""
 
     current: bool
     lag: int | None
@@ -154,7 +156,7 @@ def standing(platform: Platform, delivery: Delivery) -> Standing:
     table = load_or_none(platform.catalog, delivery.table)
     with delivery.open(platform.settings) as target:
         position, rows = target.position(), target.rows()
-        refused = len(target.refusals(MOST))
+        refused = len(target.refusals(COUNTED))
     if table is None or table.current_snapshot() is None:
         return Standing(True, 0 if delivery.stream else None, rows, refused)
     current = is_current(table, delivery, position)
@@ -296,7 +298,7 @@ class _Bronze:
     def deliver(self, again: bool) -> None:
         """What is missing first, in the order of the log; then what is to be replaced."""
         run = self._run
-        held = plan.parse(run.position)
+        held = _ledgers(run)
         if again:  # nothing that the target holds counts as judged by the present contract
             held = {p: _renamed(ledger, "?") for p, ledger in held.items()}
         work = plan.differences(self._ledgers, held)
@@ -367,6 +369,16 @@ class _Bronze:
                 self._size = int(min(MOST, max(LEAST, BYTES * found.num_rows // found.nbytes)))
             yield part, found
             start = part.end
+
+
+def _ledgers(run: _Run) -> dict[int, Ledger]:
+    try:
+        return plan.parse(run.position)
+    except ValueError:
+        raise Permanent(
+            f"{run.shape.source}: the target holds a model, which rows of a log cannot replace",
+            action="deliver to a target of another name, or drop this one: it is made anew",
+        ) from None
 
 
 class _Model:

@@ -53,6 +53,7 @@ POSITIONS, REFUSED = "ingestion_positions", "ingestion_refused"
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 _LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest
 _TURN = 60  # seconds to wait for another delivery, before trying beside it
+_LOCKED = 300  # seconds to wait for somebody else's lock on the table, before trying later
 _FETCH = 50_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 # Of SQLSTATEs: bad data, a broken constraint, beyond a limit of the program. A row is to blame.
@@ -155,6 +156,8 @@ class PostgresTarget:
                 connect_timeout=10,
                 application_name="ingestion-platform",
                 keepalives_idle=15,
+                keepalives_interval=5,
+                keepalives_count=3,
                 tcp_user_timeout=60_000,
                 options="-c TimeZone=UTC -c DateStyle=ISO -c client_min_messages=warning",
             )
@@ -271,7 +274,7 @@ class PostgresTarget:
         except psycopg.errors.LockNotAvailable:
             pass  # positions keep the two apart in any case
         finally:
-            self._run("SET lock_timeout = 0")
+            self._run(f"SET lock_timeout = '{_LOCKED}s'")
 
     def _known_shape(self) -> dict[str, Any] | None:
         """What a delivery has made of the table; None when there is nothing yet."""

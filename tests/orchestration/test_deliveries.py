@@ -36,6 +36,16 @@ def test_declared_deliveries_are_assets_behind_their_sources() -> None:
     assert "settings are not there" in (node.description or "")
 
 
+def test_a_model_is_delivered_by_its_days() -> None:
+    """Behind the model, partitioned like it."""
+    graph = defs().get_repository_def().asset_graph
+    node = graph.get(dg.AssetKey(["postgres", "recomart", "user_features"]))
+    model = dg.AssetKey(["gold", "gold_recomart_user_features"])
+    assert node.parent_keys == {model}
+    assert node.partitions_def == graph.get(model).partitions_def
+    assert node.group_name == "recomart"
+
+
 def test_the_shop_and_the_sensors_go_to_postgres() -> None:
     """The routing of the domains."""
     found = {each.name: each.source for each in declared_deliveries().values()}
@@ -46,6 +56,7 @@ def test_the_shop_and_the_sensors_go_to_postgres() -> None:
             "postgres/recomart.users": "recomart_users",
             "postgres/recomart.products": "recomart_products",
             "postgres/recomart.transactions": "recomart_transactions",
+        "postgres/recomart.user_features": "gold.gold_recomart_user_features",
         }.items()
     )
 
