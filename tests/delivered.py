@@ -262,10 +262,19 @@ class CsvHarness(FilesHarness):
 
     def read(self, path: Path) -> list[dict[str, Any]]:
         types = {
-            "id": pa.int64(), "kind": pa.string(), "n": pa.int64(), "note": pa.string(),
-            "remark": pa.string(), "colour": pa.string(), "ratio": pa.float64(),
-            "at": pa.timestamp("us", "UTC"), "day": pa.date32(), "open": pa.bool_(),
-            "tags": pa.string(), "extra": pa.string(), "size": pa.string(),
+            "id": pa.int64(),
+            "kind": pa.string(),
+            "n": pa.int64(),
+            "note": pa.string(),
+            "remark": pa.string(),
+            "colour": pa.string(),
+            "ratio": pa.float64(),
+            "at": pa.timestamp("us", "UTC"),
+            "day": pa.date32(),
+            "open": pa.bool_(),
+            "tags": pa.string(),
+            "extra": pa.string(),
+            "size": pa.string(),
             "amount": pa.decimal128(18, 2),
         }
         convert = csv.ConvertOptions(

@@ -1,4 +1,4 @@
-"""Deliveries in Dagster: assets with lineage, a check and automation; a word where settings lack."""
+"""Deliveries in Dagster: assets with lineage, a check, automation; a word where settings lack."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_shop_and_the_sensors_go_to_postgres() -> None:
             "postgres/recomart.users": "recomart_users",
             "postgres/recomart.products": "recomart_products",
             "postgres/recomart.transactions": "recomart_transactions",
-        "postgres/recomart.user_features": "gold.gold_recomart_user_features",
+            "postgres/recomart.user_features": "gold.gold_recomart_user_features",
         }.items()
     )
 

@@ -10,7 +10,17 @@ from command_line import Ingest, in_this_process
 
 from ingestion_platform.settings import Settings
 
-OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_", "GATEWAY_", "DROP_")
+OURS = (
+    "KAFKA_",
+    "LAKE_",
+    "AWS_",
+    "PYICEBERG_",
+    "DAGSTER_",
+    "PLATFORM_",
+    "GATEWAY_",
+    "DROP_",
+    "SINK_",
+)
 
 
 @pytest.fixture

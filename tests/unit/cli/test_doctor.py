@@ -44,6 +44,7 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
         "tables",
         "upkeep",
         "streams",
+        "sinks",
         "dagster home",
         "embedded broker",
     }
