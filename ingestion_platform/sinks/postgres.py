@@ -333,7 +333,11 @@ class PostgresTarget:
         columns = {name: kind for _, name, kind, _ in wanted["columns"]} | _ORIGIN_TYPES
         for name in columns:
             _check_name(self._name, name)
-        lines = [f"{_quoted(name)} {kind}" for name, kind in columns.items()]
+        lines = [
+            # A row of unknown origin could never be told from a newer one.
+            f"{_quoted(name)} {kind}{' NOT NULL' if name in ORIGIN else ''}"
+            for name, kind in columns.items()
+        ]
         lines.append(f"PRIMARY KEY ({', '.join(map(_quoted, shape.key))})")
         self._run(f"CREATE TABLE {self._table()} ({', '.join(lines)})")
 

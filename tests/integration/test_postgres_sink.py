@@ -1,0 +1,159 @@
+"""What is PostgreSQL's own in a delivery: tables as a contract describes them, rows that the
+database refuses, and what other users of it do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from delivered import PostgresHarness, item
+from psycopg import sql
+from test_sinks import Scene
+
+from ingestion_platform.errors import Permanent
+from ingestion_platform.settings import SinkSettings
+from ingestion_platform.sinks import postgres
+from services import Services
+
+LONG = "much too long a note " * 2
+
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+
+
+class Database:
+    """The target's database, by plain SQL."""
+
+    def __init__(self, scene: Scene, connection: psycopg.Connection[Any]) -> None:
+        self.scene = scene
+        where = scene.delivery.options
+        self.table = sql.Identifier(where.schema, where.table)
+        self.schema = where.schema
+        self._connection = connection
+
+    def run(self, query: str) -> list[tuple[Any, ...]]:
+        """Run a statement in which {} is the table."""
+        cursor = self._connection.execute(sql.SQL(query).format(self.table))
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def scene(servers: Services, tmp_path: Path) -> Scene:
+    """Forty delivered rows."""
+    made = Scene(PostgresHarness(servers, tmp_path), tmp_path / "scene")
+    made.log.append(item(k, k) for k in range(40))
+    made.log.load()
+    made.deliver()
+    return made
+
+
+@pytest.fixture
+def database(scene: Scene) -> Iterator[Database]:
+    """Its database."""
+    url = scene.harness.environment()["SINK_POSTGRES_URL"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield Database(scene, connection)
+
+
+def test_the_table_is_as_the_contract_says(database: Database) -> None:
+    """Types, primary key, and descriptions as comments."""
+    columns = database.run(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum) "
+        "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = '{database.schema}' "
+        "AND c.relname = 'Items' AND a.attnum > 0"
+    )
+    types = {name: kind for name, kind, _ in columns}
+    assert (
+        types.items()
+        >= {
+            "id": "bigint",
+            "n": "integer",
+            "amount": "numeric(12,2)",
+            "ratio": "double precision",
+            "at": "timestamp with time zone",
+            "tags": "text[]",
+            "extra": "jsonb",
+            "size": "jsonb",
+            "_offset": "bigint",
+        }.items()
+    )
+    assert {name: said for name, _, said in columns}["note"] == "Said of it."
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        database.run(f'INSERT INTO {{}} SELECT * FROM "{database.schema}"."Items"')
+
+
+def test_rows_that_break_somebodys_constraint_are_refused_alone(database: Database) -> None:
+    """A check, and a column made shorter; the reasons are the database's."""
+    database.run("ALTER TABLE {} ADD CONSTRAINT few CHECK (n < 1000)")
+    database.run("ALTER TABLE {} ALTER COLUMN note TYPE varchar(30)")
+    scene = database.scene
+    scene.log.append(
+        [
+            *(item(k, k, note="short") for k in range(100, 400)),
+            item(10, 5000, note="short"),
+            item(11, 5, note=LONG),
+            item(401, 1000, note="short"),
+        ]
+    )
+    scene.log.load()
+    done = scene.deliver()
+    assert (done.upserted, done.refused) == (300, 3)
+    assert any("few" in reason for reason in done.reasons)
+    assert any("character varying(30)" in reason for reason in done.reasons)
+    scene.assert_equal(without=lambda row: row["n"] >= 1000 or row["note"] == LONG)
+    database.run("ALTER TABLE {} DROP CONSTRAINT few")
+    assert scene.deliver().changes == 0
+    assert scene.deliver(again=True).refused == 1
+    scene.assert_equal(without=lambda row: row["note"] == LONG)
+    kept = database.run(f"SELECT row FROM {database.schema}.ingestion_refused")
+    assert len(kept) == 1
+
+
+def test_what_others_did_to_the_table_is_made_good_again(database: Database) -> None:
+    """Rows deleted and changed by hand come back when all is compared; a view stays."""
+    database.run(f"CREATE VIEW {database.schema}.some AS SELECT id FROM {{}}")
+    database.run("DELETE FROM {} WHERE id < 7")
+    database.run("UPDATE {} SET note = 'forged' WHERE id > 30")
+    scene = database.scene
+    assert scene.deliver().changes == 0
+    scene.deliver(again=True)
+    scene.assert_equal()
+    database.run("ALTER TABLE {} ADD COLUMN mine text DEFAULT 'x'")
+    scene.log.append([item(50, 1)])
+    scene.log.load()
+    scene.deliver()
+    assert database.run("SELECT mine FROM {} WHERE id = 50") == [("x",)]
+
+
+def test_a_dropped_table_is_made_anew(database: Database) -> None:
+    """With all of its rows: its position went with it."""
+    database.run("DROP TABLE {}")
+    assert database.scene.deliver().upserted == 40
+    database.scene.assert_equal()
+
+
+def test_a_table_of_somebody_else_is_left_alone(database: Database) -> None:
+    """It is refused, with the way out."""
+    scene = database.scene
+    database.run("DROP TABLE {}")
+    database.run(f"DELETE FROM {database.schema}.ingestion_positions")
+    database.run("CREATE TABLE {} (id bigint)")
+    with pytest.raises(Permanent, match="no delivery has made it"):
+        scene.deliver()
+    assert database.run("SELECT * FROM {}") == []
+
+
+def test_a_wrong_password_is_told_and_not_shown(scene: Scene) -> None:
+    """A person must act; the address is in no error."""
+    url = str(scene.settings.sinks.postgres_url)
+    wrong = url.replace("@", "x@")
+    target = postgres.PostgresTarget(wrong, scene.delivery.options)
+    with pytest.raises(Permanent, match="refuses the login") as found, target:
+        pass
+    password = wrong.partition("@")[0].rpartition(":")[2]
+    assert password not in str(found.value)
+    assert password not in repr(SinkSettings(postgres_url=wrong))
