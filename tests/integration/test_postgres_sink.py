@@ -17,6 +17,7 @@ from test_sinks import Scene
 from ingestion_platform.errors import Permanent
 from ingestion_platform.settings import SinkSettings
 from ingestion_platform.sinks import postgres
+from ingestion_platform.sinks.compare import compare
 from services import Services
 
 LONG = "much too long a note " * 2
@@ -120,13 +121,29 @@ def test_what_others_did_to_the_table_is_made_good_again(database: Database) -> 
     database.run("UPDATE {} SET note = 'forged' WHERE id > 30")
     scene = database.scene
     assert scene.deliver().changes == 0
+    found = compare(scene.platform, scene.delivery)
+    assert (found.source_rows, found.target_rows, found.ok) == (40, 33, False)
     scene.deliver(again=True)
+    assert compare(scene.platform, scene.delivery).ok
     scene.assert_equal()
     database.run("ALTER TABLE {} ADD COLUMN mine text DEFAULT 'x'")
     scene.log.append([item(50, 1)])
     scene.log.load()
     scene.deliver()
     assert database.run("SELECT mine FROM {} WHERE id = 50") == [("x",)]
+
+
+def test_refused_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Scene) -> None:
+    """The comparison knows of both."""
+    scene.log.append([item(3, 900), item(3, 901, note="\u0000"), item(77, 1, note="\u0000")])
+    scene.log.load()
+    before = compare(scene.platform, scene.delivery)
+    assert (before.behind, before.ok, before.agree) == (True, True, False)
+    scene.deliver()
+    found = compare(scene.platform, scene.delivery)
+    assert (found.source_rows, found.target_rows, found.refused) == (40, 40, 2)
+    assert found.agree
+    assert not found.behind
 
 
 def test_a_dropped_table_is_made_anew(database: Database) -> None:
