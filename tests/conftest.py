@@ -24,7 +24,9 @@ _NOT_TESTED = "NOT TESTED"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kills` and `--seed` make the kill tests as long, and as different, as one likes."""
     group = parser.getgroup("faults")
-    group.addoption("--kills", type=int, default=54, help="how many processes to kill in all")
+    group.addoption(
+        "--kills", type=int, default=30, help="kills that the tests of a kind share, about"
+    )
     group.addoption("--csv-mb", type=int, default=200, help="size of the large CSV file")
     group.addoption("--seed", type=int, default=1, help="seed of the instants of killing")
 

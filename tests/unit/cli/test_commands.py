@@ -28,6 +28,8 @@ STATUS = {
     "quarantine_rows",
     "partitions",
     "waiting_files",
+    "decided_rows",
+    "losses",
 }
 PARTITION = {
     "partition",
@@ -37,6 +39,7 @@ PARTITION = {
     "bronze_position",
     "quarantine_position",
     "lag",
+    "lost",
 }
 VERIFICATION = {
     "stream",
