@@ -48,8 +48,7 @@ def materialize(
         dg.Definitions(resources={"platform": PlatformResource()}, executor=dg.in_process_executor),
     ).get_repository_def()
     graph = repository.asset_graph
-    tables = {bronze_key(stream) for stream in streams.values()}
-    models = dg.AssetSelection.assets(*tables).downstream(include_self=False).resolve(graph)
+    models = dg.AssetSelection.kind("dbt").resolve(graph)
     runs = [_streams_run(platform, streams, domain, firsts[domain], last) for domain in firsts]
     runs.append((set(models), (min(firsts.values()).isoformat(), last.isoformat())))
     with _instance(platform.settings) as instance:
