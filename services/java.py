@@ -1,4 +1,4 @@
-"""Java programs: the virtual machine, and their jars fetched by Maven into the user's cache.
+"""Java programs: the virtual machine, and their jars or archives fetched by Maven into the user's cache.
 
 Which programs, and how they are configured, is their own modules' business.
 """
@@ -19,25 +19,34 @@ from services.service import run_tool
 logger = logging.getLogger(__name__)
 
 _JAVA = 17
+_INSTALLED = "usr/lib/jvm/*/bin/java"
 _DEPENDENCY_PLUGIN = "3.8.1"
 
 
-def java(service: str) -> str:
-    """Return the program `java` of JAVA_HOME or PATH.
+def java(service: str, least: int = _JAVA) -> str:
+    """Return the program `java` of JAVA_HOME or PATH; if it is too old, a newer one beside it.
 
-    Raises Unavailable when there is none, or an older one than the servers need.
+    Raises Unavailable when there is none, or none of version `least` or newer.
     """
     home = os.environ.get("JAVA_HOME")
     program = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
-    action = f"install a JDK {_JAVA} or newer and put java on PATH, or set JAVA_HOME"
+    action = f"install a JDK {least} or newer and put java on PATH, or set JAVA_HOME"
     if program is None:
-        raise Unavailable(service, f"Java {_JAVA} or newer", action)
-    banner = run_tool(service, [program, "-version"], action)
-    version = re.search(r'version "(\d+)', banner)
-    if version is None or int(version[1]) < _JAVA:
-        found = f"found {version[1]}" if version else "found one of unknown version"
-        raise Unavailable(service, f"Java {_JAVA} or newer ({found})", action)
-    return program
+        raise Unavailable(service, f"Java {least} or newer", action)
+    found = _version(service, program, action)
+    if found >= least:
+        return program
+    for other in Path("/").glob(_INSTALLED):
+        if _version(service, str(other), action) >= least:
+            return str(other)
+    said = f"found {found}" if found else "found one of unknown version"
+    raise Unavailable(service, f"Java {least} or newer ({said})", action)
+
+
+def _version(service: str, program: str, action: str) -> int:
+    """The major version of a `java`, 0 when it does not tell."""
+    found = re.search(r'version "(\d+)', run_tool(service, [program, "-version"], action))
+    return int(found[1]) if found else 0
 
 
 def jars(service: str, name: str, artifacts: Iterable[str]) -> Path:
@@ -52,20 +61,33 @@ def jars(service: str, name: str, artifacts: Iterable[str]) -> Path:
 
 
 def _copy(service: str, name: str, pom: str, target: Path) -> None:
+    logger.info("%s: fetching %s, this once", service, name)
+    (target / "pom.xml").write_text(pom, encoding="utf-8")
+    options = ["-DincludeScope=runtime", f"-DoutputDirectory={target}"]
+    _maven(service, target, "copy-dependencies", *options)
+
+
+def unpack(service: str, artifact: str, target: Path) -> None:
+    """Unpack an archive (group:artifact:version:type) into the folder `target`.
+
+    Raises Unavailable when there is no Maven, ServiceError when Maven cannot fetch it.
+    """
+    markers = target / "markers"
+    options = [f"-Dartifact={artifact}", f"-DoutputDirectory={target}"]
+    _maven(service, target, "unpack", *options, f"-DmarkersDirectory={markers}")
+    shutil.rmtree(markers)
+
+
+def _maven(service: str, folder: Path, goal: str, *options: str) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise Unavailable(service, "Maven", "install Maven (mvn) and put it on PATH")
-    logger.info("%s: fetching %s, this once", service, name)
-    (target / "pom.xml").write_text(pom, encoding="utf-8")
-    goal = f"org.apache.maven.plugins:maven-dependency-plugin:{_DEPENDENCY_PLUGIN}"
+    plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{_DEPENDENCY_PLUGIN}"
     run_tool(
         service,
-        [
-            *(maven, "-q", "-B", f"{goal}:copy-dependencies"),
-            *("-DincludeScope=runtime", f"-DoutputDirectory={target}"),
-        ],
+        [maven, "-q", "-B", f"{plugin}:{goal}", *options],
         "check that Maven can reach a repository, then try again",
-        folder=target,
+        folder=folder,
     )
 
 

@@ -62,12 +62,13 @@ class Services:
         self.down()
 
     def up(self, names: Iterable[str] = DEFAULT) -> None:
-        """Install and start what does not run yet; return when all answer.
+        """Install and start what does not run yet, and what it needs; return when all answer.
 
         Raises Unavailable when the machine lacks a prerequisite, UnknownService for a wrong
         name, ServiceError with the end of the server's log when it does not come up.
         """
-        _for_each(self._known(names), self.start)
+        for together in _in_order(self._known(names)):
+            _for_each(together, self.start)
 
     def down(self, names: Iterable[str] | None = None, *, purge: bool = False) -> None:
         """End the named servers (default: all of the folder); `purge` removes their data too.
@@ -80,8 +81,12 @@ class Services:
             self.directory.rmdir()
 
     def start(self, name: str) -> None:
-        """Start one server, on the ports and with the data that it had; raises as `up` does."""
+        """Start one server, on the ports and with the data that it had; raises as `up` does.
+
+        What it needs must run.
+        """
         with self._opened(name) as service:
+            self._look_around(service)
             if _runs(service):
                 _await_ready(service)
             else:
@@ -170,6 +175,13 @@ class Services:
     def _save(self, service: Service) -> None:
         service.record.write(self._state_file(service.name))
 
+    def _look_around(self, service: Service) -> None:
+        missing = [name for name in service.needs if not _runs(self._service(name))]
+        if missing:
+            action = f"`up {service.name}` starts them too"
+            raise ServiceError(service.name, f"needs {' and '.join(missing)} to run", action)
+        service.around = self.env() if service.needs else {}
+
     def _launch(self, service: Service) -> None:
         service.install()
         _settle(service)
@@ -210,6 +222,17 @@ class Services:
             service.remove_outside_data()
             shutil.rmtree(service.folder)
             self._lock_file(name).unlink()
+
+
+def _in_order(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the names, and those that they need, so that each comes after what it needs."""
+    todo = set(names)
+    while more := {need for name in todo for need in REGISTRY[name].needs} - todo:
+        todo |= more
+    while todo:
+        together = [n for n in REGISTRY if n in todo and not todo.intersection(REGISTRY[n].needs)]
+        yield together
+        todo.difference_update(together)
 
 
 def _runs(service: Service) -> bool:

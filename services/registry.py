@@ -7,6 +7,7 @@ from services.kafka import Kafka
 from services.minio import Minio
 from services.postgres import Postgres
 from services.service import Service
+from services.trino import Trino
 
-REGISTRY: dict[str, type[Service]] = {kind.name: kind for kind in (Kafka, Minio, Postgres)}
+REGISTRY: dict[str, type[Service]] = {kind.name: kind for kind in (Kafka, Minio, Postgres, Trino)}
 DEFAULT = ("kafka", "minio", "postgres")

@@ -52,6 +52,8 @@ class Service(ABC):
     name: ClassVar[str]
     port_names: ClassVar[tuple[str, ...]]
     secret_names: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Services that must run before it starts."""
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     start_timeout_s: ClassVar[float] = 90
     stop_grace_s: ClassVar[float] = 20
@@ -60,6 +62,8 @@ class Service(ABC):
         """Bind the service to its own folder and to what is recorded about it."""
         self.folder = folder
         self.record = record
+        self.around: dict[str, str] = {}
+        """The variables of what runs beside it, known when it is started."""
 
     @property
     def log_file(self) -> Path:

@@ -82,6 +82,7 @@ class Attempt:
                 opened.pop(number, None)
         if opened:
             ranks = ["committing", "writing", "landing", "removing", "merging", "judging"]
+            ranks += ["delivering", "storing"]
             return min(opened.values(), key=lambda n: ranks.index(n.split()[0]))
         return "between steps" if lines else "starting"
 
@@ -111,10 +112,17 @@ class Worker:
         self._process.wait(60)
 
     def start(
-        self, do: str, env: dict[str, str], stream: Stream, *, clock_days: float = 0
+        self,
+        do: str,
+        env: dict[str, str],
+        stream: Stream,
+        *,
+        clock_days: float = 0,
+        windows: tuple[str, str] | None = None,
     ) -> Attempt:
-        """Have `run`, `land`, `load`, `replace` or `merge` done in a process of its own, whose
-        clock may be wrong by some days."""
+        """Have a piece of work done in a process of its own, whose clock may be wrong by some
+        days; what `do` may be stands in `worker.perform`. `windows` are those that `store`
+        handles, the end excluded; all without them."""
         self._count += 1
         log = self._folder / f"attempt-{self._count:04d}.log"
         plain = {k: str(v) if k == "contract_file" else v for k, v in asdict(stream).items()}
@@ -125,6 +133,7 @@ class Worker:
             "stream": plain,
             "log": str(log),
             "clock_days": clock_days,
+            "windows": windows,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")

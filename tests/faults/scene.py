@@ -72,9 +72,9 @@ class Scene:
         """Begin a piece of work in a process of its own."""
         return self.worker.start(do, self.env, stream or self.stream, **how)
 
-    def measure(self, do: str, stream: Stream | None = None) -> None:
+    def measure(self, do: str, stream: Stream | None = None, **how: Any) -> None:
         """See how many steps a piece of work has when nothing disturbs it."""
-        attempt = self.start(do, stream)
+        attempt = self.start(do, stream, **how)
         assert attempt.wait() == "ok", attempt.outcome()
         self.steps[do] = attempt.steps()
 
@@ -88,9 +88,11 @@ class Scene:
                 return False
         return not attempt.ended(rng.uniform(0, 0.05))
 
-    def kill(self, rng: random.Random, do: str, stream: Stream | None = None) -> bool:
+    def kill(
+        self, rng: random.Random, do: str, stream: Stream | None = None, **how: Any
+    ) -> bool:
         """Begin, and kill at some instant; whether it was still at work."""
-        attempt = self.start(do, stream)
+        attempt = self.start(do, stream, **how)
         if not self.await_step(rng, attempt):
             assert attempt.wait() == "ok", attempt.outcome()
             return False

@@ -10,10 +10,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,16 @@ from ingestion_platform.lake import land as land_module
 from ingestion_platform.lake import merge as merge_module
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream
+from ingestion_platform.sinks import deliver as deliver_module
+from ingestion_platform.sinks import postgres  # noqa: F401
+from ingestion_platform.sinks.declare import stream_deliveries
+from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.upkeep import tables_of, upkeep_stream
 from ingestion_platform.warehouse.upkeep import compact as compact_module
 from ingestion_platform.warehouse.upkeep import orphans as orphans_module
 from ingestion_platform.warehouse.upkeep import rewrite as rewrite_module
+
+PROJECT = Path(__file__).parents[2] / "dbt_project"
 
 
 def main() -> None:
@@ -50,6 +57,8 @@ def main() -> None:
     answer({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
+        if request["do"] == "store":
+            models()  # ahead of the fork: reading the project takes seconds
         if (pid := os.fork()) == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os._exit(serve(request))
@@ -90,10 +99,12 @@ def serve(request: dict[str, Any]) -> int:
 
 
 def perform(request: dict[str, Any]) -> None:
-    """Land, load, or both; or merge the lake."""
+    """Land, load, or both; deliver, store the models, or do upkeep."""
     settings = Settings.load(request["env"], root=Path(request["root"]))
     given = request["stream"]
-    stream = Stream(**given | {"contract_file": Path(given["contract_file"])})
+    given["contract_file"] = Path(given["contract_file"])
+    given["deliver"] = tuple(Destination(**each) for each in given["deliver"])
+    stream = Stream(**given)
     platform = pipeline.Platform(settings)
     match request["do"]:
         case "run":
@@ -113,9 +124,51 @@ def perform(request: dict[str, Any]) -> None:
         case "orphans":
             for table in tables_of(stream):
                 orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
+        case "store":
+            store(request["env"], Path(request["root"]), request["windows"])
+        case "deliver":
+            for name, size in (("LEAST", 10), ("MOST", 100), ("KEYS", 50)):
+                setattr(deliver_module, name, size)  # many changes, of few rows
+            for delivery in stream_deliveries(stream):
+                deliver_module.deliver(platform, delivery)
         case "merge":
             today = datetime.now(UTC).date()
             merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
+
+
+@cache
+def models() -> Any:
+    """The dbt project, read once; what its runs import comes with it."""
+    from ingestion_platform.warehouse import dbt_plugin, replace
+
+    with tempfile.TemporaryDirectory() as folder:
+        parsed = dbt(folder, "parse")
+    assert parsed.success, parsed.exception
+    return parsed.result, dbt_plugin, replace
+
+
+def dbt(folder: str | Path, *arguments: str, manifest: Any = None) -> Any:
+    """Run a dbt command in this process; what it writes goes below the folder."""
+    from dbt.cli.main import dbtRunner
+
+    flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--no-write-json"]
+    flags += ["--target-path", f"{folder}/target", "--log-path", f"{folder}/logs"]
+    flags += ["--log-level", "none", "--no-use-colors"]
+    return dbtRunner(manifest=manifest).invoke([*arguments, *flags])
+
+
+def store(env: dict[str, str], root: Path, windows: list[str] | None) -> None:
+    """Run the models of pgr for windows [start, end), or all of them anew."""
+    os.environ.update(env)  # where dbt's own process would find them
+    arguments = ["run", "--select", "path:models/pgr"]
+    if windows is not None:
+        named = dict(zip(("window_start", "window_end"), windows, strict=True))
+        arguments += ["--vars", json.dumps(named)]
+    done = dbt(root, *arguments, manifest=models()[0])
+    said = [str(result.message) for result in done.result or []]
+    if any("another writer" in text for text in said):
+        raise Transient("; ".join(said))
+    assert done.success, said or done.exception
 
 
 def set_clock(days: float) -> None:
@@ -166,6 +219,18 @@ def mark_phases(note: Callable[[str], None]) -> None:
         ("expire", "committing an expiry"),
     ):
         setattr(rewrite_module, name, marked(getattr(rewrite_module, name), lambda *_, w=what: w))
+    deliver_module._Run.change = marked(
+        deliver_module._Run.change, lambda *_: "delivering a change"
+    )
+    if models.cache_info().currsize:
+        _, dbt_plugin, replace = models()
+        dbt_plugin._Model.run = marked(dbt_plugin._Model.run, lambda *_: "storing a model")
+        for name, what in (
+            ("write", "writing the rows of a model"),
+            ("commit", "committing a model"),
+        ):
+            function = getattr(replace.Replacement, name)
+            setattr(replace.Replacement, name, marked(function, lambda *_, w=what: w))
     place = orphans_module._Place
     place.remove = marked(place.remove, lambda *_: "removing orphans")
     place.write_seen = marked(place.write_seen, lambda *_: "writing what is unneeded")
