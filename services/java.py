@@ -1,4 +1,4 @@
-"""Java programs: the virtual machine, and their jars or archives fetched by Maven into the user's cache.
+"""Java programs: the virtual machine, and what Maven fetches into the user's cache: jars, archives.
 
 Which programs, and how they are configured, is their own modules' business.
 """
@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -72,10 +73,13 @@ def unpack(service: str, artifact: str, target: Path) -> None:
 
     Raises Unavailable when there is no Maven, ServiceError when Maven cannot fetch it.
     """
-    markers = target / "markers"
-    options = [f"-Dartifact={artifact}", f"-DoutputDirectory={target}"]
-    _maven(service, target, "unpack", *options, f"-DmarkersDirectory={markers}")
-    shutil.rmtree(markers)
+    with tempfile.TemporaryDirectory(dir=target) as name:
+        folder = Path(name)
+        options = [f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]
+        _maven(service, folder, "copy", *options)
+        (archive,) = (file for file in folder.iterdir() if file.suffix in (".gz", ".zip"))
+        # Not by Maven, which makes empty files of hard links.
+        shutil.unpack_archive(archive, target)
 
 
 def _maven(service: str, folder: Path, goal: str, *options: str) -> None:

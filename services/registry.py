@@ -6,8 +6,10 @@ How they are started and ended is the manager's business.
 from services.kafka import Kafka
 from services.minio import Minio
 from services.postgres import Postgres
+from services.prometheus import Prometheus
 from services.service import Service
 from services.trino import Trino
 
-REGISTRY: dict[str, type[Service]] = {kind.name: kind for kind in (Kafka, Minio, Postgres, Trino)}
+_KINDS = (Kafka, Minio, Postgres, Prometheus, Trino)
+REGISTRY: dict[str, type[Service]] = {kind.name: kind for kind in _KINDS}
 DEFAULT = ("kafka", "minio", "postgres")
