@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import shutil
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -77,9 +79,14 @@ def unpack(service: str, artifact: str, target: Path) -> None:
         folder = Path(name)
         options = [f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]
         _maven(service, folder, "copy", *options)
-        (archive,) = (file for file in folder.iterdir() if file.suffix in (".gz", ".zip"))
-        # Not by Maven, which makes empty files of hard links.
-        shutil.unpack_archive(archive, target)
+        # Neither by Maven, which makes empty files of hard links, nor by shutil, which leaves out
+        # names with two dots.
+        for archive in folder.glob("*.tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extractall(target, filter="tar")
+        for archive in folder.glob("*.zip"):
+            with zipfile.ZipFile(archive) as zipped:
+                zipped.extractall(target)
 
 
 def _maven(service: str, folder: Path, goal: str, *options: str) -> None:
