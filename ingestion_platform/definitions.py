@@ -7,6 +7,7 @@ from functools import cache
 
 import dagster as dg
 
+from ingestion_platform.orchestration import run_log
 from ingestion_platform.orchestration.automation import automation_sensor
 from ingestion_platform.orchestration.component import (
     model_definitions,
@@ -16,13 +17,15 @@ from ingestion_platform.orchestration.component import (
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.resources import PlatformResource
 from ingestion_platform.orchestration.upkeep import upkeep_definitions
+from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import models_of
 from ingestion_platform.streams import DEFS, declared_streams, folders
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """All definitions of the code location."""
+    """All definitions of the code location; its process logs as all others do."""
+    run_log.configure(Settings.load())
     return _built()
 
 

@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ingestion_platform.errors import SettingError
 
@@ -31,7 +32,7 @@ _NOT_LIBRDKAFKA = {
     "KAFKA_TOPIC",
 }
 # Ours without a prefix that says so.
-_UNPREFIXED = {"BATCH_SIZE", "REPORT_INTERVAL_SEC"}
+_UNPREFIXED = {"BATCH_SIZE", "DAGSTER_WEBSERVER_URL", "REPORT_INTERVAL_SEC"}
 _SECRET_WORDS = (
     "password",
     "secret",
@@ -42,7 +43,11 @@ _SECRET_WORDS = (
     "jaas",
     "pem",
     "sink_postgres_url",
+    "dagster_postgres_url",
+    "alarm_webhook_url",
 )
+LOG_FORMATS = ("console", "json")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,35 @@ class SinkSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """How every process of the platform logs; see `logs`."""
+
+    format: str = "console"
+    """LOG_FORMAT: console, for people; json, a line per message for machines."""
+    level: str | None = None
+    """LOG_LEVEL: DEBUG, INFO, WARNING or ERROR; None is what suits the process."""
+
+
+@dataclass(frozen=True)
+class AlarmSettings:
+    """Who is told of alarms, and how soon; see `alarms`."""
+
+    webhook_url: str | None = field(default=None, repr=False)
+    """ALARM_WEBHOOK_URL: where each alarm is posted; None keeps them here (`ingest alarm list`)."""
+    webhook_secret: str | None = field(default=None, repr=False)
+    """ALARM_WEBHOOK_SECRET: signs the bodies, so that the receiver knows the sender."""
+    after_seconds: float = 300.0
+    """ALARM_AFTER_SEC: what may pass by itself is an alarm after so long: a server that is away, a
+    worker or a sensor that stands still."""
+    warnings: bool = False
+    """ALARM_WARNINGS: whether failed checks of severity WARN are alarms, too."""
+    runbook_url: str = "docs/runbook.md"
+    """ALARM_RUNBOOK_URL: where the alarms' next actions point to."""
+    webserver_url: str | None = None
+    """DAGSTER_WEBSERVER_URL: Dagster's pages, for links to runs, checks and sensors."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where everything is. Build with `Settings.load()`; never printed with its secrets."""
 
@@ -141,8 +175,12 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     sinks: SinkSettings = field(default_factory=SinkSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables this was read from, without their values' secrets (for `doctor`)."""
+    others: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secrets of Dagster's own settings (DAGSTER_POSTGRES_URL), which are not used here."""
     dotenv: frozenset[str] = frozenset()
     """Those of them that the `.env` file gave."""
 
@@ -150,6 +188,21 @@ class Settings:
     def embedded(self) -> bool:
         """Whether the embedded broker stands in for Kafka."""
         return self.bootstrap_servers is None
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must not be told to anybody, longest first; of an address also what in
+        it is secret by itself."""
+        given = {
+            "sink_postgres_url": self.sinks.postgres_url or "",
+            "alarm_webhook_url": self.alarms.webhook_url or "",
+            "alarm_webhook_secret": self.alarms.webhook_secret or "",
+        }
+        groups = (self.kafka, self.s3, self.catalog, given, self.others)
+        found = {v for group in groups for name, v in group.items() if is_secret(name)}
+        found |= {part for value in found if "://" in value for part in _secret_parts(value)}
+        found |= set(self.gateway.api_keys.values())
+        return tuple(sorted(found - {""}, key=len, reverse=True))
 
     @classmethod
     def load(
@@ -182,7 +235,10 @@ class Settings:
             worker=_worker(env),
             upkeep=_upkeep(env),
             sinks=_sinks(env, home),
+            log=_log(env),
+            alarms=_alarms(env),
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
+            others={name: env[name] for name in ("DAGSTER_POSTGRES_URL",) if name in env},
             dotenv=frozenset(filter(_ours, dotenv)),
         )
 
@@ -224,6 +280,15 @@ def keep_freed_memory() -> None:
 def is_secret(name: str) -> bool:
     """Whether the value of a setting or property of that name must not be shown."""
     return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _secret_parts(url: str) -> set[str]:
+    """What of an address is secret wherever it stands: the password, and long parts of the path
+    and the query, as webhooks have them."""
+    parts = urlsplit(url)
+    password = parts.password or ""
+    words = re.split(r"[/?&=]", f"{parts.path}?{parts.query}") if parts.scheme[:4] == "http" else []
+    return {password, unquote(password), *(word for word in words if len(word) >= 12)}
 
 
 def _dotenv(root: Path, env: Mapping[str, str]) -> dict[str, str]:
@@ -327,6 +392,44 @@ def _sinks(env: Mapping[str, str], home: Path) -> SinkSettings:
     )
 
 
+def _log(env: Mapping[str, str]) -> LogSettings:
+    default = LogSettings()
+    chosen = env.get("LOG_FORMAT", default.format).strip().lower()
+    if chosen not in LOG_FORMATS:
+        problem = f"{chosen!r} is none of {', '.join(LOG_FORMATS)}"
+        raise SettingError("LOG_FORMAT", problem, example="json")
+    level = env.get("LOG_LEVEL", "").strip().upper() or None
+    if level is not None and level not in LOG_LEVELS:
+        problem = f"{level!r} is none of {', '.join(LOG_LEVELS)}"
+        raise SettingError("LOG_LEVEL", problem, example="INFO")
+    return LogSettings(chosen, level)
+
+
+def _alarms(env: Mapping[str, str]) -> AlarmSettings:
+    default = AlarmSettings()
+    webhook = env.get("ALARM_WEBHOOK_URL")
+    if webhook is not None and not _is_http(webhook):
+        # The value itself is not shown: such addresses have their token in them.
+        problem = "is not an address that starts with http:// or https://"
+        raise SettingError("ALARM_WEBHOOK_URL", problem, example="https://alarms.example.com/hook")
+    server = env.get("DAGSTER_WEBSERVER_URL")
+    if server is not None and not _is_http(server):
+        problem = f"{server!r} does not start with http:// or https://"
+        raise SettingError("DAGSTER_WEBSERVER_URL", problem, example="http://127.0.0.1:3000")
+    return AlarmSettings(
+        webhook_url=webhook,
+        webhook_secret=env.get("ALARM_WEBHOOK_SECRET"),
+        after_seconds=_seconds(env, "ALARM_AFTER_SEC", default.after_seconds),
+        warnings=_switch(env, "ALARM_WARNINGS", default=default.warnings),
+        runbook_url=env.get("ALARM_RUNBOOK_URL", default.runbook_url).rstrip("/"),
+        webserver_url=server and server.rstrip("/"),
+    )
+
+
+def _is_http(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).netloc)
+
+
 def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     value = env.get(name, str(default)).strip()
     if not value.isdecimal() or int(value) < least:
@@ -428,7 +531,8 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
     return (
-        name.startswith((*prefixes, "DROP_", "FLUSH_", "SINK_", "UPKEEP_")) or name in _UNPREFIXED
+        name.startswith((*prefixes, "ALARM_", "DROP_", "FLUSH_", "LOG_", "SINK_", "UPKEEP_"))
+        or name in _UNPREFIXED
     )
 
 

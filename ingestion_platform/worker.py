@@ -20,6 +20,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from ingestion_platform.errors import PlatformError, PositionMoved, Transient
+from ingestion_platform.lake.names import FILES, partition_label
+from ingestion_platform.logs import bound
 from ingestion_platform.pipeline import Flow, Platform, run_files
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
@@ -162,6 +164,7 @@ class Line(Protocol):
     """One door of a stream, served by one thread."""
 
     name: str
+    stream: str
 
     def step(self) -> float:
         """Look, and take what is due; gives the seconds until the next step."""
@@ -201,7 +204,7 @@ class TopicLine:
         observers: Sequence[Observer],
         stop: threading.Event,
     ) -> None:
-        self.name = stream.name
+        self.name = self.stream = stream.name
         self._platform = platform
         self._stream = stream
         self._limits = limits
@@ -284,6 +287,7 @@ class FilesLine:
         stop: threading.Event,
     ) -> None:
         self.name = f"{stream.name} files"
+        self.stream = stream.name
         self._platform = platform
         self._stream = stream
         self._limits = limits
@@ -325,7 +329,8 @@ class FilesLine:
     def _handled(self, handled: Handled) -> None:
         level = logging.WARNING if handled.outcome == "refused" else logging.INFO
         said = f": {handled.detail}" if handled.detail else ""
-        LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)
+        with bound(partition=partition_label(FILES)):
+            LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)
 
 
 class DeliveryLine:
@@ -333,6 +338,7 @@ class DeliveryLine:
 
     def __init__(self, platform: Platform, delivery: Delivery) -> None:
         self.name = f"{delivery.source} to {delivery.name}"
+        self.stream = delivery.source
         self._platform = platform
         self._delivery = delivery
         self._fresh = threading.Event()
@@ -368,16 +374,17 @@ class DeliveryLine:
 
 def _keep(line: Line, stop: threading.Event, outcome: Outcome) -> None:
     """Step until told to stop, through outages and other writers; a lasting error ends the line."""
-    try:
-        _step_on(line, stop)
-    except PlatformError as error:
-        outcome.failed[line.name] = error
-        LOG.error("%s has stopped: %s", line.name, error)
-    except Exception as error:
-        outcome.failed[line.name] = error
-        LOG.exception("%s has stopped: an unexpected error; please report it", line.name)
-    finally:
-        line.close()
+    with bound(stream=line.stream):
+        try:
+            _step_on(line, stop)
+        except PlatformError as error:
+            outcome.failed[line.name] = error
+            LOG.error("%s has stopped: %s", line.name, error)
+        except Exception as error:
+            outcome.failed[line.name] = error
+            LOG.exception("%s has stopped: an unexpected error; please report it", line.name)
+        finally:
+            line.close()
 
 
 def _step_on(line: Line, stop: threading.Event) -> None:

@@ -5,6 +5,10 @@ Servers start when the first test asks for them, serve every worker of the run, 
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--csv-mb", type=int, default=200, help="size of the large CSV file")
     group.addoption("--seed", type=int, default=1, help="seed of the instants of killing")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """What a test makes of this process's logging ends with it."""
+    root, kafka = logging.getLogger(), logging.getLogger("ingestion_platform.kafka")
+    before = root.level, list(root.handlers), kafka.level
+    hooks = sys.excepthook, threading.excepthook
+    factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(factory)
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    kafka.setLevel(before[2])
+    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,6 +80,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if reasons:
         text = f"{_NOT_TESTED} against real servers: {len(reasons)} tests, because: {reasons[0]}"
         terminalreporter.write_line(text, red=True, bold=True)
+    if killed := _killed(terminalreporter):
+        seed = terminalreporter.config.getoption("seed")
+        kinds = ", ".join(f"{do} {count:,}" for do, count in sorted(killed.items()))
+        terminalreporter.write_line(f"{killed.total():,} processes killed (seed {seed}): {kinds}")
+
+
+def _killed(terminalreporter: pytest.TerminalReporter) -> Counter[str]:
+    """How many processes the tests of faults have killed at work, by what they did."""
+    found: Counter[str] = Counter()
+    for report in (report for some in terminalreporter.stats.values() for report in some):
+        if getattr(report, "when", None) == "teardown":
+            found.update(dict(report.user_properties).get("killed", {}))
+    return found
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

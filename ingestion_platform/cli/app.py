@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ingestion_platform import logs
 from ingestion_platform.cli import (
     broker,
     contract,
@@ -28,7 +30,7 @@ from ingestion_platform.cli import (
 )
 from ingestion_platform.cli.terminal import Terminal
 from ingestion_platform.errors import ContractError, PlatformError, SettingError, UnknownStream
-from ingestion_platform.settings import keep_freed_memory
+from ingestion_platform.settings import Settings, keep_freed_memory
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 _MISUSE = (ContractError, SettingError, UnknownStream)
@@ -110,6 +112,8 @@ def options(
     [dim]First:[/] ingest demo    [dim]Then:[/] ingest status, ingest query "show all tables"
     """
     keep_freed_memory()
+    with suppress(SettingError):  # the command tells of it
+        logs.configure(Settings.load(), level="WARNING")
     ctx.obj = Terminal(quiet=quiet, debug=debug)
 
 

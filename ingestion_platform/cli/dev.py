@@ -57,6 +57,8 @@ def dev(
             )
         terminal.say(f"Dagster: http://127.0.0.1:{port}    Ctrl-C ends it all")
         module = ["-m", "ingestion_platform.definitions", "-p", str(port)]
+        if settings.log.format == "json":
+            module += ["--log-format", "json"]
         dagster = started.enter_context(_process([sys.executable, "-m", "dagster", "dev", *module]))
         while not stopped and dagster.poll() is None:
             time.sleep(_POLL)

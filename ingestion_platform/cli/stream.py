@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ingestion_platform import logs
 from ingestion_platform.cli.options import All, Quiet, StreamNames, chosen
-from ingestion_platform.cli.terminal import Terminal, redacted
+from ingestion_platform.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -58,8 +58,8 @@ def stream(
     for each in wanted:  # a wrong contract is told before anything begins
         assert each.contract
     remarks = not terminal.quiet and terminal.err.is_terminal
-    attendance = Attendance(report=report, level=logging.INFO if remarks else logging.WARNING)
-    _configure_logging(attendance.level)
+    attendance = Attendance(report=report, level="INFO" if remarks else "WARNING")
+    logs.configure(settings, level=attendance.level, run=logs.this_process("worker"))
     if not run(settings, wanted, processes=processes, observe=attendance):
         raise typer.Exit(1)
 
@@ -69,7 +69,7 @@ class Attendance:
     """What each process of the worker sets up: its log, its progress, its reports to Dagster."""
 
     report: bool
-    level: int
+    level: str
 
     def __call__(self, settings: Settings) -> AbstractContextManager[Sequence[Observer]]:
         """See worker.Observe."""
@@ -79,7 +79,7 @@ class Attendance:
     def _observed(self, settings: Settings) -> Iterator[Sequence[Observer]]:
         from ingestion_platform.worker import Progress
 
-        _configure_logging(self.level)
+        logs.configure(settings, level=self.level, run=logs.this_process("worker"))
         with ExitStack() as opened:
             observers: list[Observer] = [Progress()]
             if self.report and _dagster_is_there(settings):
@@ -95,23 +95,3 @@ def _dagster_is_there(settings: Settings) -> bool:
     if not there:
         LOG.info("no reports: Dagster has not been used here (%s)", settings.dagster_home)
     return there
-
-
-def _configure_logging(level: int) -> None:
-    """Lines to standard error, with time and level, and without the values of secrets."""
-    logger = logging.getLogger("ingestion_platform")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(level)
-    # librdkafka repeats every refused connection; the worker says once what it means.
-    logging.getLogger("ingestion_platform.kafka").setLevel(logging.CRITICAL)
-
-
-class Redacting(logging.Formatter):
-    """Masks the values of secret settings, should a library have put them into a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
-        return redacted(super().format(record))

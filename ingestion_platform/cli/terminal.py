@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from ingestion_platform.settings import Settings
-
 # A table in a pipe is never cut to fit a window that is not there.
 _UNBOUNDED = 100_000
 _CONTROLS = re.compile(r"[\x7f-\x9f]")
@@ -167,31 +165,10 @@ def text(value: Any) -> str:
 def redacted(message: str) -> str:
     """A message with the values of secret settings masked, should a library have put them in."""
     from ingestion_platform.errors import SettingError
+    from ingestion_platform.logs import masked
     from ingestion_platform.settings import Settings
 
     try:
-        secrets = _secrets(Settings.load())
+        return masked(message, Settings.load().secrets)
     except SettingError:
         return message
-    for secret in secrets:
-        message = message.replace(secret, "***")
-    return message
-
-
-def _secrets(settings: Settings) -> list[str]:
-    """The values of secret settings, longest first; of an address, also its password alone."""
-    from urllib.parse import unquote, urlsplit
-
-    from ingestion_platform.settings import is_secret
-
-    values: set[str] = set()
-    sinks = {"sink_postgres_url": settings.sinks.postgres_url or ""}
-    for group in (settings.kafka, settings.s3, settings.catalog, sinks):
-        for name, value in group.items():
-            if is_secret(name):
-                values.add(value)
-                if "://" in value:
-                    password = urlsplit(value).password or ""
-                    values |= {password, unquote(password)}
-    values.discard("")
-    return sorted(values, key=len, reverse=True)

@@ -1,6 +1,6 @@
 """What every request passes first: keys, limits on how many and how often, and the access log.
 
-The log has a line of JSON per request: never a body, a header, a query or a key.
+The log has a message per request: never a body, a header, a query or a key.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingestion_platform.gateway.door import Door
 from ingestion_platform.gateway.limits import client_of
 from ingestion_platform.gateway.problems import Problem, later
+from ingestion_platform.logs import FIELDS
 
 ACCESS = logging.getLogger("ingestion_platform.gateway.access")
 HEALTH = frozenset({"/health", "/healthz", "/readyz"})
@@ -106,8 +107,7 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
     level = logging.DEBUG if scope["path"] in HEALTH and status < 400 else logging.INFO
     if not ACCESS.isEnabledFor(level):
         return
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    fields = {
         "request": request_id,
         "client": state["client"] or None,
         "address": scope["client"][0] if scope.get("client") else None,
@@ -117,4 +117,6 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
         "ms": round(took * 1000, 1),
         **state["noted"],
     }
-    ACCESS.log(level, json.dumps(line))
+    # A decoded path may hold a line end, which must not begin a line of the log.
+    path = json.dumps(fields["path"])[1:-1]
+    ACCESS.log(level, "%s %s %s", scope["method"], path, status, extra={FIELDS: fields})

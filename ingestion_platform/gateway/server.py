@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from types import FrameType
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ingestion_platform import logs
 from ingestion_platform.errors import Permanent, SettingError
 from ingestion_platform.gateway.app import build
 from ingestion_platform.gateway.door import Door
@@ -39,7 +39,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             "no key is set, so nobody could send (GATEWAY_AUTH=off lets everybody)",
             example="<what `ingest serve --new-key NAME` prints>",
         )
-    _configure_logging()
+    logs.configure(settings, run=logs.this_process("door"))
     if not gateway.auth:
         LOG.warning("GATEWAY_AUTH=off: anybody who reaches %s:%d can send records", host, port)
     app = build(settings, declared_streams())
@@ -120,17 +120,3 @@ class Protocol(H11Protocol):
         self._deadline = None
         if self._idle() and not self.transport.is_closing():
             self.transport.close()
-
-
-def _configure_logging() -> None:
-    """Lines to standard error: the access log as it is, the rest with time and level."""
-    plain, named = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stderr)
-    named.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    access = logging.getLogger("ingestion_platform.gateway.access")
-    access.handlers, access.propagate = [plain], False
-    for name in ("ingestion_platform", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.addHandler(named)
-        logger.setLevel(logging.INFO)
-    # librdkafka repeats every refused connection; what it means is on /readyz.
-    logging.getLogger("ingestion_platform.kafka").setLevel(logging.CRITICAL)

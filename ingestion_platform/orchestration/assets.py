@@ -5,7 +5,7 @@ What materializing a slice means is written in `pipeline`; here its outcome beco
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SourceUnavailable, Transient
 from ingestion_platform.lake.door import FilesRefused
-from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.names import FILES, partition_label
+from ingestion_platform.logs import bound, mask_error
 from ingestion_platform.orchestration import checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.metadata import Stored
@@ -22,6 +23,7 @@ from ingestion_platform.pipeline import Platform, land_stream, load_stream
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
+    from ingestion_platform.bronze.inserted import Inserted
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.lake.door import Handled
     from ingestion_platform.lake.land import Landed
@@ -111,7 +113,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
         def note(landed: "Landed") -> None:
             name = landed.link.name
             newest[name.window, name.partition] = landed
-            context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
+            with _bound_to((name.window, name.partition)):
+                context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
 
         def note_file(handled: "Handled") -> None:
             told = context.log.warning if handled.outcome == "refused" else context.log.info
@@ -120,7 +123,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
 
         refused: FilesRefused | None = None
         rows = 0
-        with _told_to_dagster():
+        with bound(stream=stream.name), _told_to_dagster(platform):
             try:
                 rows = land_stream(
                     platform,
@@ -189,7 +192,7 @@ def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         wanted = {check.name for check in context.selected_asset_check_keys}
         asked = partitions.requested_slices(context)
-        with _told_to_dagster():
+        with bound(stream=stream.name), _told_to_dagster(platform):
             if context.selected_asset_keys:
                 touched = _load(context, platform, stream, asked)
                 findings = _findings(platform, stream, touched, wanted)
@@ -206,14 +209,21 @@ def _tags(stream: Stream) -> dict[str, str]:
     return {"domain": stream.domain, **metadata.tags(stream.contract.tags)}
 
 
+def _bound_to(of: Slice) -> AbstractContextManager[None]:
+    """Messages carry a slice meanwhile."""
+    return bound(window=of[0], partition=partition_label(of[1]))
+
+
 @contextmanager
-def _told_to_dagster() -> Iterator[None]:
+def _told_to_dagster(platform: Platform) -> Iterator[None]:
     """Have a passing error tried again, and a lasting one fail at once with its next action."""
     try:
         yield
     except Transient as error:
+        mask_error(error, platform.settings)
         raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
     except PlatformError as error:
+        mask_error(error, platform.settings)
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
@@ -242,7 +252,8 @@ def _load(
         touched.add((name.window, name.partition))
         verb = "replaced" if loaded.replaced else "loaded"
         counts = f"{loaded.bronze_rows:,} rows, {loaded.quarantine_rows:,} in quarantine"
-        context.log.info(f"{verb} {name.path}: {counts}")
+        with _bound_to((name.window, name.partition)):
+            context.log.info(f"{verb} {name.path}: {counts}")
 
     load_stream(
         platform,
@@ -269,7 +280,16 @@ def _findings(
     status = _status(platform, stream)
     waits = _waits(platform, stream, status) if checks.FRESHNESS in wanted else None
     reasons = metadata.quarantine_reasons(platform, stream, windows)
-    return Findings(_counts(platform, stream, days), reasons, status, waits)
+    inserted = _inserted(platform, stream) if checks.INSERTED in wanted else None
+    return Findings(_counts(platform, stream, days), reasons, status, waits, inserted)
+
+
+def _inserted(platform: Platform, stream: Stream) -> "Inserted":
+    from ingestion_platform.bronze.inserted import judge_inserted
+    from ingestion_platform.warehouse.tables import load_or_none
+
+    table = load_or_none(platform.catalog, stream.bronze_table)
+    return judge_inserted(table, stream.contract)
 
 
 def _counts(platform: Platform, stream: Stream, slices: list[Slice]) -> "dict[Slice, SliceCount]":
@@ -337,7 +357,8 @@ def _tell(
     """Tell Dagster of the slices: materializations of released days, observations of the others."""
     bad = checks.held_back(stream, findings.counts)
     for window, why in bad.items():
-        context.log.warning(f"{window} is held back from silver and gold: {why}")
+        with bound(window=window):
+            context.log.warning(f"{window} is held back from silver and gold: {why}")
     waiting = released_with(context.instance, stream, touched, findings.counts, bad)
     events = _bronze_events(platform, stream, [*touched, *waiting], findings)
     # Those with rows last: overviews show the latest event.

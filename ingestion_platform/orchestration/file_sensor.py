@@ -11,6 +11,7 @@ import dagster as dg
 
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.lake.names import FILES, partition_label
+from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets, sensors
 from ingestion_platform.orchestration.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.orchestration.sensors import Cursor
@@ -39,7 +40,7 @@ def file_sensor(stream: Stream) -> dg.SensorDefinition:
         try:
             backlog = read_files_backlog(platform, stream)
         except PlatformError as error:
-            return dg.SensorResult(skip_reason=str(error))
+            return dg.SensorResult(skip_reason=masked(str(error), platform.settings.secrets))
         cursor = Cursor.of(context.cursor)
         ready = _unchanged(backlog, cursor)
         days = [backlog.behind] if backlog.behind is not None else []

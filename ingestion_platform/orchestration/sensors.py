@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError
+from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.backlog import Backlog, read_backlog
 from ingestion_platform.orchestration.partitions import slice_key
@@ -83,7 +84,7 @@ def stream_sensor(stream: Stream) -> dg.SensorDefinition:
         try:
             backlog = read_backlog(platform, stream)
         except PlatformError as error:
-            return dg.SensorResult(skip_reason=str(error))
+            return dg.SensorResult(skip_reason=masked(str(error), platform.settings.secrets))
         cursor = Cursor.of(context.cursor)
         events = _observations(stream, backlog, cursor)
         positions = [[p.partition, p.lake, p.bronze] for p in backlog.progress]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError, Transient
+from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import metadata
 from ingestion_platform.orchestration.dbt import PROJECT
 from ingestion_platform.orchestration.sensors import UNFINISHED
@@ -190,7 +191,7 @@ def _often(
             tables |= {key: models_of(platform, domain) for key, domain in of_domain.items()}
             needing = [key for key, names in tables.items() if _needs(platform, names)]
         except PlatformError as error:
-            return dg.SkipReason(str(error))
+            return dg.SkipReason(masked(str(error), platform.settings.secrets))
         if not needing:
             return dg.SkipReason("all tables are in good order")
         return dg.RunRequest(asset_selection=needing, tags={TAG: FREQUENT})

@@ -90,7 +90,7 @@ def test_attempts_become_rare_and_never_cease(attempt: int) -> None:
 class Scripted:
     """A line whose steps raise what they are told to; then the worker is told to stop."""
 
-    name = "scripted"
+    name = stream = "scripted"
 
     def __init__(self, stop: threading.Event, *steps: Exception | None) -> None:
         self.closed = 0

@@ -20,6 +20,8 @@ OURS = (
     "GATEWAY_",
     "DROP_",
     "SINK_",
+    "LOG_",
+    "ALARM_",
 )
 
 
