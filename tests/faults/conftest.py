@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from faults.processes import Worker
+from faults.processes import KILLED, Worker
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,14 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Imports once for all tests of this process."""
     with Worker(tmp_path_factory.mktemp("attempts")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Says what was killed, for the summary of the whole run."""
+    KILLED.clear()
+    yield
+    record_property("killed", {do: count for do, count in KILLED.items() if count})
 
 
 @pytest.fixture

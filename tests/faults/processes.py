@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from ingestion_platform.streams import Stream
 
 ROOT = Path(__file__).parents[2]
+
+KILLED: Counter[str] = Counter()
+"""The processes that a test has killed at work so far, by what they did."""
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Attempt:
     pid: int
     log: Path
     _descriptor: int = -1
+    _killed: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -40,6 +45,7 @@ class Attempt:
             signal.pidfd_send_signal(self._descriptor, sign)
         except ProcessLookupError:
             return False
+        self._killed = sign == signal.SIGKILL
         return True
 
     def ended(self, timeout: float) -> bool:
@@ -54,6 +60,7 @@ class Attempt:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            KILLED[self.do] += self._killed and self.outcome() == ""
         return self.outcome()
 
     def outcome(self) -> str:

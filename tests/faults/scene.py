@@ -46,6 +46,8 @@ class Scene:
     seed: int = 0
     phases: Counter[str] = field(default_factory=Counter)
     steps: dict[str, int] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
+    """Seconds that a step takes, of pieces of work that were measured."""
     oracle: Oracle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,9 +76,11 @@ class Scene:
 
     def measure(self, do: str, stream: Stream | None = None, **how: Any) -> None:
         """See how many steps a piece of work has when nothing disturbs it."""
+        began = time.monotonic()
         attempt = self.start(do, stream, **how)
         assert attempt.wait() == "ok", attempt.outcome()
         self.steps[do] = attempt.steps()
+        self.pace[do] = (time.monotonic() - began) / attempt.steps()
 
     def await_step(self, rng: random.Random, attempt: Attempt) -> bool:
         """Wait until some instant in the course of a measured piece of work; False if it ended."""
@@ -86,11 +90,9 @@ class Scene:
         while attempt.steps() < steps:
             if attempt.ended(0.001):
                 return False
-        return not attempt.ended(rng.uniform(0, 0.05))
+        return not attempt.ended(rng.uniform(0, max(0.05, self.pace.get(attempt.do, 0.0))))
 
-    def kill(
-        self, rng: random.Random, do: str, stream: Stream | None = None, **how: Any
-    ) -> bool:
+    def kill(self, rng: random.Random, do: str, stream: Stream | None = None, **how: Any) -> bool:
         """Begin, and kill at some instant; whether it was still at work."""
         attempt = self.start(do, stream, **how)
         if not self.await_step(rng, attempt):

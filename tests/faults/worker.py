@@ -13,10 +13,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import cache
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,41 +99,63 @@ def serve(request: dict[str, Any]) -> int:
 
 
 def perform(request: dict[str, Any]) -> None:
-    """Land, load, or both; deliver, store the models, or do upkeep."""
+    """Do what WORK says."""
     settings = Settings.load(request["env"], root=Path(request["root"]))
     given = request["stream"]
     given["contract_file"] = Path(given["contract_file"])
     given["deliver"] = tuple(Destination(**each) for each in given["deliver"])
     stream = Stream(**given)
-    platform = pipeline.Platform(settings)
-    match request["do"]:
-        case "run":
-            pipeline.run_stream(platform, stream)
-        case "stream":  # until a signal comes
-            streaming.run(settings, [stream], observe=lambda _: nullcontext(()))
-        case "land":
-            pipeline.land_stream(platform, stream)
-        case "load":
-            pipeline.load_stream(platform, stream, partitions=range(stream.partitions))
-        case "replace":
-            windows: list[date] = Chain(platform.store, stream.topic).windows()
-            everything = range(stream.partitions)
-            pipeline.load_stream(platform, stream, partitions=everything, windows=windows)
-        case "upkeep":
-            upkeep_stream(platform, stream, thorough=False)
-        case "orphans":
-            for table in tables_of(stream):
-                orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
-        case "store":
-            store(request["env"], Path(request["root"]), request["windows"])
-        case "deliver":
-            for name, size in (("LEAST", 10), ("MOST", 100), ("KEYS", 50)):
-                setattr(deliver_module, name, size)  # many changes, of few rows
-            for delivery in stream_deliveries(stream):
-                deliver_module.deliver(platform, delivery)
-        case "merge":
-            today = datetime.now(UTC).date()
-            merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
+    if request["do"] == "store":
+        store(request["env"], Path(request["root"]), request["windows"])
+    else:
+        WORK[request["do"]](pipeline.Platform(settings), stream)
+
+
+def load(platform: pipeline.Platform, stream: Stream, windows: Iterable[date] = ()) -> None:
+    """Load what is landed, and some windows anew where another contract judged them."""
+    everything = range(stream.partitions)
+    pipeline.load_stream(platform, stream, partitions=everything, windows=windows)
+
+
+def serve_stream(platform: pipeline.Platform, stream: Stream) -> None:
+    """Be the worker, until a signal comes."""
+    streaming.run(platform.settings, [stream], observe=lambda _: nullcontext(()))
+
+
+def remove_orphans(platform: pipeline.Platform, stream: Stream) -> None:
+    """Of both tables, however new."""
+    for table in tables_of(stream):
+        orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
+
+
+def merge(platform: pipeline.Platform, stream: Stream) -> None:
+    """Merge the lake's closed windows into small files."""
+    today = datetime.now(UTC).date()
+    merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
+
+
+def deliver(platform: pipeline.Platform, stream: Stream) -> None:
+    """Deliver bronze, in many changes of few rows."""
+    for name, size in (("LEAST", 10), ("MOST", 100), ("KEYS", 50)):
+        setattr(deliver_module, name, size)
+    for delivery in stream_deliveries(stream):
+        deliver_module.deliver(platform, delivery)
+
+
+WORK: dict[str, Callable[[pipeline.Platform, Stream], object]] = {
+    "run": pipeline.run_stream,
+    "stream": serve_stream,
+    "land": pipeline.land_stream,
+    "load": load,
+    "replace": lambda platform, stream: load(
+        platform, stream, Chain(platform.store, stream.topic).windows()
+    ),
+    "deliver": deliver,
+    "upkeep": lambda platform, stream: upkeep_stream(platform, stream, thorough=False),
+    "orphans": remove_orphans,
+    "merge": merge,
+}
+"""What a process does, by its name; and there is `store`."""
 
 
 @cache
