@@ -16,6 +16,7 @@ from ingestion_platform.pipeline import Platform
 from ingestion_platform.sources.kafka import Topic, Watermarks
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.ledger import Ledger
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -46,8 +47,8 @@ class PartitionStatus:
 class StreamStatus:
     """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one.
 
-    Row counts include rows that other engines inserted; `decided_rows` of those in quarantine were
-    discarded (see `quarantine`). `waiting_files` are in the drop zone:
+    Row counts include rows that others inserted by SQL, `inserted_rows` in bronze; `decided_rows`
+    of those in quarantine were discarded (see `quarantine`). `waiting_files` are in the drop zone:
     their records are not counted as lag, since nobody has read them. `losses` has what was lost of
     the log, and when the topic was recreated.
     """
@@ -64,6 +65,7 @@ class StreamStatus:
     waiting_files: int = 0
     decided_rows: int = 0
     losses: tuple[Loss, ...] = ()
+    inserted_rows: int = 0
 
     @property
     def lag(self) -> int:
@@ -106,11 +108,12 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
 @dataclass(frozen=True, slots=True)
 class TableState:
     """What a table's metadata tell: rows, and ledgers by log partition; of quarantine also how
-    many rows were discarded."""
+    many rows were discarded, of bronze how many are of no log."""
 
     rows: int
     ledgers: dict[int, Ledger]
     decided: int = 0
+    inserted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ def summarize(
         waiting_files=files.waiting,
         decided_rows=quarantine.decided,
         losses=tuple(losses),
+        inserted_rows=bronze.inserted,
     )
 
 
@@ -201,7 +205,10 @@ def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableS
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
     decided = discarded_of(platform.catalog, stream.name, stream.quarantine_table)
-    return _state(bronze), replace(_state(quarantine), decided=decided.total())
+    return (
+        replace(_state(bronze), inserted=count_inserted(bronze)),
+        replace(_state(quarantine), decided=decided.total()),
+    )
 
 
 def _state(table: Table | None) -> TableState:

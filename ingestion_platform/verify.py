@@ -26,6 +26,7 @@ from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_ledgers
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -45,7 +46,8 @@ class Verification:
     `expected` counts the lake's records up to bronze's position, `gaps` the offsets without one;
     `missing` records are in neither table, `duplicated` ones more than once, `mismatched` ones
     in the wrong table or with other content, or in a table and not in the lake. Records judged
-    by an earlier contract are counted in `stale`, and compared only by their place.
+    by an earlier contract are counted in `stale`, and compared only by their place. Rows that
+    others inserted into bronze, by SQL for instance, are counted in `inserted` alone.
     """
 
     stream: str
@@ -58,6 +60,7 @@ class Verification:
     mismatched: int
     stale: int
     differences: tuple[str, ...]
+    inserted: int = 0
 
     @property
     def ok(self) -> bool:
@@ -121,6 +124,7 @@ def verify_stream(
                 on_progress(tally.expected)
     for table, counted in ((bronze, tally.bronze), (quarantine, tally.quarantined)):
         tally.surplus(table, counted)
+    tally.inserted = count_inserted(bronze)
     return tally.result(stream.name)
 
 
@@ -378,6 +382,7 @@ class _Tally:
     duplicated: int = 0
     mismatched: int = 0
     stale: int = 0
+    inserted: int = 0
     differences: list[str] = field(default_factory=list)
 
     def compare(
@@ -444,6 +449,7 @@ class _Tally:
             self.mismatched,
             self.stale,
             tuple(self.differences),
+            self.inserted,
         )
 
 

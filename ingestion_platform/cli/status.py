@@ -96,7 +96,7 @@ def streams_table(found: list[StreamStatus]) -> Table:
             each.stream,
             each.topic,
             count(sum(p.log_end - p.log_start for p in each.partitions)),
-            count(each.bronze_rows),
+            _bronze(each),
             _refused(each),
             _lag(not_landed(each)),
             _lag(each.lag),
@@ -131,7 +131,7 @@ def _heading(found: StreamStatus) -> str:
     source = f"topic {literal(found.topic)} ({found.topic_id})" if found.topic_id else "files only"
     return (
         f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
-        f"{count(found.bronze_rows)} rows in {found.bronze_table}, "
+        f"{_bronze(found)} rows in {found.bronze_table}, "
         f"{_refused(found)} in {found.quarantine_table}"
         f"{_recreated(found)}"
     )
@@ -143,6 +143,11 @@ def _recreated(found: StreamStatus) -> str:
     times = [loss.noticed for loss in found.losses if loss.end is None and loss.noticed]
     last = f", last seen on {max(times):%Y-%m-%d %H:%M} UTC" if times else ""
     return f"\n[yellow]the topic was recreated {count(found.recreated)} times{last}[/]"
+
+
+def _bronze(found: StreamStatus) -> str:
+    inserted = f" ({count(found.inserted_rows)} by SQL)" if found.inserted_rows else ""
+    return f"{count(found.bronze_rows)}{inserted}"
 
 
 def _refused(found: StreamStatus) -> str:

@@ -73,6 +73,11 @@ def _show(terminal: Terminal, found: list[Verification]) -> None:
     for each in found:
         for difference in each.differences:
             terminal.out.print(f"  [red]{literal(each.stream)}:[/] {literal(difference)}")
+        if each.inserted:
+            terminal.say(
+                f"  {count(each.inserted)} more rows of {literal(each.stream)} were inserted by "
+                "others (SQL), and are in no lake"
+            )
         if each.stale:
             terminal.say(
                 f"  {count(each.stale)} records of {literal(each.stream)} were judged by an "

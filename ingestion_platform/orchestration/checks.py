@@ -20,11 +20,12 @@ from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
+    from ingestion_platform.bronze.inserted import Inserted
     from ingestion_platform.status import StreamStatus
     from ingestion_platform.verify import SliceCount
 
 CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"
-LOSSES = "losses"
+LOSSES, INSERTED = "losses", "inserted"
 
 LAG_LIMIT = 250_000
 """Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
@@ -41,13 +42,15 @@ class Findings:
     """What the checks of a stream judge.
 
     `status` and `waits` are None when the log does not answer; `waits` has, for each log
-    partition with records that bronze lacks, the seconds that the oldest has waited.
+    partition with records that bronze lacks, the seconds that the oldest has waited. `inserted` is
+    None when nobody asked.
     """
 
     counts: Mapping[Slice, SliceCount]
     reasons: Mapping[Slice, Counter[str]] = field(default_factory=dict)
     status: StreamStatus | None = None
     waits: Mapping[int, float] | None = None
+    inserted: Inserted | None = None
 
 
 def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -60,6 +63,8 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
         LAG: f"No log partition has more than {LAG_LIMIT:,} records waiting, and none is left out.",
         LOSSES: f"Nothing was gone from the log before it was landed, in the last {ALARM.days} "
         "days; a recreated topic is a warning.",
+        INSERTED: "Rows that others inserted, by SQL, keep the contract, which nobody could ask "
+        f"before; more than {share} of them that do not are an error, fewer a warning.",
     }
     if stream.contract.freshness_seconds is not None:
         promise = timedelta(seconds=stream.contract.freshness_seconds)
@@ -109,6 +114,7 @@ def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.
         LAG: _lag,
         FRESHNESS: _freshness,
         LOSSES: _losses,
+        INSERTED: _inserted,
     }[name]
     verdict = judge(stream, of)
     return dg.AssetCheckResult(
@@ -237,6 +243,30 @@ def _losses(stream: Stream, of: Findings) -> _Verdict:
         action="docs/runbook.md: `records were lost`, `a topic was recreated`",
         metadata={"lost": lost, "lost_ever": of.status.lost, "recreated": of.status.recreated},
         severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
+    )
+
+
+def _inserted(stream: Stream, of: Findings) -> _Verdict:
+    from ingestion_platform.bronze.inserted import Inserted
+
+    found, allowed = of.inserted or Inserted(), stream.contract.quarantine_share
+    share = found.broken / found.judged if found.judged else 0.0
+    problem = f"{found.broken:,} of {found.judged:,} inserted rows break the contract"
+    return _Verdict(
+        problems=[f"{problem}; they are in {stream.bronze_table} all the same"]
+        if found.broken
+        else [],
+        good=f"{found.rows:,} rows were inserted by others, none of those judged breaks the "
+        "contract",
+        action="correct or delete them by the engine that inserted them (their _offset is null)",
+        metadata={
+            "inserted": found.rows,
+            "judged": found.judged,
+            "broken": found.broken,
+            "allowed_share": allowed,
+            "reasons": reasons_table(found.reasons),
+        },
+        severity=dg.AssetCheckSeverity.ERROR if share > allowed else dg.AssetCheckSeverity.WARN,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from lab import TODAY, Lab, days_ago
 from pyiceberg.expressions import EqualTo
 
+from ingestion_platform.bronze.inserted import Inserted
 from ingestion_platform.lake.losses import Loss
 from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
@@ -19,7 +20,7 @@ from ingestion_platform.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.verify import SliceCount
 
-ALL = {"contract", "reconciliation", "lag", "losses", "freshness"}
+ALL = {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
 
 
 @pytest.fixture
@@ -63,6 +64,19 @@ def test_a_few_records_hold_no_day_back(stream: Stream) -> None:
     assert _judge("contract", stream, Findings(small)).passed
     assert checks.held_back(stream, small) == {}
     assert set(checks.held_back(stream, {(TODAY, 0): _count(9, 4, 5)})) == {TODAY}
+
+
+def test_inserted_rows_that_break_the_contract_are_told(stream: Stream) -> None:
+    """They are in the table already: a few are a warning, more than the allowed share an error."""
+    assert _judge("inserted", stream, Findings({})).passed
+    assert _judge("inserted", stream, Findings({}, inserted=Inserted(100, 100))).passed
+    reasons = Counter({"status: no": 1})
+    few = _judge("inserted", stream, Findings({}, inserted=Inserted(100, 100, 5, reasons)))
+    assert (few.passed, few.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "5 of 100 inserted rows" in (few.description or "")
+    assert "status: no" in few.metadata["reasons"].value
+    many = _judge("inserted", stream, Findings({}, inserted=Inserted(900, 100, 6, reasons)))
+    assert (many.passed, many.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
 
 def test_reconciliation_fails_when_a_loaded_slice_lacks_a_record(stream: Stream) -> None:

@@ -104,9 +104,9 @@ def test_bronze_carries_the_contract(repository: dg.RepositoryDefinition) -> Non
 def test_bronze_has_its_checks_and_models_have_dbts_tests(
     repository: dg.RepositoryDefinition,
 ) -> None:
-    """Contract, reconciliation, lag, freshness; and every dbt test of a model."""
+    """Contract, reconciliation, lag, freshness, inserted; and every dbt test of a model."""
     names = {key.name for key in _node(repository, BRONZE).check_keys}
-    assert names == {"contract", "reconciliation", "lag", "losses", "freshness"}
+    assert names == {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
     for key in (SILVER, LIFECYCLE, FUNNEL):
         assert any("not_null" in check.name for check in _node(repository, key).check_keys)
     # Tests of several models belong to the one that their meta names.

@@ -134,7 +134,7 @@ def test_a_row_in_the_wrong_table_is_found(platform: Platform, loaded: Stream) -
 
 
 def test_rows_of_others_are_no_difference(platform: Platform, loaded: Stream) -> None:
-    """What was inserted by SQL has no offset and is counted nowhere here."""
+    """What was inserted by SQL has no offset, and is counted by itself."""
     table = platform.catalog.load_table(loaded.bronze_table)
     rows = table.scan().to_arrow().slice(0, 3)
     for name in [n for n in rows.schema.names if n.startswith("_")]:
@@ -143,7 +143,7 @@ def test_rows_of_others_are_no_difference(platform: Platform, loaded: Stream) ->
     table.append(rows)
     found = verify_stream(platform, loaded)
     assert found.ok
-    assert found.bronze == 16
+    assert (found.bronze, found.inserted) == (16, 3)
 
 
 @pytest.mark.parametrize("lost", ["first", "middle", "last"])

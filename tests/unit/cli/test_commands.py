@@ -30,6 +30,7 @@ STATUS = {
     "waiting_files",
     "decided_rows",
     "losses",
+    "inserted_rows",
 }
 PARTITION = {
     "partition",
@@ -53,6 +54,7 @@ VERIFICATION = {
     "mismatched",
     "stale",
     "differences",
+    "inserted",
 }
 
 

@@ -1,0 +1,66 @@
+"""Judging rows that others inserted into a bronze table: no door could refuse them.
+
+Each is written as the record that would have made it, and judged as any record is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+
+from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.contract.model import Contract
+from ingestion_platform.warehouse.inserted import count_inserted, inserted_rows
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+JUDGED = 100_000
+"""So many rows are judged at most, so that telling of them stays quick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """Rows of no log: how many, how many of them were judged, and what is wrong with those.
+
+    `reasons` counts each reason by the rows that it holds for.
+    """
+
+    rows: int = 0
+    judged: int = 0
+    broken: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def judge_inserted(table: Table | None, contract: Contract) -> Inserted:
+    """How the inserted rows of a bronze table stand to its contract; the table stays as it is.
+
+    Raises:
+        StoreUnavailable: the tables' store does not answer.
+    """
+    rows = count_inserted(table)
+    if table is None or not rows:
+        return Inserted()
+    parser = Parser(contract)
+    judged, broken, reasons = 0, 0, Counter[str]()
+    for batch in inserted_rows(table):
+        part = batch.slice(0, JUDGED - judged)
+        parsed = parser.parse(_records(part, contract))
+        judged += part.num_rows
+        broken += len(parsed.refused)
+        for why in parsed.reasons.to_pylist():
+            reasons.update(why)
+        if judged >= JUDGED:
+            break
+    return Inserted(rows, judged, broken, reasons)
+
+
+def _records(rows: pa.RecordBatch, contract: Contract) -> pa.BinaryArray:
+    """Typed rows as the JSON that a producer would have sent for them."""
+    sent = [f.name for f in contract.fields if f.derived is None and f.name in rows.schema.names]
+    encode = msgspec.json.Encoder(decimal_format="number").encode
+    return pa.array([encode(row) for row in rows.select(sent).to_pylist()], pa.binary())
