@@ -22,6 +22,8 @@ PARTS = {
     "object store": "The object store",
     "catalog": "The catalog",
     "tables": "Tables that others change",
+    "models": "Silver and gold",
+    "sinks": "Sinks",
     "upkeep": "Upkeep",
     "files": "Files",
     "door": "The HTTP door",
@@ -42,11 +44,10 @@ tests (`tests/faults/proxy.py`).
     make test-faults                             long: KILLS=1000 SEED=1 unless said otherwise
     make test-faults KILLS=5000 SEED=7           for hours; the same seed gives the same instants
 
-What is not tried: the network between the platform and Kafka (a broker tells its clients where it
-is, so that no proxy stays between them: brokers are killed, restarted and halted instead); a broker
-that loses records and then takes new ones at the same offsets before anybody looks (they cannot be
-told from the old ones); and a clock that lies to all programs of a machine at once (the writer is
-given one instead).
+At the end of a run stands how many processes were killed at work, by what they did. What is not
+tried: a broker that loses records and then takes new ones at the same offsets before anybody looks
+(they cannot be told from the old ones); and a clock that lies to all programs of a machine at once
+(the writer is given one instead).
 """
 
 

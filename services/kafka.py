@@ -30,9 +30,9 @@ _ARTIFACTS = (
 # retention and compaction do, a test cannot wait minutes for.
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{broker}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller},DETOUR://{host}:{detour}
+advertised.listeners=PLAINTEXT://{host}:{broker},DETOUR://{host}:{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,DETOUR:PLAINTEXT
 controller.listener.names=CONTROLLER
 controller.quorum.voters=1@{host}:{controller}
 log.dirs=data
@@ -68,7 +68,9 @@ class Kafka(Service):
     """One Kafka broker; the heap is SERVICES_KAFKA_HEAP (default 512m)."""
 
     name = "kafka"
-    port_names = ("broker", "controller")
+    # A broker tells its clients where it is. Whoever comes by `detour` is told `proxy`, where
+    # nobody listens but a proxy that passes on to `detour`.
+    port_names = ("broker", "controller", "detour", "proxy")
 
     def install(self) -> None:
         """Copy Kafka's jars into the cache; Unavailable without Java 17 or, the first time, mvn."""

@@ -58,7 +58,13 @@ class Slow:
     rate: int = 0
 
 
-Fault = Answer | CutRequest | CutReply | Slow
+@dataclass(frozen=True, slots=True)
+class Swallow:
+    """The request goes nowhere, and neither does what follows it on the connection, which stays
+    open until the client gives it up or all are cut."""
+
+
+Fault = Answer | CutRequest | CutReply | Slow | Swallow
 Chooser = Callable[[bytes, bytes], Fault | None]
 
 
@@ -89,12 +95,13 @@ class Rule:
 
 
 class Proxy:
-    """Listens on a free port of its own and passes all on to `port`; a context manager.
+    """Listens on a free port of its own (or on `at`) and passes all on to `port`; a context
+    manager.
 
     `http` says that requests are to be told apart by HTTP's framing. Safe to use from any thread.
     """
 
-    def __init__(self, port: int, *, http: bool = False) -> None:
+    def __init__(self, port: int, *, http: bool = False, at: int = 0) -> None:
         self._target = port
         self._http = http
         self._rules: list[Rule] = []
@@ -102,7 +109,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self.port = 0
+        self.port = at
         self.connections = 0
         """How many there have been."""
 
@@ -239,6 +246,11 @@ class _Link:
             if isinstance(fault, CutRequest):
                 await self._send(self._to_server, request[: fault.after])
                 await self._pass_body(min(body, max(0, fault.after - len(request))))
+                self.reset()
+                return True
+            if isinstance(fault, Swallow):
+                while await self._reader.read(CHUNK):
+                    pass
                 self.reset()
                 return True
             if isinstance(fault, Slow):
