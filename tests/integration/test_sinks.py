@@ -125,6 +125,9 @@ def test_the_newest_row_of_each_key_is_delivered_once(scene: Scene, small: None)
     scene.assert_equal()
 
 
+@pytest.mark.fault(
+    "sinks", "slices are judged anew by another contract, under newer rows of the same keys"
+)
 def test_old_slices_that_are_judged_again_do_not_overwrite_newer_rows(
     scene: Scene, small: None
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_target_follows_a_changed_contract(scene: Scene) -> None:
     scene.assert_equal()
 
 
+@pytest.mark.fault("sinks", "the topic is created anew between deliveries")
 def test_a_recreated_topic_goes_on_at_offset_0(scene: Scene) -> None:
     """The new topic's records are newer than all of the old one's."""
     scene.log.append(item(k, k) for k in range(100))
@@ -203,6 +207,7 @@ def test_a_recreated_topic_goes_on_at_offset_0(scene: Scene) -> None:
     scene.assert_equal()
 
 
+@pytest.mark.fault("sinks", "bronze is compacted between deliveries")
 def test_a_compaction_of_the_source_changes_nothing(scene: Scene) -> None:
     """Other files with the same rows are no news; what comes after them is."""
     for start in range(0, 300, 30):
@@ -218,6 +223,7 @@ def test_a_compaction_of_the_source_changes_nothing(scene: Scene) -> None:
     scene.assert_equal()
 
 
+@pytest.mark.fault("sinks", "bronze is rolled back after its rows were delivered")
 def test_a_rolled_back_table_takes_its_rows_back(scene: Scene) -> None:
     """What the table has no more leaves the target, keys with older rows come back to these."""
     scene.log.append(item(k, k) for k in range(100))
@@ -234,6 +240,7 @@ def test_a_rolled_back_table_takes_its_rows_back(scene: Scene) -> None:
     scene.assert_equal()
 
 
+@pytest.mark.fault("sinks", "the target refuses some rows")
 def test_refused_rows_are_kept_with_reasons_and_the_others_pass(scene: Scene, small: None) -> None:
     """A key whose newest row is refused keeps the newest that the target takes."""
     if not scene.harness.refuses:
@@ -261,6 +268,9 @@ def test_refused_rows_are_kept_with_reasons_and_the_others_pass(scene: Scene, sm
     scene.assert_equal(without=taken)
 
 
+@pytest.mark.fault(
+    "sinks", "several deliveries to one target at once, beside loads and replacements"
+)
 def test_two_deliveries_at_once_do_what_one_does(scene: Scene, small: None) -> None:
     """Four at the same target, while rows come in and old ones are replaced."""
     scene.log.append(item(k % 400, k) for k in range(1500))
@@ -295,6 +305,9 @@ def _in_a_process(env: dict[str, str], root: str, stream: Stream, began: Any) ->
     deliver(platform, stream_deliveries(stream)[0], on_change=lambda _: began.set())
 
 
+@pytest.mark.fault(
+    "sinks", "kill -9 of a delivery to any kind of sink, also while an old range is replaced"
+)
 def test_killed_deliveries_lose_and_double_nothing(
     scene: Scene, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
@@ -333,6 +346,7 @@ def test_killed_deliveries_lose_and_double_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.fault("sinks", "the target's server is killed in the middle of a delivery")
 def test_a_target_that_stops_in_the_middle_is_delivered_to_when_it_is_back(
     own_scene: Scene, small: None
 ) -> None:
@@ -454,6 +468,7 @@ def test_of_a_model_only_what_changed_is_delivered(model: ModelScene, small: Non
     model.assert_equal()
 
 
+@pytest.mark.fault("sinks", "the snapshots between two deliveries of a model have expired")
 def test_a_model_whose_snapshots_are_gone_is_compared_as_a_whole(
     model: ModelScene, small: None
 ) -> None:
@@ -469,6 +484,7 @@ def test_a_model_whose_snapshots_are_gone_is_compared_as_a_whole(
     model.assert_equal()
 
 
+@pytest.mark.fault("sinks", "a delivery of a model is cut off between its changes")
 def test_a_model_delivery_that_died_is_made_good(model: ModelScene, small: None) -> None:
     """One that was cut off between its changes, in both kinds of deliveries."""
     for round_ in range(3):
