@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from ingestion_platform.bronze.load import (
     WORKERS,
@@ -25,6 +25,7 @@ from ingestion_platform.bronze.load import (
     count_reasons,
 )
 from ingestion_platform.errors import Permanent, PositionMoved, Transient
+from ingestion_platform.failures import noting
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.door import Door, FilesRefused, Handled
 from ingestion_platform.lake.files import landed_position
@@ -38,6 +39,9 @@ from ingestion_platform.warehouse.catalog import open_catalog
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ATTEMPTS = 30
 TOGETHER = 8
@@ -91,6 +95,20 @@ def _nothing(_: object) -> None:
     """Nobody listens."""
 
 
+def _failures_noted(
+    call: Callable[Concatenate[Platform, Stream, P], R],
+) -> Callable[Concatenate[Platform, Stream, P], R]:
+    """Have an error that leaves the call counted, for whoever watches."""
+
+    @wraps(call)
+    def noted(platform: Platform, stream: Stream, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with noting(platform.settings.home, stream.name):
+            return call(platform, stream, *args, **kwargs)
+
+    return noted
+
+
+@_failures_noted
 def land_stream(
     platform: Platform,
     stream: Stream,
@@ -157,6 +175,7 @@ def _noting(
     return note
 
 
+@_failures_noted
 def load_stream(
     platform: Platform,
     stream: Stream,
@@ -189,6 +208,7 @@ def load_stream(
     persist(attempt)
 
 
+@_failures_noted
 def reload_slices(
     platform: Platform,
     stream: Stream,
@@ -212,6 +232,7 @@ def reload_slices(
     persist(attempt)
 
 
+@_failures_noted
 def run_stream(
     platform: Platform,
     stream: Stream,
@@ -363,6 +384,7 @@ def run_files(
     _load_files(platform, stream, landing, on_landed, on_loaded, go_on)
 
 
+@_failures_noted
 def load_files(
     platform: Platform,
     stream: Stream,

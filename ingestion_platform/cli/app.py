@@ -17,6 +17,7 @@ from ingestion_platform.cli import (
     dev,
     doctor,
     load,
+    metrics,
     new,
     produce,
     quarantine,
@@ -127,6 +128,7 @@ app.command("stream")(stream.stream)
 app.command("load")(load.load)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
+app.command("metrics")(metrics.metrics)
 app.command("verify")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine")
 app.command("deliver")(deliver.deliver)

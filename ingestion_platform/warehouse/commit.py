@@ -79,6 +79,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
         CatalogUnavailable: the catalog does not answer; whether the commit is in is unknown, and
             reading the ledgers again tells.
     """
+    began = time.time()
     for attempt in range(ATTEMPTS):
         try:
             with answering():
@@ -87,7 +88,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 # Of the very metadata that the commit is based on.
                 _compare(name, read_ledgers(table), changes)
                 _compare_partitions(table, changes)
-                return _commit_once(table, changes)
+                return _commit_once(table, changes, began)
         except Exception as error:
             if not _is_conflict(error):
                 raise
@@ -119,7 +120,8 @@ def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
     return And(EqualTo(columns.PARTITION, partition), chosen)
 
 
-def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
+def _commit_once(table: Table, changes: Sequence[Change], began: float) -> Table:
+    from ingestion_platform.warehouse import totals
     from ingestion_platform.warehouse.snapshots import begin
 
     after = read_ledgers(table)
@@ -128,7 +130,11 @@ def _commit_once(table: Table, changes: Sequence[Change]) -> Table:
     position = ledgers.render(after)
     transaction = begin(table)
     _stage(table, transaction, changes, position)
-    transaction.set_properties(position)
+    files = [file for change in changes for file in change.files]
+    # Rows of a replaced span were counted when they were first judged.
+    fresh = sum(file.record_count for each in changes if not each.replace for file in each.files)
+    counted = totals.after(table, fresh=fresh, files=files, began=began)
+    transaction.set_properties(position | counted)
     return transaction.commit_transaction()
 
 

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, read from tables, positions and logs; docs/metrics.md tells of each."""

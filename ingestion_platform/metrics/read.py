@@ -1,0 +1,574 @@
+"""Reading the facts behind the metrics, at a cost that does not grow with what is stored.
+
+Each part is read again only when something tells that it changed: a table when its metadata have
+moved, the lake when log or bronze have, and then not more often than every LOOK seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform import failures
+from ingestion_platform.errors import PlatformError, SourceUnavailable
+from ingestion_platform.lake.chain import Chain, read_footer
+from ingestion_platform.lake.journal import Journal
+from ingestion_platform.lake.losses import noted_losses
+from ingestion_platform.lake.names import FILES, parse_name, window_folder
+from ingestion_platform.metrics.facts import (
+    Facts,
+    LakeFacts,
+    LogFacts,
+    SinkFacts,
+    StreamFacts,
+    TableFacts,
+)
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.sinks import plan
+from ingestion_platform.sinks.declare import Delivery
+from ingestion_platform.sinks.deliver import COUNTED, is_current
+from ingestion_platform.sources.client import topics
+from ingestion_platform.streams import Stream
+from ingestion_platform.upkeep import LAYERS, models_of
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.decisions import TABLE as DECISIONS
+from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.ledger import Ledger
+from ingestion_platform.warehouse.retention import summary_of
+from ingestion_platform.warehouse.tables import load_or_none
+from ingestion_platform.warehouse.totals import read_totals
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from ingestion_platform.lake.store import Store
+    from ingestion_platform.sources.kafka import Log
+
+LOG = logging.getLogger("ingestion_platform.metrics")
+
+LOOK = 30.0
+"""Seconds between two looks into the lake, a drop zone or a target of a stream, at least."""
+RECOUNT = 3600.0
+"""Seconds after which days gone by are listed again, for what upkeep did to them."""
+EXAMINE = 300.0
+"""Seconds between two readings of a table's manifests, at least,"""
+EXAMINED = 4
+"""and so many tables are examined at a time, at most."""
+SMALL = 1024 * 1024
+FEW = 2
+_AT_ONCE = 8
+_WAITS = 16  # log partitions of a stream whose first waiting record is looked at
+
+
+class Reader:
+    """Reads streams, their models and their targets, and remembers what it need not read again.
+
+    One reading at a time; parts that cannot be read are told as such, and do not keep the rest.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        streams: Sequence[Stream],
+        deliveries: Iterable[Delivery] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._platform = platform
+        self._clock = clock
+        self._tables = _Tables(platform, sorted({stream.domain for stream in streams}), clock)
+        self._streams = [_StreamReader(platform, each, self._tables, clock) for each in streams]
+        configured = [each for each in deliveries if each.configured(platform.settings)]
+        self._sinks = [_SinkReader(platform, each, clock) for each in configured]
+        self._lock = threading.Lock()
+
+    def read(self, *, thorough: bool = False) -> Facts:
+        """All facts as they are now; `thorough` examines every table that has changed."""
+        with self._lock:
+            began, now = time.monotonic(), self._clock()
+            reached = self._tables.refresh()
+            known_topics = _Topics(self._platform)
+            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="metrics") as pool:
+                streams = list(
+                    pool.map(lambda each: each.read(known_topics, reached), self._streams)
+                )
+                ledgers = {
+                    each.name: each.bronze.ledgers if each.bronze else {} for each in streams
+                }
+                sinks = list(pool.map(lambda each: each.read(ledgers), self._sinks))
+            models = self._tables.models()
+            small = self._tables.examined(len(self._tables.names) if thorough else EXAMINED)
+            return Facts(
+                streams=tuple(
+                    replace(
+                        each,
+                        bronze=_with_small(each.bronze, small),
+                        quarantine=_with_small(each.quarantine, small),
+                    )
+                    for each in streams
+                ),
+                models=tuple(replace(each, small_files=small.get(each.name)) for each in models),
+                sinks=tuple(sinks),
+                errors=failures.counts(self._platform.settings.home),
+                read_at=now,
+                seconds=time.monotonic() - began,
+            )
+
+    def close(self) -> None:
+        """Let go of the logs."""
+        for each in self._streams:
+            each.close()
+
+
+def _with_small(table: TableFacts | None, small: Mapping[str, int]) -> TableFacts | None:
+    return None if table is None else replace(table, small_files=small.get(table.name))
+
+
+class _Topics:
+    """The topics there are, asked for once in a reading, and only when one seems to be missing."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._lock = threading.Lock()
+
+    def lack(self, topic: str) -> bool:
+        """Whether the brokers answer, and have no such topic."""
+        with self._lock:
+            return self._names is not None and topic not in self._names
+
+    @cached_property
+    def _names(self) -> set[str] | None:
+        try:
+            return set(topics(self._platform.settings))
+        except PlatformError:
+            return None
+
+
+@dataclass
+class _Known:
+    """A table as it was last read, and the metadata that told it."""
+
+    location: str
+    facts: TableFacts
+    table: Table
+
+
+class _Tables:
+    """The tables of the catalog, each read again when its metadata have moved."""
+
+    def __init__(self, platform: Platform, domains: Sequence[str], clock: Callable[[], float]):
+        self._platform = platform
+        self._domains = domains
+        self._clock = clock
+        self._locations: dict[str, str] | None = None
+        self._known: dict[str, _Known] = {}
+        self._small: dict[str, tuple[str, float, int]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The tables that were read."""
+        return list(self._known)
+
+    def refresh(self) -> bool:
+        """See which tables have changed: one query of a SQL catalog; whether it answers."""
+        try:
+            with answering():
+                self._locations = _locations(self._platform)
+        except PlatformError:
+            return False
+        return True
+
+    def location(self, name: str) -> str:
+        """What changes with a table; "" for one that is not there, or unknown."""
+        known = self._known.get(name)
+        return (self._locations or {}).get(name) or (known.location if known else "")
+
+    def facts(self, name: str, layer: str, domain: str, stream: str = "") -> TableFacts | None:
+        """A table; None when there is none.
+
+        Raises:
+            CatalogUnavailable, StoreUnavailable: one of them does not answer.
+        """
+        known = self._known.get(name)
+        if self._locations is not None:
+            location = self._locations.get(name)
+            if location is None:
+                with self._lock:
+                    self._known.pop(name, None)
+                return None
+            if known is not None and known.location == location:
+                return known.facts
+        table = load_or_none(self._platform.catalog, name)
+        if table is None:
+            return None
+        if known is None or known.location != table.metadata_location:
+            facts = _table_facts(table, name, layer, domain, stream)
+            known = _Known(table.metadata_location, facts, table)
+            with self._lock:
+                self._known[name] = known
+        return known.facts
+
+    def models(self) -> list[TableFacts]:
+        """The tables of the models; as last read, if the catalog does not answer."""
+        found = []
+        try:
+            for domain in self._domains:
+                for name in self._models_of(domain):
+                    facts = self.facts(name, name.partition(".")[0], domain)
+                    found += [facts] if facts is not None else []
+        except PlatformError:
+            return [known.facts for known in self._known.values() if not known.facts.stream]
+        return found
+
+    def _models_of(self, domain: str) -> list[str]:
+        if self._locations is None:
+            return models_of(self._platform, domain)
+        prefixes = tuple(f"{layer}.{layer}_{domain}_" for layer in LAYERS)
+        return sorted(name for name in self._locations if name.startswith(prefixes))
+
+    def examined(self, most: int) -> dict[str, int]:
+        """How many small files tables have, after examining the `most` that are longest due."""
+        now = self._clock()
+        due = [
+            (self._small.get(name, ("", 0.0, 0))[1], name)
+            for name, known in self._known.items()
+            if self._small.get(name, ("",))[0] != known.location
+            and now - self._small.get(name, ("", 0.0))[1] > EXAMINE
+        ]
+        for _, name in sorted(due)[:most]:
+            self._examine(name, now)
+        return {name: small for name, (_, _, small) in self._small.items() if name in self._known}
+
+    def _examine(self, name: str, now: float) -> None:
+        from ingestion_platform.warehouse.upkeep.table import condition
+
+        target = self._platform.settings.upkeep.target_file_mb * 1024 * 1024
+        try:
+            found = condition(self._platform.catalog, name, target=target)
+        except PlatformError:
+            return
+        if found is not None:
+            self._small[name] = (self._known[name].location, now, found.small_files)
+
+
+def _locations(platform: Platform) -> dict[str, str] | None:
+    """Where each table's metadata are, as namespace.name; None where a catalog cannot tell of all
+    tables at once."""
+    from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+    from sqlalchemy import select
+
+    catalog = platform.catalog
+    if not isinstance(catalog, SqlCatalog):
+        return None
+    of = IcebergTables
+    query = select(of.table_namespace, of.table_name, of.metadata_location).where(
+        of.catalog_name == catalog.name
+    )
+    with catalog.engine.connect() as connection:
+        rows = connection.execute(query).all()
+    return {f"{namespace}.{name}": location or "" for namespace, name, location in rows}
+
+
+def _table_facts(table: Table, name: str, layer: str, domain: str, stream: str) -> TableFacts:
+    snapshot = table.current_snapshot()
+    summary = summary_of(snapshot) if snapshot is not None else {}
+
+    def told(what: str) -> int:
+        return int(summary.get(what, 0))
+
+    return TableFacts(
+        name=name,
+        layer=layer,
+        domain=domain,
+        stream=stream,
+        rows=told("total-records") - told("total-position-deletes"),
+        bytes=told("total-files-size"),
+        files=told("total-data-files"),
+        delete_files=told("total-delete-files"),
+        snapshots=len(table.metadata.snapshots),
+        committed_at=None if snapshot is None else snapshot.timestamp_ms / 1000,
+        totals=read_totals(table),
+        ledgers=read_ledgers(table) if stream else {},
+    )
+
+
+@dataclass
+class _Sizes:
+    """What a window holds: bytes and data files, and how many of these merging would take."""
+
+    read_at: float
+    bytes: int
+    files: int
+    small: int
+
+
+@dataclass
+class _Look:
+    """The last look at a stream's lake: when, at which positions, and what was seen."""
+
+    at: float = float("-inf")
+    counted: float = float("-inf")
+    key: Any = None
+    facts: LakeFacts | None = None
+    windows: dict[date, _Sizes] = field(default_factory=dict)
+
+
+class _StreamReader:
+    """One stream. Its log stays open between readings."""
+
+    def __init__(
+        self, platform: Platform, stream: Stream, tables: _Tables, clock: Callable[[], float]
+    ) -> None:
+        self._platform = platform
+        self._stream = stream
+        self._tables = tables
+        self._clock = clock
+        self._opened = ExitStack()
+        self._log: Log | None = None
+        self._look = _Look()
+        self._waits: dict[tuple[int, str, int], float] = {}
+        self._discarded: tuple[str, int] = ("", 0)
+        self._read: tuple[TableFacts | None, TableFacts | None] = (None, None)
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._log = None
+        self._opened.close()
+
+    def read(self, known_topics: _Topics, reached: bool) -> StreamFacts:
+        """What there is of the stream now."""
+        # Tables first: lag may then seem larger than it is, never smaller.
+        tables_up = reached and self._read_tables()
+        log = self._read_log(known_topics) if self._stream.kafka else LogFacts()
+        bronze, quarantine = self._read
+        facts = StreamFacts(
+            name=self._stream.name,
+            quarantine_ratio=self._stream.contract.quarantine_share,
+            freshness_seconds=self._stream.contract.freshness_seconds,
+            log=log,
+            lake=self._look.facts,
+            bronze=bronze,
+            quarantine=quarantine,
+            discarded=self._discarded[1],
+            oldest_wait=None,
+            up={"tables": tables_up},
+        )
+        lake_up = self._read_lake(facts)
+        up = {"tables": tables_up, "lake": lake_up}
+        facts = replace(facts, lake=self._look.facts, up=up)
+        if not self._stream.kafka:
+            return facts
+        facts = replace(facts, up={**up, "log": log is not None})
+        return replace(facts, oldest_wait=self._oldest_wait(facts))
+
+    def _read_tables(self) -> bool:
+        stream, of = self._stream, self._tables.facts
+        try:
+            bronze = of(stream.bronze_table, "bronze", stream.domain, stream.name)
+            quarantine = of(stream.quarantine_table, "quarantine", stream.domain, stream.name)
+            self._read = (bronze, quarantine)
+            key = self._tables.location(DECISIONS) + self._tables.location(stream.quarantine_table)
+            if key != self._discarded[0]:
+                catalog = self._platform.catalog
+                made = discarded_of(catalog, stream.name, stream.quarantine_table)
+                self._discarded = (key, made.total())
+        except PlatformError:
+            return False
+        return True
+
+    def _read_log(self, known_topics: _Topics) -> LogFacts | None:
+        """The topic, None when it cannot be read; one that does not exist yet is empty."""
+        try:
+            if self._log is None:
+                self._log = self._opened.enter_context(self._platform.log(self._stream))
+            topic = self._log.topic()
+            marks = self._log.watermarks(topic.partitions)
+        except SourceUnavailable:
+            self.close()
+            return LogFacts() if known_topics.lack(self._stream.topic) else None
+        except PlatformError:
+            self.close()
+            return None
+        return LogFacts(topic.generation, {p: (m.start, m.end) for p, m in marks.items()})
+
+    def _oldest_wait(self, facts: StreamFacts) -> float | None:
+        """How long the first waiting record of any log partition has waited."""
+        if facts.log is None or not facts.up["tables"]:
+            return None
+        behind = {p: of for p, of in facts.ends().items() if of[2] and p != FILES}
+        waits: dict[tuple[int, str, int], float] = {}
+        for partition in sorted(behind, key=lambda p: -behind[p][2])[:_WAITS]:
+            end, _, lag = behind[partition]
+            place = (partition, facts.log.generation, end - lag)
+            stamp = self._waits.get(place) or self._first(partition, end - lag, end)
+            if stamp is not None:
+                waits[place] = stamp
+        self._waits = waits
+        return max((self._clock() - stamp for stamp in waits.values()), default=0.0)
+
+    def _first(self, partition: int, start: int, end: int) -> float | None:
+        """When the first record of a range came, in seconds since the epoch."""
+        try:
+            stamp = self._log.first_timestamp(partition, start, end) if self._log else None
+        except PlatformError:
+            return None
+        return None if stamp is None else stamp / 1000
+
+    def _read_lake(self, facts: StreamFacts) -> bool:
+        """Look into the lake, if something tells that it changed; whether it answers."""
+        look, now = self._look, self._clock()
+        if now - look.at < LOOK:
+            return True
+        ledgers = facts.bronze.ledgers if facts.bronze else {}
+        key = (facts.log, {p: ledger.position for p, ledger in ledgers.items()})
+        try:
+            waiting = len(self._platform.door(self._stream).zone.waiting())
+            behind = waiting or any(lag for _, _, lag in facts.ends().values())
+            if (
+                look.facts is None
+                or behind
+                or key != look.key
+                or waiting != look.facts.waiting_files
+                or now - look.counted > RECOUNT
+            ):
+                look.facts = self._lake(facts, waiting, now)
+                look.counted = now
+        except PlatformError:
+            return False
+        look.at, look.key = now, key
+        return True
+
+    def _lake(self, facts: StreamFacts, waiting: int, now: float) -> LakeFacts:
+        store, topic = self._platform.store, self._stream.topic
+        chain = Chain(store, topic)
+        last = Journal(store, topic).last()
+        # A partition that never had a record would be looked for in every window.
+        used = [p for p, (_, end) in facts.log.offsets.items() if end] if facts.log else []
+        tails = chain.tails([*used, FILES] if last is not None else used)
+        losses = noted_losses(store, topic)
+        _count_windows(store, topic, chain.windows(), self._look.windows, now)
+        sizes = self._look.windows.values()
+        return LakeFacts(
+            ends={p: (link.generation, link.end) for p, link in tails.items()},
+            newest=max(
+                filter(None, (_newest(store, t.name.path) for t in tails.values())), default=None
+            ),
+            bytes=sum(each.bytes for each in sizes),
+            files=sum(each.files for each in sizes),
+            small_files=sum(each.small for each in sizes),
+            lost=sum(loss.count for loss in losses),
+            recreated=len({loss.ordinal for loss in losses if loss.end is None}),
+            waiting_files=waiting,
+            taken=None if last is None else (last.generation, last.end),
+        )
+
+
+def _newest(store: Store, path: str) -> float | None:
+    """The latest broker time in a lake file, by the statistics of its footer."""
+    try:
+        metadata = read_footer(store, path)[1]
+    except FileNotFoundError:  # merged since
+        return None
+    column = metadata.schema.to_arrow_schema().get_field_index("timestamp")
+    stamps = [
+        found.max
+        for group in range(metadata.num_row_groups)
+        if (found := metadata.row_group(group).column(_leaf(metadata, column)).statistics)
+        is not None
+        and found.has_min_max
+    ]
+    return max((stamp.timestamp() for stamp in stamps), default=None)
+
+
+def _leaf(metadata: Any, column: int) -> int:
+    """The number of a Parquet column: nested ones ahead of it have several."""
+    names = [metadata.schema.column(n).path for n in range(metadata.num_columns)]
+    return names.index("timestamp") if "timestamp" in names else column
+
+
+def _count_windows(
+    store: Store, topic: str, windows: Sequence[date], known: dict[date, _Sizes], now: float
+) -> None:
+    """Bring what is known of the sizes of windows up to date: the last two, where files come in,
+    and those that were not listed for long."""
+    for gone in known.keys() - set(windows):
+        del known[gone]
+    for window in windows:
+        held = known.get(window)
+        if held is None or window in windows[-2:] or now - held.read_at > RECOUNT:
+            closed = window != windows[-1]
+            known[window] = _sizes(store, window_folder(topic, window), closed, now)
+
+
+def _sizes(store: Store, folder: str, closed: bool, now: float) -> _Sizes:
+    size = files = 0
+    little: dict[int, int] = {}
+    for entry in store.files(folder):
+        name = parse_name(entry.path)
+        if name is None:
+            continue
+        size, files = size + entry.size, files + 1
+        if closed and entry.size < SMALL and name.partition != FILES:
+            little[name.partition] = little.get(name.partition, 0) + 1
+    small = sum(count for count in little.values() if count >= FEW)
+    return _Sizes(now, size, files, small)
+
+
+class _SinkReader:
+    """One target; it is asked again after LOOK seconds."""
+
+    def __init__(self, platform: Platform, delivery: Delivery, clock: Callable[[], float]) -> None:
+        self._platform = platform
+        self._delivery = delivery
+        self._clock = clock
+        self._asked = float("-inf")
+        self._position: str | None = None
+        self._refused = 0
+        self._counted = float("-inf")
+
+    def read(self, ledgers: Mapping[str, Mapping[int, Ledger]]) -> SinkFacts:
+        """Where the target is, held against bronze as it is now."""
+        now = self._clock()
+        facts = SinkFacts(self._delivery.sink, self._delivery.label, self._delivery.source, up=True)
+        try:
+            if now - self._asked > LOOK:
+                self._ask(now)
+            return self._held_against(ledgers, facts)
+        except PlatformError:
+            return replace(facts, up=False)
+
+    def _ask(self, now: float) -> None:
+        with self._delivery.open(self._platform.settings) as target:
+            position = target.position()
+            if position != self._position or now - self._counted > RECOUNT:
+                self._refused, self._counted = len(target.refusals(COUNTED)), now
+        self._position, self._asked = position, now
+
+    def _held_against(
+        self, ledgers: Mapping[str, Mapping[int, Ledger]], facts: SinkFacts
+    ) -> SinkFacts:
+        position = self._position or ""
+        if self._delivery.stream is None:
+            table = load_or_none(self._platform.catalog, self._delivery.table)
+            empty = table is None or table.current_snapshot() is None
+            current = table is None or empty or is_current(table, self._delivery, position)
+            return replace(facts, lag=int(not current), refused=self._refused)
+        try:
+            held = plan.parse(position)
+        except ValueError:  # a model was delivered there
+            held = {}
+        table_ledgers = ledgers.get(self._delivery.source, {})
+        work = plan.differences(table_ledgers, held)
+        ends = {p: at[1] for p, ledger in held.items() if (at := ledger.position) is not None}
+        lag = sum(each.span.end - each.span.start for each in work)
+        return replace(facts, lag=lag, refused=self._refused, ends=ends)
