@@ -5,16 +5,15 @@ Tables and further databases are the platform's business.
 
 import logging
 import os
-import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.accounts import account, give, reachable_folder
 from services.errors import Unavailable
 from services.minio import BUCKET
 from services.net import LOOPBACK
@@ -63,7 +62,7 @@ class Postgres(Service):
         }
         settings = [word for k, v in options.items() for word in ("-c", f"{k}={v}")]
         argv = [str(_programs() / "postgres"), "-D", str(data), *settings]
-        return self.spawn(argv, env=_environment(), folder=data.parent, user=_account())
+        return self.spawn(argv, env=_environment(), folder=data.parent, user=account())
 
     def ready(self) -> bool:
         """Say whether the server answers a query in the catalog's database."""
@@ -100,22 +99,7 @@ class Postgres(Service):
 
     def _data_folder(self) -> Path:
         """Return the data folder, outside the service's folder if the account cannot get there."""
-        account = _account()
-        if account is None or _open_to_all(self.folder):
-            parent = self.folder / "cluster"
-        else:
-            parent = self._outside_folder()
-        parent.mkdir(exist_ok=True)
-        if account:
-            os.chown(parent, *_ids(account))
-        return parent / "data"
-
-    def _outside_folder(self) -> Path:
-        known = self.record.places.get("data")
-        if known is None or not Path(known).is_dir():
-            known = tempfile.mkdtemp(prefix="postgres-")
-            self.record.places["data"] = known
-        return Path(known)
+        return reachable_folder(self.folder, self.record, self.name, "cluster") / "data"
 
     def _initialise(self, data: Path) -> None:
         """Create the cluster aside and rename it, so that a broken attempt leaves nothing."""
@@ -145,7 +129,7 @@ class Postgres(Service):
             action,
             env=_environment(),
             folder=self._data_folder().parent,
-            user=_account(),
+            user=account(),
             stdin=stdin,
         )
 
@@ -155,28 +139,10 @@ class Postgres(Service):
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(self.record.secrets["password"])
-            if account := _account():
-                os.chown(name, *_ids(account))
+            give(Path(name), account())
             yield Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(place.stat().st_mode & stat.S_IXOTH for place in [folder, *folder.parents])
-
-
-def _account() -> str | None:
-    """Return the account to run the server as, None for the caller's own: it refuses root."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next((name for name in ("postgres", "nobody") if name in known), None)
-
-
-def _ids(account: str) -> tuple[int, int]:
-    entry = pwd.getpwnam(account)
-    return entry.pw_uid, entry.pw_gid
 
 
 def _environment() -> dict[str, str]:
