@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ingestion_platform.errors import Transient
-from ingestion_platform.gateway.counters import Counters
+from ingestion_platform.failures import note
 from ingestion_platform.gateway.envelopes import Envelope
 from ingestion_platform.gateway.idempotency import Answer, Done, Memory
 from ingestion_platform.gateway.judge import Judge, Verdict
@@ -23,6 +23,7 @@ from ingestion_platform.gateway.limits import Rate
 from ingestion_platform.gateway.problems import MEDIA_TYPE, Problem, later
 from ingestion_platform.gateway.publish import Delivered, Failed, Outcome, Publisher
 from ingestion_platform.gateway.refusals import Finding
+from ingestion_platform.metrics.doors import DoorCounts, Kept
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.defaults import completer
@@ -57,7 +58,7 @@ class Door:
     publisher: Publisher = field(init=False)
     memory: Memory = field(init=False)
     rate: Rate = field(init=False)
-    counters: Counters = field(init=False)
+    kept: Kept = field(init=False)
     in_progress: int = 0
     """Requests that were begun and not yet answered."""
     draining: bool = False
@@ -67,17 +68,39 @@ class Door:
         self.publisher = Publisher(self.settings)
         self.memory = Memory(gateway.idempotency_seconds, gateway.idempotency_bytes)
         self.rate = Rate(gateway.rate_records, gateway.max_records)
-        self.counters = Counters(self.streams)
+        self.kept = Kept(self.streams)
         self._threads = ThreadPoolExecutor(_JUDGES, thread_name_prefix="gateway-judge")
         self._judges: dict[str, Judge] = {}
         self._made: dict[str, tuple[Complete, KeyOf]] = {}
         self._topics: dict[str, asyncio.Task[int]] = {}
+
+    @property
+    def counters(self) -> DoorCounts:
+        """What this process has counted."""
+        return self.kept.counts
+
+    def open(self) -> None:
+        """Connect to Kafka; go on counting where an earlier door has stopped."""
+        self.publisher.open()
+        try:
+            self.kept.open(self.settings.home)
+        except OSError as error:
+            LOG.warning("what is counted will be lost with this process: %s", error)
+
+    def save(self) -> None:
+        """Write what was counted, so that it outlives the process."""
+        try:
+            self.kept.save()
+        except OSError as error:
+            LOG.warning("what was counted cannot be written: %s", error)
 
     def close(self) -> None:
         """Deliver what is queued, or give it up when its time is over."""
         if left := self.publisher.close():
             LOG.error("gave up %d records that Kafka did not acknowledge", left)
         self._threads.shutdown()
+        self.save()
+        self.kept.close()
 
     def unready(self) -> str:
         """Why no record can be taken at present; empty while one can."""
@@ -143,8 +166,9 @@ class Door:
             if not self.publisher.problem:
                 await self._topic(stream)
             outcomes = await self.publisher.send(stream.topic, records)
-        except Transient:
+        except Transient as error:
             self.counters.add(stream.name, failed=len(records))
+            note(self.settings.home, stream.name, error)
             raise
         if not any(isinstance(o, Delivered) for o in outcomes):
             self._topics.pop(stream.topic, None)  # somebody may have removed it

@@ -25,6 +25,10 @@ ACCESS = logging.getLogger("ingestion_platform.gateway.access")
 HEALTH = frozenset({"/health", "/healthz", "/readyz"})
 OPEN = HEALTH | {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
 """Paths that need no key and count for no limit."""
+UNCOUNTED = OPEN | {"/metrics"}
+"""Paths whose answers tell nothing of how the door serves producers."""
+NO_ROUTE = "none"
+"""The path of what was answered ahead of the application, or is no path of it."""
 
 _REQUEST_ID = "x-request-id"
 
@@ -57,7 +61,15 @@ class Front:
         try:
             await self._admitted(scope, receive, sending, headers)
         finally:
-            _log(scope, state, status, request_id, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self._count(scope, status, took)
+            _log(scope, state, status, request_id, took)
+
+    def _count(self, scope: Scope, status: int, took: float) -> None:
+        """Count the answer by its declared path: any other would make a series of its own."""
+        if scope["path"] not in UNCOUNTED:
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            self._door.counters.answered(route, status, took)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         if scope["path"] in OPEN:

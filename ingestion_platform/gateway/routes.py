@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from ingestion_platform.gateway.door import Door, Refused, Result, answer, answer_one, refused
 from ingestion_platform.gateway.idempotency import Answer, Done
@@ -124,13 +124,17 @@ def ready(door: Door) -> Response:
         "status": "not ready" if problem else "ready",
         "problem": problem or None,
         "in_progress": door.in_progress,
-        **door.counters.as_dict(),
+        **door.counters.by_outcome(),
     }
     return JSONResponse(body, 503 if problem else 200, later(2) if problem else None)
 
 
 def metrics(door: Door) -> Response:
-    """The counts for Prometheus."""
-    return PlainTextResponse(
-        door.counters.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    """The door's own metrics, in Prometheus's words."""
+    from prometheus_client import CONTENT_TYPE_LATEST
+
+    from ingestion_platform.metrics.exposition import DoorCollector, exposition
+
+    return Response(
+        exposition(DoorCollector(door.kept.total)), headers={"content-type": CONTENT_TYPE_LATEST}
     )

@@ -53,6 +53,13 @@ class DoorCounts:
         streams = list(dict.fromkeys([*self.streams, *other.streams]))
         return DoorCounts(streams, self.records + other.records, requests)
 
+    def by_outcome(self) -> dict[str, dict[str, int]]:
+        """The records by outcome and stream."""
+        return {
+            outcome: {stream: self.records[stream, outcome] for stream in self.streams}
+            for outcome in OUTCOMES
+        }
+
     def to_json(self) -> str:
         """The text that is kept in the file."""
         records = [[*key, number] for key, number in self.records.items()]
@@ -75,8 +82,14 @@ class Kept:
 
     def __init__(self, streams: Iterable[str]) -> None:
         self.counts = DoorCounts(list(streams))
+        """Those of this process."""
+        self._earlier = DoorCounts()
         self._file: Path | None = None
         self._lock: FileLock | None = None
+
+    def total(self) -> DoorCounts:
+        """With those of the doors that had the number before."""
+        return self.counts.plus(self._earlier)
 
     def open(self, home: Path) -> None:
         """Take a number, and go on from its counts.
@@ -95,7 +108,7 @@ class Kept:
             except Timeout:
                 continue
             self._lock, self._file = lock, folder / f"{number}.json"
-            self.counts = self.counts.plus(_read(self._file))
+            self._earlier = _read(self._file)
             return
 
     def save(self) -> None:
@@ -107,7 +120,7 @@ class Kept:
         if self._file is None:
             return
         aside = self._file.with_suffix(".aside")
-        aside.write_text(self.counts.to_json())
+        aside.write_text(self.total().to_json())
         aside.replace(self._file)
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ def test_a_door_without_kafka_starts_and_says_so(serve: Serve, own_broker: Setti
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) >= 1
     assert served.records("recomart_users", "{}").status_code == 422
-    assert served.door.counters.as_dict()["ingestion_errors_total"]["recomart_users"] == 1
+    assert served.door.counters.by_outcome()["failed"]["recomart_users"] == 1
 
 
 def test_the_door_finds_a_broker_that_comes_back_elsewhere(
@@ -104,7 +104,7 @@ def test_a_broker_that_does_not_answer_gives_503_in_time(
         assert all(result["status"] == "failed" for result in results)
     until(lambda: is_ready(served))
     assert served.records("recomart_users", ONE).status_code == 201
-    assert served.door.counters.as_dict()["ingested_rows_total"]["recomart_users"] == 2
+    assert served.door.counters.by_outcome()["accepted"]["recomart_users"] == 2
 
 
 def test_a_full_queue_gives_503_and_sends_nothing(

@@ -42,7 +42,7 @@ def test_a_refusal_is_remembered_too(served: Served) -> None:
     bad = json.dumps(USER | {"age": -1})
     answers = [served.records("recomart_users", bad, idempotency_key="k") for _ in range(3)]
     assert {a.status_code for a in answers} == {422}
-    assert served.door.counters.as_dict()["failed_validations_total"]["recomart_users"] == 1
+    assert served.door.counters.by_outcome()["refused"]["recomart_users"] == 1
 
 
 def test_another_body_under_the_same_key_is_refused(served: Served) -> None:
@@ -94,7 +94,7 @@ def test_a_retry_sends_only_what_kafka_does_not_have(
     assert again.json()["results"][:6] == first.json()["results"][:6]
     users = [json.loads(m.value())["user_id"] for m in served.sent("recomart_users")]
     assert sorted(users) == list(range(10))
-    assert served.door.counters.as_dict()["ingested_rows_total"]["recomart_users"] == 10
+    assert served.door.counters.by_outcome()["accepted"]["recomart_users"] == 10
 
 
 def test_requests_at_the_same_time_do_the_work_once() -> None:

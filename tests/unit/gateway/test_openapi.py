@@ -56,18 +56,28 @@ def test_records_are_described_by_their_contract(served: Served, stream: str) ->
 
 
 def test_metrics(served: Served) -> None:
-    """Counts by the platform's names, labelled by stream, each stream there from the start."""
+    """Records by stream and outcome, each stream there from the start; answers by path."""
+    records = '{outcome="%s",stream="%s"}'
+    before = samples(served, "ingestion_door_records_total")
+    assert records % ("failed", "pgr_events") in before
     served.records("recomart_users", json.dumps([USER, USER, USER | {"age": 0}]))
+    after = samples(served, "ingestion_door_records_total")
+    grown = {labels: after[labels] - before[labels] for labels in before}
+    assert {labels: number for labels, number in grown.items() if number} == {
+        records % ("accepted", "recomart_users"): 2,
+        records % ("refused", "recomart_users"): 1,
+    }
+    answers = samples(served, "ingestion_door_request_duration_seconds_count")
+    assert answers['{route="/v1/streams/recomart_users/records",status="207"}'] >= 1
+    assert not [labels for labels in answers if "metrics" in labels]
+    assert served.http.get("/readyz").json()["accepted"]["recomart_users"] == 2
+
+
+def samples(served: Served, metric: str) -> dict[str, float]:
+    """The samples of a metric by labels."""
     lines = served.http.get("/metrics").text.splitlines()
-    for line in (
-        'ingested_rows_total{stream="recomart_users",door="http"} 2',
-        'failed_validations_total{stream="recomart_users",door="http"} 1',
-        'ingestion_errors_total{stream="recomart_users",door="http"} 0',
-        'ingested_rows_total{stream="pgr_events",door="http"} 0',
-        "# TYPE ingested_rows_total counter",
-    ):
-        assert line in lines
-    assert served.http.get("/readyz").json()["ingested_rows_total"]["recomart_users"] == 2
+    pairs = [line.removeprefix(metric).rsplit(" ", 1) for line in lines if line.startswith(metric)]
+    return {labels: float(value) for labels, value in pairs}
 
 
 def test_a_request_id_is_given_or_kept(served: Served) -> None:

@@ -113,7 +113,7 @@ def test_a_single_refused_record_is_a_problem(
     assert problem["status"] == 422
     assert (field, rule) in [(e["field"], e["rule"]) for e in problem["errors"]]
     assert values(served) == []
-    assert served.door.counters.as_dict()["failed_validations_total"]["recomart_users"] == 1
+    assert served.door.counters.by_outcome()["refused"]["recomart_users"] == 1
 
 
 def test_a_rule_over_the_row_is_named(served: Served) -> None:

@@ -147,7 +147,7 @@ def test_a_drop_zone_that_cannot_be_written_is_a_problem(served: Served, tmp_pat
     answer = post(served, "/internal/ingest-user", USER)
     assert answer.status_code == 503
     assert "retry-after" in answer.headers
-    assert served.door.counters.as_dict()["ingestion_errors_total"]["recomart_users"] == 1
+    assert served.door.counters.by_outcome()["failed"]["recomart_users"] == 1
 
 
 def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
