@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from ingestion_platform.errors import PlatformError, PositionMoved, Transient
+from ingestion_platform.failures import noting
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound
 from ingestion_platform.pipeline import Flow, Platform, run_files
@@ -135,7 +137,8 @@ def serve(
     deliveries = _deliveries(platform, streams)
     told = [*observers, *deliveries]
     doors = [each for stream in streams for each in _lines(platform, stream, limits, told, stop)]
-    for line in [*doors, *deliveries]:
+    for each in [*doors, *deliveries]:
+        line = Noted(each, settings.home)
         thread = threading.Thread(
             target=_keep, args=(line, stop, outcome), name=line.name, daemon=True
         )
@@ -171,6 +174,24 @@ class Line(Protocol):
 
     def close(self) -> None:
         """Let go of what an error may have spoilt; the next step opens it anew."""
+
+
+class Noted:
+    """A line whose failures are counted; to be overtaken is none."""
+
+    def __init__(self, line: Line, home: Path) -> None:
+        self.name, self.stream, self.close = line.name, line.stream, line.close
+        self._line, self._home = line, home
+
+    def step(self) -> float:
+        """See Line."""
+        moved: Moved | None = None
+        with noting(self._home, self.stream):
+            try:
+                return self._line.step()
+            except Moved as error:
+                moved = error
+        raise moved
 
 
 def _lines(
