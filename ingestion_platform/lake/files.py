@@ -24,7 +24,7 @@ from ingestion_platform.lake.store import Store
 from ingestion_platform.sources.files import Content, Format
 
 ROWS = 250_000
-BYTES = 24 * 1024 * 1024
+BYTES = 16 * 1024 * 1024
 """Of a lake file's values; several are in memory at once."""
 
 _MILLIS = SCHEMA.field("timestamp").type

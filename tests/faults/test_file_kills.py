@@ -124,8 +124,8 @@ def test_a_large_file_lands_once_in_little_memory(
     peak, landed = 0, []
     for _ in range(3):
         attempt = scene.start()
-        # A part of the file begins and ends some twelve steps; there is one for each 18 MB.
-        peak = max(peak, watch(attempt, rng.randrange(1, 12 * megabytes // 18 // 3)))
+        # A part of the file begins and ends some twelve steps; there is one for each 12 MB.
+        peak = max(peak, watch(attempt, rng.randrange(1, megabytes // 3)))
         attempt.send(signal.SIGKILL)
         attempt.wait()
         at = landed_position(scene.platform.store, scene.stream.topic)
