@@ -1,7 +1,7 @@
-"""Seconds from an event's broker timestamp to the bronze row that anybody can query, the worker
-beside a steady producer. Real Kafka, MinIO and Postgres on this machine.
+"""Seconds from an event's broker timestamp to the bronze row that anybody can query: the worker, or
+Dagster with its sensors, beside a steady producer. Real Kafka, MinIO and Postgres on this machine.
 
-    python -m bench.worker_latency [--rate 5000] [--seconds 60] [--report]
+    python -m bench.latency [--rate 5000] [--seconds 60] [--report | --sensors]
 
 A row can be queried once the catalog shows the snapshot that holds it: the table is polled from
 outside, so a time includes the poll, up to 0.1 s late.
@@ -32,6 +32,7 @@ from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.commit import read_ledgers
 from ingestion_platform.warehouse.tables import load_or_none
 from services import Services
+from services.net import free_port
 
 RESULTS = Path(__file__).parent / "results"
 POLL = 0.1
@@ -46,13 +47,18 @@ def main() -> None:
         services.up(["kafka", "minio", "postgres"])
         try:
             env = services.env() | {"PLATFORM_HOME": f"{folder}/home"}
-            if options.report:
+            if options.report or options.sensors:
                 env["DAGSTER_HOME"] = f"{folder}/dagster"
-            result = measure(env, stream, options.rate, options.seconds, report=options.report)
+            if options.sensors:
+                writer = ["dev", "--rate", "0", "--port", str(free_port())]
+            else:
+                reports = "--report" if options.report else "--no-report"
+                writer = ["stream", stream.name, reports]
+            result = measure(env, stream, options.rate, options.seconds, writer)
         finally:
             services.down(purge=True)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "worker_latency.json").write_text(json.dumps(result, indent=2))
+    (RESULTS / "latency.json").write_text(json.dumps(result, indent=2))
 
 
 @dataclass
@@ -83,21 +89,20 @@ class Seen:
 
 
 def measure(
-    env: dict[str, str], stream: Stream, rate: int, seconds: int, *, report: bool
+    env: dict[str, str], stream: Stream, rate: int, seconds: int, writer: list[str]
 ) -> dict[str, object]:
-    """Run producer and worker, and compare what both left behind."""
+    """Run a producer and a command that loads, and compare what both left behind."""
     platform = Platform(Settings.load(env))
     ensure_topic(platform.settings, stream.topic, stream.partitions)
     seen, ended = Seen(), threading.Event()
     watching = threading.Thread(target=seen.watch, args=(platform, stream.bronze_table, ended))
-    reporting = "--report" if report else "--no-report"
     with (
-        _ingest(env, "stream", stream.name, reporting) as worker,
+        _ingest(env, *writer) as loading,
         _ingest(env, "produce", stream.name, "--rate", "50", "--count", "200") as warm_up,
     ):
         warm_up.wait()
         watching.start()
-        _until(lambda: bool(seen.times), "the worker has loaded nothing")
+        _until(lambda: bool(seen.times), "nothing was loaded")
         first = time.time()
         amount = ("--rate", str(rate), "--count", str(rate * seconds), "--bad-ratio", "0.01")
         with _ingest(env, "produce", stream.name, *amount) as producer:
@@ -105,12 +110,12 @@ def measure(
         with platform.log(stream) as log:
             marks = log.watermarks(log.topic().partitions)
         ends = {p: mark.end for p, mark in marks.items()}
-        _until(lambda: seen.reached(ends), "the worker has not loaded all")
+        _until(lambda: seen.reached(ends), "not all was loaded")
         load = os.getloadavg()[0]
         ended.set()
         watching.join()
-        worker.send_signal(signal.SIGTERM)
-        code = worker.wait()
+        loading.send_signal(signal.SIGTERM)
+        code = loading.wait()
     latencies, produced = _latencies(platform, stream, seen, first)
     verified = verify_stream(platform, stream)
     result = {
@@ -121,10 +126,10 @@ def measure(
         | {"max": round(float(latencies.max()), 3)},
         "snapshots": len(seen.times),
         "longest_between_snapshots": round(float(np.diff(seen.times).max()), 3),
-        "reports": report,
+        "loaded_by": f"ingest {' '.join(writer)}",
         "load_average": round(load, 1),
         "cores": os.cpu_count(),
-        "worker_exit_code": code,
+        "exit_code": code,
         "verified": verified.ok,
     }
     print(json.dumps(result, indent=2))
@@ -168,7 +173,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=int, default=5_000)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--report", action="store_true", help="with reports to Dagster")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--report", action="store_true", help="the worker, with reports to Dagster")
+    ways.add_argument(
+        "--sensors", action="store_true", help="Dagster's sensors and runs, no worker"
+    )
     return parser.parse_args()
 
 
