@@ -116,6 +116,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     return services
 
 
+@pytest.fixture(scope="session")
+def trino(servers: Services) -> Services:
+    """The shared servers with Trino beside them: see `trino_sql` for a catalog of one's own."""
+    servers.up(["trino"])
+    return servers
+
+
 @pytest.fixture
 def own_servers(tmp_path: Path) -> Iterator[Services]:
     """Servers of the test's own, which it may kill; they end with it."""

@@ -14,6 +14,23 @@
 {%- endmacro %}
 
 
+{# JSON text without blanks between its tokens; what is no JSON as it is. #}
+{% macro minified(column) -%}
+  {{ adapter.dispatch('minified')(column) }}
+{%- endmacro %}
+
+{% macro duckdb__minified(column) -%}
+  case when json_valid({{ column }}) then cast(json({{ column }}) as varchar) else {{ column }} end
+{%- endmacro %}
+
+{% macro trino__minified(column) -%}
+  case
+    when try(json_parse({{ column }})) is null then {{ column }}
+    else regexp_replace({{ column }}, '("(?:[^"\\]|\\.)*")|\s+', '$1')
+  end
+{%- endmacro %}
+
+
 {# Seconds from one timestamp to a later one, as a double with fractions. #}
 {% macro seconds_between(start, end) -%}
   {{ adapter.dispatch('seconds_between')(start, end) }}

@@ -1,3 +1,9 @@
+{# JSON text as a load stores it, also of a row that somebody inserted by SQL. #}
+{% macro own_json(column) -%}
+  case when _offset is null then {{ minified(column) }} else {{ column }} end
+{%- endmacro %}
+
+
 {# Columns of the funnel and which cases each counts: those that were at the stage at least once. #}
 {% macro pgr_funnel_stages() %}
   {{ return({

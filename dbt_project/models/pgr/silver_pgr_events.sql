@@ -24,7 +24,7 @@ with events as (
         {{ key_of([
             'event_date', timestamp_text('event_time'), 'tenant_id', 'service', 'entity_type',
             'entity_id', 'event_type', 'status', 'actor_type', 'actor_id', 'channel', 'ward_id',
-            'locality_id', 'attributes_json',
+            'locality_id', own_json('attributes_json'),
         ]) }} as event_key
     from {{ source('bronze', 'service_events_raw') }}
     where
