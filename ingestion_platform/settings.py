@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ingestion_platform.errors import SettingError
@@ -43,6 +44,7 @@ _SECRET_WORDS = (
     "jaas",
     "pem",
     "sink_postgres_url",
+    "elasticsearch_url",
     "dagster_postgres_url",
     "alarm_webhook_url",
 )
@@ -119,6 +121,16 @@ class SinkSettings:
     """SINK_POSTGRES_URL: postgresql://user:password@host:port/database."""
     files_url: str = ""
     """SINK_FILES_URL: file:///folder or s3://bucket/prefix."""
+    elasticsearch_urls: tuple[str, ...] = field(default=(), repr=False)
+    """ELASTICSEARCH_URL: https://host:9200, of one or more nodes, with commas between."""
+    elasticsearch_api_key: str | None = field(default=None, repr=False)
+    """ELASTICSEARCH_API_KEY: as Elasticsearch shows it encoded, once."""
+    elasticsearch_username: str | None = None
+    """ELASTICSEARCH_USERNAME, in place of an API key."""
+    elasticsearch_password: str | None = field(default=None, repr=False)
+    """ELASTICSEARCH_PASSWORD."""
+    elasticsearch_ca_file: str | None = None
+    """ELASTICSEARCH_CA_FILE: certificates to trust, where the system's are not enough."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +207,9 @@ class Settings:
         it is secret by itself."""
         given = {
             "sink_postgres_url": self.sinks.postgres_url or "",
+            "elasticsearch_api_key": self.sinks.elasticsearch_api_key or "",
+            "elasticsearch_password": self.sinks.elasticsearch_password or "",
+            **{f"elasticsearch_url {n}": u for n, u in enumerate(self.sinks.elasticsearch_urls)},
             "alarm_webhook_url": self.alarms.webhook_url or "",
             "alarm_webhook_secret": self.alarms.webhook_secret or "",
         }
@@ -388,8 +403,33 @@ def _sinks(env: Mapping[str, str], home: Path) -> SinkSettings:
         example = "postgresql://user:password@host:5432/database"
         raise SettingError(name, "is not the address of a PostgreSQL database", example=example)
     return SinkSettings(
-        postgres_url=url, files_url=_store_url(env, "SINK_FILES_URL", home / "exports")
+        postgres_url=url,
+        files_url=_store_url(env, "SINK_FILES_URL", home / "exports"),
+        **_elasticsearch(env),
     )
+
+
+def _elasticsearch(env: Mapping[str, str]) -> dict[str, Any]:
+    prefix = "ELASTICSEARCH_"
+    urls = tuple(url.strip().rstrip("/") for url in env.get(f"{prefix}URL", "").split(",") if url)
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            # The value itself is not shown: it may have a password.
+            problem = "is not the address of an Elasticsearch node"
+            raise SettingError(f"{prefix}URL", problem, example="https://search.example.org:9200")
+    names = ("api_key", "username", "password", "ca_file")
+    found = {name: env.get(f"{prefix}{name.upper()}") for name in names}
+    if found["api_key"] and found["username"]:
+        problem = "is set together with ELASTICSEARCH_USERNAME: only one of them can be used"
+        raise SettingError(f"{prefix}API_KEY", problem, example="<the key alone>")
+    if bool(found["username"]) != bool(found["password"]):
+        missing = "password" if found["username"] else "username"
+        problem = "is missing while its partner is set"
+        raise SettingError(f"{prefix}{missing.upper()}", problem, example="...")
+    if found["ca_file"] and not Path(found["ca_file"]).is_file():
+        problem = f"there is no file {found['ca_file']}"
+        raise SettingError(f"{prefix}CA_FILE", problem, example="/etc/ssl/certs/search.pem")
+    return {"elasticsearch_urls": urls, **{f"elasticsearch_{k}": v for k, v in found.items()}}
 
 
 def _log(env: Mapping[str, str]) -> LogSettings:
@@ -530,6 +570,7 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
+    prefixes = (*prefixes, "ELASTICSEARCH_")
     return (
         name.startswith((*prefixes, "ALARM_", "DROP_", "FLUSH_", "LOG_", "SINK_", "UPKEEP_"))
         or name in _UNPREFIXED
