@@ -152,7 +152,7 @@ def rows_of(table: Table) -> pa.Table:
         with table.io.new_input(task.file.file_path).open() as file:
             part = pq.read_table(pa.BufferReader(file.read()))
         parts.append(part.replace_schema_metadata().cast(_plain(part.schema)))
-    return pa.concat_tables(parts, promote_options="default")
+    return pa.concat_tables(parts, promote_options="permissive")  # others write other strings
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -53,6 +53,10 @@ class Trino:
         cursor.execute(sql)
         return list(cursor.fetchall())
 
+    def property(self, name: str) -> str:
+        """The full name of a session property of the catalog."""
+        return f"{self._name}.{name}"
+
     def __enter__(self) -> Trino:
         return self
 
