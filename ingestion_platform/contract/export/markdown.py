@@ -87,6 +87,7 @@ def _doors(p: Published) -> Iterator[tuple[str, str]]:
     yield "Files by hand", code(f"ingest load {p.stream} FILE...")
     if p.topic is not None:
         yield "Python", code(f'Client().send("{p.stream}", [record])')
+    yield "SQL", f"{code(f'INSERT INTO {p.bronze_table} (...)')}: the fields above, no others"
 
 
 def _curl(p: Published) -> str:
