@@ -114,6 +114,20 @@ class UpkeepSettings:
 
 
 @dataclass(frozen=True)
+class TrinoSettings:
+    """A Trino that has the platform's tables in a catalog of its own."""
+
+    host: str
+    """TRINO_HOST"""
+    port: int = 8080
+    """TRINO_PORT"""
+    user: str = "ingestion"
+    """TRINO_USER"""
+    catalog: str = CATALOG
+    """TRINO_CATALOG: the name that the tables' catalog has there."""
+
+
+@dataclass(frozen=True)
 class SinkSettings:
     """Where deliveries go; what is None is not set, and nothing can be delivered there."""
 
@@ -186,6 +200,8 @@ class Settings:
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
+    trino: TrinoSettings | None = None
+    """None without TRINO_HOST: all is done by the embedded engine."""
     sinks: SinkSettings = field(default_factory=SinkSettings)
     log: LogSettings = field(default_factory=LogSettings)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
@@ -249,6 +265,7 @@ class Settings:
             gateway=_gateway(env),
             worker=_worker(env),
             upkeep=_upkeep(env),
+            trino=_trino(env),
             sinks=_sinks(env, home),
             log=_log(env),
             alarms=_alarms(env),
@@ -391,6 +408,17 @@ def _upkeep(env: Mapping[str, str]) -> UpkeepSettings:
         orphan_hours=_whole(env, "UPKEEP_ORPHAN_HOURS", default.orphan_hours, 1),
         run_days=_whole(env, "UPKEEP_RUN_DAYS", default.run_days, 1),
     )
+
+
+def _trino(env: Mapping[str, str]) -> TrinoSettings | None:
+    host, name = env.get("TRINO_HOST"), "TRINO_PORT"
+    if host is None:
+        return None
+    port = _whole(env, name, 8080, 1)
+    if port > 65535:
+        raise SettingError(name, f"{port} is no port", example="8080")
+    user, catalog = env.get("TRINO_USER", TrinoSettings.user), env.get("TRINO_CATALOG", CATALOG)
+    return TrinoSettings(host, port, user, catalog)
 
 
 def _sinks(env: Mapping[str, str], home: Path) -> SinkSettings:
@@ -570,9 +598,10 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    prefixes = (*prefixes, "ELASTICSEARCH_")
     return (
-        name.startswith((*prefixes, "ALARM_", "DROP_", "FLUSH_", "LOG_", "SINK_", "UPKEEP_"))
+        name.startswith(
+            (*prefixes, "ALARM_", "DROP_", "ELASTICSEARCH_", "FLUSH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
+        )
         or name in _UNPREFIXED
     )
 

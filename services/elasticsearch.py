@@ -57,6 +57,7 @@ class Elasticsearch(Service):
 
     name = "elasticsearch"
     port_names = ("http", "transport")
+    start_timeout_s = 240  # a busy machine takes its time to load it
 
     def install(self) -> None:
         """Unpack it into the cache; Unavailable without Java 21 or, the first time, mvn."""
