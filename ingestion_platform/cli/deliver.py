@@ -96,6 +96,7 @@ def _attempt(
     terminal: Terminal, platform: Platform, delivery: Delivery, *, again: bool
 ) -> Delivered | None:
     """Deliver; an error is told, and does not keep the others from being delivered."""
+    from ingestion_platform.failures import noting
     from ingestion_platform.sinks.deliver import deliver as run
 
     try:
@@ -105,7 +106,8 @@ def _attempt(
             def told(done: Delivered) -> None:
                 progress.update(task, completed=done.upserted + done.deleted)
 
-            return run(platform, delivery, again=again, on_change=told)
+            with noting(platform.settings.home, delivery.source):
+                return run(platform, delivery, again=again, on_change=told)
     except SettingError:
         raise
     except PlatformError as error:

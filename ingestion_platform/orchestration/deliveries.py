@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SettingError, Transient
+from ingestion_platform.failures import noting
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.pipeline import Platform
@@ -67,7 +68,8 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[Any]:
         try:
-            done = deliver(platform, delivery, on_change=_logged(context))
+            with noting(platform.settings.home, delivery.source):
+                done = deliver(platform, delivery, on_change=_logged(context))
             at = standing(platform, delivery)
             checked = _check(platform, delivery, at, automatic=_AUTOMATIC in context.run.tags)
         except Transient as error:
