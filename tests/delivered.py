@@ -11,8 +11,11 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+from urllib.request import Request, urlopen
 
 import psycopg
 import pyarrow as pa
@@ -166,8 +169,8 @@ class Harness(Protocol):
     """A sink under test."""
 
     sink: str
-    refuses: bool
-    """Whether there are values that it cannot hold (a text with the character NUL is one)."""
+    refuses: dict[str, Any]
+    """A member of `item` that it cannot hold, by its name; none if it takes every row."""
 
     def environment(self) -> dict[str, str]:
         """The variables that say where it is."""
@@ -188,7 +191,8 @@ class Harness(Protocol):
 class PostgresHarness:
     """A database of the shared server, or of one of the test's own."""
 
-    sink, refuses = "postgres", True
+    sink = "postgres"
+    refuses: ClassVar[dict[str, Any]] = {"note": "a\u0000b"}
 
     def __init__(self, services: Services, _folder: Path) -> None:
         self._services = services
@@ -216,10 +220,61 @@ class PostgresHarness:
         self._services.start("postgres")
 
 
+class ElasticsearchHarness:
+    """An index of the shared server, or of one of the test's own."""
+
+    sink = "elasticsearch"
+    refuses: ClassVar[dict[str, Any]] = {"extra": [1, 2]}
+
+    def __init__(self, services: Services, _folder: Path) -> None:
+        self._services = services
+
+    def environment(self) -> dict[str, str]:
+        self._services.start("elasticsearch")  # most tests do without it
+        return {"ELASTICSEARCH_URL": self._services.env()["ELASTICSEARCH_URL"]}
+
+    def options(self) -> dict[str, Any]:
+        return {"index": f"i{uuid.uuid4().hex[:10]}-items"}
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The server's answer to a request, by plain HTTP."""
+        request = Request(
+            f"{self._services.env()['ELASTICSEARCH_URL']}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"content-type": "application/json"},
+            method=method,
+        )
+        with urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read(), parse_float=Decimal)
+
+    def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
+        index = delivery.options.index
+        self.ask("POST", f"/{index}/_refresh")
+        found: dict[tuple[Any, ...], Any] = {}
+        mappings = self.ask("GET", f"/{index}/_mapping")
+        (names,) = [each["mappings"]["properties"] for each in mappings.values()]
+        total = self.ask("GET", f"/{index}/_count")["count"]
+        body: dict[str, Any] = {"size": 10_000, "sort": ["id", "kind"]}
+        while len(found) < total:
+            hits = self.ask("POST", f"/{index}/_search", body)["hits"]["hits"]
+            for hit in hits:
+                row = undocumented(dict.fromkeys(names) | hit["_source"])
+                found[tuple(row[name] for name in KEY)] = row
+            body["search_after"] = hits[-1]["sort"]
+        return found
+
+    def stop(self) -> None:
+        self._services.kill("elasticsearch")
+
+    def start(self) -> None:
+        self._services.start("elasticsearch")
+
+
 class FilesHarness:
     """A local folder of Parquet parts."""
 
-    sink, refuses, format = "files", False, "parquet"
+    sink, format = "files", "parquet"
+    refuses: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, _services: Services, folder: Path) -> None:
         self._root = folder / "exports"
@@ -324,11 +379,33 @@ def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def undocumented(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that a document is of; numbers with a fraction were read as Decimal."""
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "ratio": float,
+        "at": datetime.fromisoformat,
+        "day": date.fromisoformat,
+    }
+    row = plain(source)
+    return {name: None if v is None else kinds.get(name, _same)(v) for name, v in row.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
 HARNESSES: dict[str, Callable[[Services, Path], Harness]] = {
     "files": FilesHarness,
     "files_csv": CsvHarness,
+    "elasticsearch": ElasticsearchHarness,
     "files_minio": BucketHarness,
     "postgres": PostgresHarness,
 }
-SERVERS = {"files": (), "files_csv": (), "files_minio": ("minio",), "postgres": ("postgres",)}
+SERVERS = {
+    "elasticsearch": ("elasticsearch",),
+    "files": (),
+    "files_csv": (),
+    "files_minio": ("minio",),
+    "postgres": ("postgres",),
+}
 """The servers that a harness needs, for tests that start their own."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SINKS = {
     "postgres": "ingestion_platform.sinks.postgres",
+    "elasticsearch": "ingestion_platform.sinks.elasticsearch",
     "files": "ingestion_platform.sinks.files",
 }
 """Name in YAML and module. A module has `options`, `label`, `configured` and `open_target`."""

@@ -309,6 +309,8 @@ class _Bronze:
         for each in work:
             if each.fresh:
                 for part, of_part in self._parts(rows, each):
+                    if of_part.num_rows and not run.target.atomic:
+                        self._claim(held, each.partition, part)
                     held[each.partition] = held.get(each.partition, Ledger()).with_span(part)
                     run.put(plan.render(held), of_part)
         replaced = [each for each in work if not each.fresh]
@@ -325,8 +327,7 @@ class _Bronze:
         """
         run = self._run
         for each in replaced:
-            claim = Span(each.span.generation, each.span.start, each.span.end, f"~{run.name}")
-            held[each.partition] = held[each.partition].with_span(claim)
+            held[each.partition] = self._claimed(held, each.partition, each.span)
         run.move(plan.render(held))
         for each in replaced:
             if each.span.contract:
@@ -343,6 +344,15 @@ class _Bronze:
                 else plan.without(ledger, each.span)
             )
             run.move(plan.render(held), settled=[where])
+
+    def _claim(self, held: dict[int, Ledger], partition: int, span: Span) -> None:
+        """Call a span unfinished, until its rows are there: whoever comes next replaces it."""
+        claimed = {**held, partition: self._claimed(held, partition, span)}
+        self._run.move(plan.render(claimed))
+
+    def _claimed(self, held: dict[int, Ledger], partition: int, span: Span) -> Ledger:
+        claim = Span(span.generation, span.start, span.end, f"~{self._run.name}")
+        return held.get(partition, Ledger()).with_span(claim)
 
     def _recompute(self, rows: BronzeRows, keys: pa.Table) -> None:
         """Keys whose row is there no more get the newest one that is left, or go."""

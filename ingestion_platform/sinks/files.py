@@ -113,6 +113,8 @@ class Manifest:
 class FilesTarget:
     """See Target."""
 
+    atomic = True
+
     def __init__(self, store: Store, where: Options) -> None:
         self._store = store
         self._where = where

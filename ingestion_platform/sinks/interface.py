@@ -140,6 +140,11 @@ class Target(Protocol):
     Every method may raise SinkUnavailable (try again later) and Permanent (a person must act).
     """
 
+    atomic: bool
+    """Whether rows and position move at once. Where they do not, a delivery that dies may leave
+    rows that its source does not have any more when the next one comes: so the position calls a
+    range unfinished before its rows are written, and the next delivery replaces it."""
+
     def __enter__(self) -> Target:
         """Itself, connected."""
 

@@ -137,6 +137,8 @@ def open_target(settings: Settings, where: Options) -> PostgresTarget:
 class PostgresTarget:
     """See Target."""
 
+    atomic = True
+
     def __init__(self, url: str, where: Options) -> None:
         self._url = url
         self._where = where
