@@ -8,6 +8,7 @@ from functools import cache
 import dagster as dg
 
 from ingestion_platform.orchestration import run_log
+from ingestion_platform.orchestration.alarms import alarm_sensor
 from ingestion_platform.orchestration.automation import automation_sensor
 from ingestion_platform.orchestration.component import (
     model_definitions,
@@ -54,7 +55,7 @@ def _built() -> dg.Definitions:
             dbt_definitions(streams),
             upkeep_definitions(streams),
             dg.Definitions(
-                sensors=[automation_sensor()],
+                sensors=[automation_sensor(), alarm_sensor(streams)],
                 resources={"platform": PlatformResource()},
                 # One process per run: a process per step costs nine seconds each.
                 executor=dg.in_process_executor,

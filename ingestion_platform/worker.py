@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from ingestion_platform.alarms import Watch
 from ingestion_platform.errors import PlatformError, PositionMoved, Transient
 from ingestion_platform.failures import noting
 from ingestion_platform.lake.names import FILES, partition_label
@@ -135,24 +136,31 @@ def serve(
     outcome = Outcome()
     threads = []
     deliveries = _deliveries(platform, streams)
-    told = [*observers, *deliveries]
+    watch = Watch(settings)
+    told = [*observers, *deliveries, watch]
     doors = [each for stream in streams for each in _lines(platform, stream, limits, told, stop)]
     for each in [*doors, *deliveries]:
         line = Noted(each, settings.home)
         thread = threading.Thread(
-            target=_keep, args=(line, stop, outcome), name=line.name, daemon=True
+            target=_keep, args=(line, stop, outcome, watch), name=line.name, daemon=True
         )
         thread.start()
         threads.append(thread)
+    with watch:
+        outcome.abandoned = _wait(threads, stop)
+    return outcome
+
+
+def _wait(threads: Sequence[threading.Thread], stop: threading.Event) -> list[str]:
+    """Until all have ended, or GRACE is over; gives the names of those that have not."""
     deadline = float("inf")
     while alive := [thread for thread in threads if thread.is_alive()]:
         if stop.is_set():
             deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
-            outcome.abandoned = [thread.name for thread in alive]
-            break
+            return [thread.name for thread in alive]
         alive[0].join(0.1)
-    return outcome
+    return []
 
 
 class Outcome:
@@ -393,25 +401,28 @@ class DeliveryLine:
         """See Observer."""
 
 
-def _keep(line: Line, stop: threading.Event, outcome: Outcome) -> None:
+def _keep(line: Line, stop: threading.Event, outcome: Outcome, watch: Watch) -> None:
     """Step until told to stop, through outages and other writers; a lasting error ends the line."""
     with bound(stream=line.stream):
         try:
-            _step_on(line, stop)
+            _step_on(line, stop, watch)
         except PlatformError as error:
             outcome.failed[line.name] = error
+            watch.stopped(line.name, line.stream, error)
             LOG.error("%s has stopped: %s", line.name, error)
         except Exception as error:
             outcome.failed[line.name] = error
+            watch.stopped(line.name, line.stream, error)
             LOG.exception("%s has stopped: an unexpected error; please report it", line.name)
         finally:
             line.close()
 
 
-def _step_on(line: Line, stop: threading.Event) -> None:
+def _step_on(line: Line, stop: threading.Event, watch: Watch) -> None:
     outage = Outage(line.name)
     lost = 0
     while not stop.is_set():
+        watch.begins(line.name, line.stream)
         try:
             seconds = line.step()
         except (PositionMoved, Moved) as moved:
@@ -421,8 +432,10 @@ def _step_on(line: Line, stop: threading.Event) -> None:
             seconds = backoff(lost, _LONGEST_YIELD)
         except Transient as error:
             line.close()
+            watch.waits(line.name, line.stream, error)
             seconds = outage.goes_on(error)
         else:
+            watch.well(line.name, line.stream)
             outage.over()
             lost = 0
         stop.wait(seconds)

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from ingestion_platform import logs
 from ingestion_platform.cli import (
+    alarm,
     broker,
     contract,
     deliver,
@@ -135,4 +136,5 @@ app.command("deliver")(deliver.deliver)
 app.command("upkeep")(upkeep.upkeep)
 app.command("query")(query.query)
 app.command("doctor")(doctor.doctor)
+app.add_typer(alarm.app, name="alarm")
 app.add_typer(contract.app, name="contract")

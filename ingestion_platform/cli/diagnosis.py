@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ingestion_platform.status import StreamStatus
 
 TIMEOUT = 5.0  # seconds for a broker to answer
+_ALARMS = 10  # that are shown
 PILED = 1000  # small files of a table that are worth a word: upkeep would long have come
 
 
@@ -348,6 +349,33 @@ def _seconds_since_load(platform: Platform, stream: Stream) -> float | None:
     return datetime.now(UTC).timestamp() - snapshot.timestamp_ms / 1000 if snapshot else None
 
 
+def _alarms(patient: Patient) -> Iterator[Finding]:
+    """What alarms are on, and whether their messages are taken; none is sent by this."""
+    from ingestion_platform.alarms import Book
+
+    book = Book(patient.settings)
+    on = book.open()
+    for each in on[:_ALARMS]:
+        began = datetime.fromtimestamp(each.since, UTC)
+        yield warn(
+            f"{each.alarm.severity} since {began:%Y-%m-%d %H:%M} UTC: {each.alarm.what}",
+            f"{each.alarm.action}; docs/runbook.md#{each.alarm.section}",
+        )
+    if len(on) > _ALARMS:
+        yield warn(f"{len(on) - _ALARMS} more alarms are on", "`ingest alarm list`")
+    if patient.settings.alarms.webhook_url is None:
+        yield ok("no webhook is set (ALARM_WEBHOOK_URL): alarms are kept here")
+    elif left := book.undelivered():
+        since = datetime.fromtimestamp(left.since, UTC)
+        yield fail(
+            f"{left.count} message{_s(left.count)} not delivered since {since:%Y-%m-%d %H:%M} "
+            f"UTC: {left.error}",
+            "see ALARM_WEBHOOK_URL and its receiver; `ingest alarm test` tries it",
+        )
+    else:
+        yield ok("the webhook has taken all messages; `ingest alarm test` sends one")
+
+
 def _dagster_home(patient: Patient) -> Iterator[Finding]:
     home = patient.settings.dagster_home
     if not home.is_dir():
@@ -400,6 +428,7 @@ CHECKS: dict[str, Check] = {
     "upkeep": _upkeep,
     "streams": _behind,
     "sinks": _sinks,
+    "alarms": _alarms,
     "dagster home": _dagster_home,
     "embedded broker": _embedded_broker,
 }

@@ -231,7 +231,7 @@ def _lake_events(
     platform: Platform, stream: Stream, touched: Iterable[Slice], landed: "dict[Slice, Landed]"
 ) -> dict[Slice, metadata.Metadata]:
     held = metadata.stored(platform, stream, partitions.declared(stream, touched))
-    lags = _lags(_status(platform, stream))
+    lags = _lags(status_of(platform, stream))
     events = {
         of: metadata.lake_event(stream, platform.store.url, of, what, lags.get(of[1]))
         for of, what in held.items()
@@ -277,8 +277,8 @@ def _findings(
     """What the gate and the wanted checks judge: all slices of the windows touched."""
     windows = sorted({window for window, _ in touched})
     days = [(window, p) for window in windows for p in partitions.all_partitions(stream)]
-    status = _status(platform, stream)
-    waits = _waits(platform, stream, status) if checks.FRESHNESS in wanted else None
+    status = status_of(platform, stream)
+    waits = waits_of(platform, stream, status) if checks.FRESHNESS in wanted else None
     reasons = metadata.quarantine_reasons(platform, stream, windows)
     inserted = _inserted(platform, stream) if checks.INSERTED in wanted else None
     return Findings(_counts(platform, stream, days), reasons, status, waits, inserted)
@@ -310,7 +310,7 @@ def _all(platform: Platform, stream: Stream) -> list[Slice]:
     return partitions.declared(stream, found)
 
 
-def _status(platform: Platform, stream: Stream) -> "StreamStatus | None":
+def status_of(platform: Platform, stream: Stream) -> "StreamStatus | None":
     from ingestion_platform.status import stream_status
 
     try:
@@ -323,7 +323,7 @@ def _lags(status: "StreamStatus | None") -> dict[int, int]:
     return {} if status is None else {p.partition: p.lag for p in status.partitions}
 
 
-def _waits(
+def waits_of(
     platform: Platform, stream: Stream, status: "StreamStatus | None"
 ) -> dict[int, float] | None:
     """Seconds that the oldest record which bronze lacks has waited, by log partition."""

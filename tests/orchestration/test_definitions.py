@@ -115,15 +115,16 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
 
 
 def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefinition) -> None:
-    """One per topic and per file door, and the automation, quick and running by default."""
+    """One per topic and per file door, and the automation, all quick; and that of alarms."""
     found = {sensor.name: sensor for sensor in repository.sensor_defs}
     streams = declared_streams().values()
     doors = {f"{stream.name}_files" for stream in streams if stream.files is not None}
     assert {"pgr_events_files", "recomart_products_files"} <= doors
-    assert found.keys() == {"carry_on", *doors, *(f"{stream.name}_log" for stream in streams)}
-    for sensor in found.values():
+    quick = {"carry_on", *doors, *(f"{stream.name}_log" for stream in streams)}
+    assert found.keys() == {"alarms", *quick}
+    for name, sensor in found.items():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds <= 2
+        assert sensor.minimum_interval_seconds <= (2 if name in quick else 30)
 
 
 def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform import worker
+from ingestion_platform.alarms import Watch
 from ingestion_platform.bronze.load import Loaded
 from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
 from ingestion_platform.lake.chain import Link
 from ingestion_platform.lake.names import Name
-from ingestion_platform.settings import WorkerSettings
+from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import Stream
 
 LIMITS = WorkerSettings(batch_size=1_000, flush_seconds=2.0, flush_bytes=100_000)
@@ -116,7 +117,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scr
     monkeypatch.setattr(worker, "backoff", lambda *_: 0.0)
     stop = threading.Event()
     line, outcome = Scripted(stop, *steps), worker.Outcome()
-    worker._keep(line, stop, outcome)
+    worker._keep(line, stop, outcome, Watch(Settings.load({})))  # which nobody starts
     return line, outcome.failed
 
 

@@ -1,0 +1,515 @@
+"""Alarms: what is wrong at present, kept in a file of this host, and told to a webhook once when it
+begins and once when it ends. What is wrong is found out elsewhere; Dagster is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import random
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.errors import Permanent, Transient
+from ingestion_platform.logs import masked
+from ingestion_platform.settings import AlarmSettings, Settings
+
+if TYPE_CHECKING:
+    from email.message import Message
+    from http.client import HTTPMessage
+    from urllib.request import Request
+
+    from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.lake.land import Landed
+    from ingestion_platform.streams import Stream
+
+LOG = logging.getLogger("ingestion_platform.alarms")
+
+TIMEOUT = 5.0
+"""Seconds for a webhook to take a connection, and to answer."""
+LONGEST_WAIT = 300.0
+"""Seconds between two attempts to deliver a message, at most."""
+BATCH = 30
+"""Messages of a delivery; what is left waits for the next one."""
+KEPT, MOST = 7 * 86_400.0, 1_000
+"""Seconds that a message is remembered, or tried, and how many may wait."""
+ID_HEADER, SIGNATURE_HEADER = "X-Alarm-Id", "X-Alarm-Signature"
+_DETAIL = 1_000  # characters
+_TICK = 1.0  # seconds between two looks of a worker's watch
+_CLAIM = 60.0  # seconds in which nobody else tries a message that somebody tries
+_LAST = 10.0  # seconds for a last delivery, when a worker ends
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that is wrong; `key` stays the same as long as it is the same trouble.
+
+    `section` is the runbook's that says what to do, `action` its short form; `severity` is error
+    or warning, `url` a page of Dagster's about it.
+    """
+
+    key: str
+    what: str
+    action: str
+    section: str
+    severity: str = "error"
+    detail: str = ""
+    asset: str | None = None
+    stream: str | None = None
+    slice: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An alarm that is on, since when (seconds since 1970)."""
+
+    alarm: Alarm
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Messages that wait for the webhook: how many, since when, and why the last one failed."""
+
+    count: int
+    since: float
+    error: str
+
+
+class Unreachable(Transient):
+    """The webhook does not answer, or refuses."""
+
+
+class Book:
+    """The alarms of this host: a file below PLATFORM_HOME, for any number of processes.
+
+    What is noted again while it is known changes nothing: only a change becomes a message.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.path = settings.home / "alarms.db"
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever noted."""
+        return self.path.exists()
+
+    def saw(self, alarm: Alarm, *, after: float = 0.0, since: float | None = None) -> None:
+        """Note that something is wrong; it is an alarm once that has lasted for `after` seconds.
+
+        `since` is when it began, if that is known better than by the first note of it.
+        """
+        now = time.time()
+        alarm = _clean(alarm, self._settings)
+        with self._changing() as book:
+            row = book.execute(
+                "SELECT since, opened, told, severity FROM alarms WHERE key = ?", (alarm.key,)
+            ).fetchone()
+            began, opened, told, severity = row or (since or now, None, 0, alarm.severity)
+            if opened is not None and severity != alarm.severity:
+                began, told = since or now, 0
+            if opened is None and now - began >= after:
+                opened = now
+            if opened is not None and not told and self._settings.alarms.webhook_url:
+                self._enqueue(book, alarm, "opened", began)
+                told = 1
+            book.execute(
+                "REPLACE INTO alarms (key, since, opened, told, severity, alarm) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (alarm.key, began, opened, told, alarm.severity, json.dumps(asdict(alarm))),
+            )
+
+    def gone(self, *keys: str) -> None:
+        """Note that nothing is wrong there, or no longer."""
+        if not self.exists:
+            return
+        with self._changing() as book:
+            for key in keys:
+                row = book.execute(
+                    "DELETE FROM alarms WHERE key = ? RETURNING since, told, alarm", (key,)
+                ).fetchone()
+                if row is not None and row[1]:
+                    self._enqueue(book, Alarm(**json.loads(row[2])), "resolved", row[0])
+
+    def only(self, scope: str, alarms: Iterable[Alarm], *, after: float = 0.0) -> None:
+        """Note all that is wrong of a scope (how its keys begin): the rest of it is gone."""
+        present = {alarm.key: alarm for alarm in alarms}
+        for alarm in present.values():
+            self.saw(alarm, after=after)
+        self.gone(*(key for key in self.noted(scope) if key not in present))
+
+    def noted(self, scope: str = "") -> list[str]:
+        """The keys noted of a scope, whether they are alarms yet or not."""
+        if not self.exists:
+            return []
+        with self._opened() as book:
+            rows = book.execute("SELECT key FROM alarms ORDER BY key").fetchall()
+        return [key for (key,) in rows if key.startswith(scope)]
+
+    def open(self) -> list[Open]:
+        """The alarms that are on, the oldest first."""
+        if not self.exists:
+            return []
+        with self._opened() as book:
+            rows = book.execute(
+                "SELECT alarm, since FROM alarms WHERE opened IS NOT NULL ORDER BY since"
+            ).fetchall()
+        return [Open(Alarm(**json.loads(alarm)), since) for alarm, since in rows]
+
+    def undelivered(self) -> Undelivered | None:
+        """What the webhook has not taken, after at least one attempt."""
+        if not self.exists:
+            return None
+        with self._opened() as book:
+            count, since, error = book.execute(
+                "SELECT count(*), min(created), max(error) FROM messages "
+                "WHERE sent IS NULL AND error IS NOT NULL"
+            ).fetchone()
+        return Undelivered(count, since, error) if count else None
+
+    def deliver(self) -> int:
+        """Post the messages that are due, in order for each alarm; gives how many were taken.
+
+        One that fails waits for another attempt, longer each time, and ends this delivery.
+        """
+        alarms = self._settings.alarms
+        if alarms.webhook_url is None or not self.exists:
+            return 0
+        taken = 0
+        for ident, body, attempts in self._due():
+            try:
+                post(alarms, ident, body)
+            except Unreachable as error:
+                self._failed(ident, attempts + 1, error)
+                if attempts == 0:
+                    LOG.warning("an alarm cannot be delivered, it is tried again: %s", error)
+                break
+            with self._changing() as book:
+                book.execute(
+                    "UPDATE messages SET sent = ?, error = NULL WHERE id = ?", (time.time(), ident)
+                )
+            taken += 1
+        return taken
+
+    def _due(self) -> Iterator[tuple[str, str, int]]:
+        """Claim the messages that are due, one by one."""
+        for _ in range(BATCH):
+            now = time.time()
+            with self._changing() as book:
+                row = book.execute(
+                    "UPDATE messages SET next = ? WHERE id = ("
+                    "  SELECT id FROM messages m WHERE sent IS NULL AND next <= ? AND NOT EXISTS ("
+                    "    SELECT 1 FROM messages e"
+                    "    WHERE e.key = m.key AND e.sent IS NULL AND e.rowid < m.rowid)"
+                    "  ORDER BY rowid LIMIT 1) RETURNING id, body, attempts",
+                    (now + _CLAIM, now),
+                ).fetchone()
+            if row is None:
+                return
+            yield row
+
+    def _failed(self, ident: str, attempts: int, error: Unreachable) -> None:
+        wait = min(LONGEST_WAIT, 2.0 ** min(attempts, 16)) * random.uniform(0.5, 1.0)
+        wait = max(wait, min(error.retry_after, LONGEST_WAIT))
+        said = masked(error.message, self._settings.secrets)
+        with self._changing() as book:
+            book.execute(
+                "UPDATE messages SET attempts = ?, next = ?, error = ? WHERE id = ?",
+                (
+                    attempts,
+                    time.time() + wait,
+                    said,
+                    ident,
+                ),
+            )
+
+    def _enqueue(self, book: sqlite3.Connection, alarm: Alarm, state: str, since: float) -> None:
+        body = message(alarm, state, since, self._settings)
+        now = time.time()
+        book.execute(
+            "INSERT OR IGNORE INTO messages (id, key, created, next, body) VALUES (?, ?, ?, ?, ?)",
+            (body["id"], alarm.key, now, now, json.dumps(body, ensure_ascii=False)),
+        )
+        book.execute(
+            "DELETE FROM messages WHERE created < ? OR rowid <= "
+            "(SELECT max(rowid) FROM messages) - ?",
+            (now - KEPT, MOST),
+        )
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._opened() as book:
+            book.execute("BEGIN IMMEDIATE")
+            yield book
+            book.execute("COMMIT")
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=5.0, isolation_level=None)) as book:
+            book.execute(
+                "CREATE TABLE IF NOT EXISTS alarms (key TEXT PRIMARY KEY, since REAL, opened REAL, "
+                "told INTEGER, severity TEXT, alarm TEXT)"
+            )
+            book.execute(
+                "CREATE TABLE IF NOT EXISTS messages (id TEXT PRIMARY KEY, key TEXT, created REAL, "
+                "next REAL, body TEXT, attempts INTEGER DEFAULT 0, error TEXT, sent REAL)"
+            )
+            yield book
+
+
+def message(alarm: Alarm, state: str, since: float, settings: Settings) -> dict[str, Any]:
+    """The body that is posted (docs/alarms.md); `id` is the same however often it is posted."""
+    alarm = _clean(alarm, settings)
+    began = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
+    mark = {"opened": "ALARM", "resolved": "resolved"}.get(state, state)
+    runbook = f"{settings.alarms.runbook_url}#{alarm.section}"
+    lines = [f"{mark}: {alarm.what}"]
+    if state != "resolved":
+        lines += [alarm.detail] if alarm.detail else []
+        lines += [f"-> {alarm.action} ({runbook})", *([alarm.url] if alarm.url else [])]
+    identity = f"{alarm.key}|{state}|{alarm.severity}|{began}"
+    return {
+        "version": 1,
+        "id": hashlib.sha256(identity.encode()).hexdigest()[:32],
+        "state": state,
+        **asdict(alarm),
+        "since": began.replace("+00:00", "Z"),
+        "runbook": runbook,
+        "host": socket.gethostname(),
+        "text": "\n".join(lines),
+    }
+
+
+def trial_message(settings: Settings) -> dict[str, Any]:
+    """The body of an alarm that means nothing."""
+    alarm = Alarm(
+        key=f"test/{time.time_ns()}",
+        what="this is a test, nothing is wrong",
+        action="see that it arrived",
+        section="runbook",
+        severity="warning",
+    )
+    return message(alarm, "test", time.time(), settings)
+
+
+def post(alarms: AlarmSettings, ident: str, body: str) -> None:
+    """Post one message to ALARM_WEBHOOK_URL, signed if there is a secret to sign with.
+
+    Raises:
+        Unreachable: it was not taken; says why, without the address.
+        Permanent: no webhook is set.
+    """
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import Request
+
+    if alarms.webhook_url is None:
+        raise Permanent("no webhook is set", action="set ALARM_WEBHOOK_URL")
+    data = body.encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "ingestion-platform"}
+    headers[ID_HEADER] = ident
+    if alarms.webhook_secret:
+        headers[SIGNATURE_HEADER] = signature(alarms.webhook_secret, data)
+    request = Request(alarms.webhook_url, data, headers, method="POST")
+    try:
+        _opener().open(request, timeout=TIMEOUT).close()
+    except HTTPError as error:
+        error.close()
+        raise _unreachable(f"it answered {error.code}", _retry_after(error.headers)) from None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise _unreachable(f"{type(error).__name__}: {reason}") from None
+
+
+def signature(secret: str, body: bytes) -> str:
+    """What SIGNATURE_HEADER says of a body."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def _unreachable(why: str, retry_after: float = 0.0) -> Unreachable:
+    action = "see ALARM_WEBHOOK_URL and its receiver; `ingest alarm test` tries it"
+    return Unreachable(
+        f"the webhook did not take it: {why}", action=action, retry_after=retry_after
+    )
+
+
+def _retry_after(headers: Message) -> float:
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 0.0
+
+
+def _opener() -> Any:
+    from urllib.request import HTTPRedirectHandler, build_opener
+
+    class Straight(HTTPRedirectHandler):
+        """A webhook that moved is a wrong setting: a redirected POST would lose its body."""
+
+        def redirect_request(
+            self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
+        ) -> None:
+            """Follow none."""
+
+    return build_opener(Straight)
+
+
+def _clean(alarm: Alarm, settings: Settings) -> Alarm:
+    """Without secrets, and of bounded size."""
+    texts = {
+        name: masked(value, settings.secrets)[:_DETAIL] if isinstance(value, str) else value
+        for name, value in asdict(alarm).items()
+    }
+    return Alarm(**texts)
+
+
+class Watch:
+    """Tells the alarms of a worker, from a thread of its own: nothing waits for it, and nothing
+    fails by it. A context manager; also an observer of the worker, which sees that it moves.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._book = Book(settings)
+        self._after = settings.alarms.after_seconds
+        self._lock = threading.Lock()
+        self._troubles: dict[str, tuple[Alarm, float]] = {}
+        self._over: set[str] = set()
+        self._well: set[str] = set()
+        self._began: dict[tuple[str, str], float] = {}
+        self._moved: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join(_LAST)
+
+    def begins(self, line: str, stream: str) -> None:
+        """A line begins a step."""
+        self._began[line, stream] = time.monotonic()
+
+    def well(self, line: str, stream: str) -> None:
+        """A step ended as it should."""
+        self._began.pop((line, stream), None)
+        if line not in self._well:
+            with self._lock:
+                self._well.add(line)
+                self._clear(_waits_key(line), _stands_key(line), _stopped_key(line))
+
+    def waits(self, line: str, stream: str, error: Transient) -> None:
+        """A step could not be made, and is tried again."""
+        alarm = Alarm(
+            key=_waits_key(line),
+            what=f"the worker of {line} waits: {error.message}",
+            action=error.action or "see why the server does not answer",
+            section="a-worker-waits",
+            stream=stream,
+        )
+        self._note(line, stream, alarm, self._after)
+
+    def stopped(self, line: str, stream: str, error: Exception) -> None:
+        """A lasting error ended a line."""
+        alarm = Alarm(
+            key=_stopped_key(line),
+            what=f"the worker has stopped {line}: {getattr(error, 'message', None) or error}",
+            action=getattr(error, "action", "") or "read its log, and report the error",
+            section="a-worker-has-stopped-a-stream",
+            stream=stream,
+        )
+        self._note(line, stream, alarm, 0.0)
+
+    def landed(self, stream: Stream, landed: Landed) -> None:
+        """See worker.Observer."""
+        self._moved[stream.name] = time.monotonic()
+
+    def loaded(self, stream: Stream, loaded: Loaded) -> None:
+        """See worker.Observer."""
+        self._moved[stream.name] = time.monotonic()
+
+    def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
+        """See worker.Observer."""
+
+    def _note(self, line: str, stream: str, alarm: Alarm, after: float) -> None:
+        self._began.pop((line, stream), None)
+        with self._lock:
+            self._well.discard(line)
+            self._over.discard(alarm.key)
+            self._troubles[alarm.key] = (alarm, after)
+
+    def _clear(self, *keys: str) -> None:
+        for key in keys:
+            self._troubles.pop(key, None)
+            self._over.add(key)
+
+    def _run(self) -> None:
+        failing = False
+        while not self._ended.wait(_TICK):
+            failing = self._tell(warn=not failing)
+        self._tell(warn=not failing)
+
+    def _tell(self, *, warn: bool) -> bool:
+        """Bring the book up to date, and deliver; whether that failed."""
+        self._find_standing()
+        with self._lock:
+            troubles, over = list(self._troubles.values()), set(self._over)
+        try:
+            for alarm, after in troubles:
+                self._book.saw(alarm, after=after)
+            if over:
+                self._book.gone(*sorted(over))
+            self._book.deliver()
+        except Exception as error:  # a full disk, say: data go on
+            if warn:
+                LOG.warning("alarms cannot be told (%s: %s)", type(error).__name__, error)
+            return True
+        with self._lock:
+            self._over -= over
+        return False
+
+    def _find_standing(self) -> None:
+        """Lines whose step neither ends nor moves anything."""
+        now = time.monotonic()
+        for (line, stream), began in list(self._began.items()):
+            still = now - max(began, self._moved.get(stream, began))
+            with self._lock:
+                if still < self._after:
+                    if _stands_key(line) in self._troubles:
+                        self._clear(_stands_key(line))
+                    continue
+                self._well.discard(line)
+                alarm = Alarm(
+                    key=_stands_key(line),
+                    what=f"the worker of {line} stands still",
+                    action="restart it: it goes on from the data",
+                    section="a-worker-waits",
+                    detail=f"for {still:,.0f} s nothing was landed or loaded, and no step ended",
+                    stream=stream,
+                )
+                self._over.discard(alarm.key)
+                self._troubles[alarm.key] = (alarm, 0.0)
+
+
+def _waits_key(line: str) -> str:
+    return f"worker/{line}/waits"
+
+
+def _stands_key(line: str) -> str:
+    return f"worker/{line}/stands-still"
+
+
+def _stopped_key(line: str) -> str:
+    return f"worker/{line}/stopped"
