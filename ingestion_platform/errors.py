@@ -68,6 +68,10 @@ class CatalogUnavailable(Transient):
     """The Iceberg catalog does not answer."""
 
 
+class EngineUnavailable(Transient):
+    """The engine beside the embedded one (Trino) does not answer."""
+
+
 class SinkUnavailable(Transient):
     """The store that something is delivered to does not answer."""
 

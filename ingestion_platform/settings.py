@@ -598,12 +598,8 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    return (
-        name.startswith(
-            (*prefixes, "ALARM_", "DROP_", "ELASTICSEARCH_", "FLUSH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
-        )
-        or name in _UNPREFIXED
-    )
+    others = ("ALARM_", "DROP_", "ELASTICSEARCH_", "FLUSH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
+    return name.startswith((*prefixes, *others)) or name in _UNPREFIXED
 
 
 def _masked(name: str, value: str) -> str:

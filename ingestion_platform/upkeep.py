@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import PlatformError
@@ -70,13 +70,15 @@ def upkeep_stream(
     stream: Stream,
     *,
     thorough: bool = True,
+    since: date | None = None,
     dry_run: bool = False,
     on_table: Callable[[Upkept], None] = lambda _: None,
 ) -> Kept:
     """Merge the lake's closed windows, and do what bronze and quarantine need.
 
-    `thorough` looks after the lake and for orphans as well, which take a listing of all files.
-    With `dry_run` nothing is changed, and the lake is not looked at.
+    `thorough` looks after the lake and for orphans as well, which take a listing of all files; of
+    the lake's windows at those from `since` on. With `dry_run` nothing is changed, and the lake is
+    not looked at.
 
     Raises:
         FilesMissing, Differing: something is wrong with the data; names the files.
@@ -86,7 +88,8 @@ def upkeep_stream(
 
     merged: list[Merged] = []
     if thorough and not dry_run:
-        merged = merge_closed(platform.store, stream.topic, today=datetime.now(UTC).date())
+        today = datetime.now(UTC).date()
+        merged = merge_closed(platform.store, stream.topic, today=today, since=since)
     names = tables_of(stream)
     return Kept(stream.name, merged, list(_upkeep(platform, names, thorough, dry_run, on_table)))
 
@@ -144,6 +147,7 @@ def _upkeep(
                 target=settings.target_file_mb * 1024 * 1024,
                 orphan_gate=timedelta(hours=settings.orphan_hours) if thorough else None,
                 dry_run=dry_run,
+                trino=platform.settings.trino,
             )
         except PlatformError as error:
             failed = error

@@ -28,6 +28,8 @@ def separate_settings(services: Services, root: Path) -> Settings:
 def separate_environment(services: Services) -> dict[str, str]:
     """The variables of such settings."""
     env, own = services.env(), f"t{uuid.uuid4().hex[:12]}"
+    # A Trino that runs has another catalog: see `trino_sql`.
+    env = {name: value for name, value in env.items() if not name.startswith("TRINO_")}
     prefix = "PYICEBERG_CATALOG__LAKEHOUSE__"
     uri = env[f"{prefix}URI"]
     with psycopg.connect(uri.replace("+psycopg", ""), autocommit=True) as connection:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import trino
 
-from ingestion_platform.settings import CATALOG, Settings
+from ingestion_platform.settings import CATALOG, Settings, TrinoSettings
 from services import Services
 
 
@@ -17,9 +17,9 @@ class Trino:
 
     def __init__(self, services: Services, settings: Settings) -> None:
         env = services.env()
-        self._connection = trino.dbapi.connect(
-            host=env["TRINO_HOST"], port=int(env["TRINO_PORT"]), user=env["TRINO_USER"]
-        )
+        self.host, self.port = env["TRINO_HOST"], int(env["TRINO_PORT"])
+        self.user = env["TRINO_USER"]
+        self._connection = trino.dbapi.connect(host=self.host, port=self.port, user=self.user)
         login = urlsplit(settings.catalog["uri"])
         # What `testbed.separate_environment` made: -csearch_path=<schema>
         self._name = parse_qs(login.query)["options"][0].rpartition("=")[2]
@@ -46,6 +46,11 @@ class Trino:
         named = ", ".join(f"\"{name}\" = '{value}'" for name, value in properties.items())
         self.run(f"CREATE CATALOG {self._name} USING iceberg WITH ({named})")
         self.run(f"USE {self._name}.bronze")
+
+    @property
+    def settings(self) -> TrinoSettings:
+        """Where the platform finds it."""
+        return TrinoSettings(self.host, self.port, self.user, self._name)
 
     def run(self, sql: str) -> list[Any]:
         """The rows that a statement gives; tables are named namespace.table."""

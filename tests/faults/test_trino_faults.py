@@ -127,7 +127,10 @@ def test_trino_changes_the_tables(scene: Scene, sql: Trino) -> None:
         scene.until_done()
         scene.send(300)
         scene.until_done(do="upkeep")
-        scene.until_done()
+        at = sql.settings
+        named = {"HOST": at.host, "PORT": str(at.port), "USER": at.user, "CATALOG": at.catalog}
+        scene.env |= {f"TRINO_{name}": value for name, value in named.items()}
+        together([scene.start("upkeep"), scene.start("run")])
         together([scene.start("replace", other)])
         together([scene.start("replace")])
         while trino.done < len(statements):

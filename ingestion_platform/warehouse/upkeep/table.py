@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from ingestion_platform.settings import TrinoSettings
     from ingestion_platform.warehouse.upkeep.choose import Group
     from ingestion_platform.warehouse.upkeep.compact import Rewritten
     from ingestion_platform.warehouse.upkeep.live import Live
@@ -103,18 +104,23 @@ def upkeep(
     target: int = TARGET,
     orphan_gate: timedelta | None = None,
     dry_run: bool = False,
+    trino: TrinoSettings | None = None,
 ) -> Upkept | None:
     """Do what a table needs, None when there is none: compaction towards `target` bytes, manifests,
     snapshots and, given a gate, orphans. Any number of these may run at once, beside any writers.
 
-    With `dry_run` nothing is changed; `before` tells what would be.
+    With `dry_run` nothing is changed; `before` tells what would be. Given `trino`, that rewrites
+    files and manifests, spread over its workers. What is needed is judged the same, so that a row
+    is not rewritten more often; snapshots and orphans stay ours, since Trino knows neither which
+    snapshot tells positions nor how long a reader has had to let go of a file.
 
     Raises:
+        EngineUnavailable: Trino does not answer; nothing is lost by trying again.
         FilesMissing: the table's files are not all there.
         CatalogUnavailable, StoreUnavailable: some of it may be done; run it again.
     """
     from ingestion_platform.warehouse.upkeep.orphans import remove_orphans
-    from ingestion_platform.warehouse.upkeep.rewrite import expire, merge_manifests
+    from ingestion_platform.warehouse.upkeep.rewrite import expire
 
     table = load_or_none(catalog, name)
     if table is None:
@@ -123,11 +129,13 @@ def upkeep(
         before, groups = _examine(table, target)
     done = _Done()
     if not dry_run:
-        _compact(catalog, name, table, groups, target, done)
-        merged = merge_manifests(catalog, name) if not before.fine else 0
+        if trino is None:
+            _rewrite(catalog, name, table, before, groups, target, done)
+        else:
+            _rewrite_by_trino(trino, catalog, name, before, target, done)
         expired = expire(catalog, name)
     else:
-        merged = expired = 0
+        expired = 0
     orphans = None
     if orphan_gate is not None:
         orphans = remove_orphans(catalog, name, gate=orphan_gate, dry_run=dry_run)
@@ -139,7 +147,7 @@ def upkeep(
         rewritten=done.rewritten,
         written=done.written,
         given_up=done.given_up,
-        merged=merged,
+        merged=done.merged,
         expired=expired,
         orphans=orphans,
     )
@@ -150,6 +158,7 @@ class _Done:
     rewritten: int = 0
     written: int = 0
     given_up: int = 0
+    merged: int = 0
 
 
 def _examine(table: Table, target: int) -> tuple[Condition, list[Group]]:
@@ -174,6 +183,42 @@ def _examine(table: Table, target: int) -> tuple[Condition, list[Group]]:
         small_manifests=sum(map(len, merging)),
         expendable=len(expendable(table.metadata)),
     ), found
+
+
+def _rewrite(
+    catalog: Catalog,
+    name: str,
+    table: Table,
+    before: Condition,
+    groups: list[Group],
+    target: int,
+    done: _Done,
+) -> None:
+    from ingestion_platform.warehouse.upkeep.rewrite import merge_manifests
+
+    _compact(catalog, name, table, groups, target, done)
+    if not before.fine:
+        done.merged = merge_manifests(catalog, name)
+
+
+def _rewrite_by_trino(
+    trino: TrinoSettings,
+    catalog: Catalog,
+    name: str,
+    before: Condition,
+    target: int,
+    done: _Done,
+) -> None:
+    from ingestion_platform.warehouse.upkeep.trino import optimize, optimize_manifests
+
+    if before.small_files:
+        outcome = optimize(trino, catalog, name, target)
+        done.rewritten, done.written = outcome.rewritten, outcome.written
+        done.given_up = before.small_files if outcome.refused else 0
+    if before.small_manifests:
+        optimize_manifests(trino, name)
+        now = condition(catalog, name, target=target)
+        done.merged = max(0, before.manifests - now.manifests) if now is not None else 0
 
 
 def _compact(
