@@ -19,7 +19,15 @@ import pyarrow.fs
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from services import ServiceError, Services, Unavailable, UnknownService, files, processes
+from services import (
+    ServiceError,
+    Services,
+    Unavailable,
+    UnknownService,
+    files,
+    manager,
+    processes,
+)
 from services.net import free_port, port_is_free, wait_until
 from services.postgres import Postgres
 from services.service import Record
@@ -435,3 +443,13 @@ def test_a_stubborn_process_is_killed_after_the_grace_time(tmp_path: Path) -> No
 def test_free_ports_stay_clear_of_outgoing_connections() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert free_port() < low
+
+
+def test_a_service_waits_for_what_it_needs(tmp_path: Path) -> None:
+    """Alone it does not start, and says who starts what it needs."""
+    with pytest.raises(ServiceError, match=r"trino: needs minio and postgres to run.*`up trino`"):
+        Services(tmp_path).start("trino")
+    assert [set(together) for together in manager._in_order(["trino"])] == [
+        {"minio", "postgres"},
+        {"trino"},
+    ]
