@@ -37,6 +37,7 @@ from ingestion_platform.orchestration.instance import ROOT
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import export
 from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.tables import ensure_bronze, load_or_none
 
 PROJECT = ROOT / "dbt_project"
 ATTEMPTS = 3
@@ -172,16 +173,20 @@ def dbt_definitions(streams: Mapping[str, Stream], *, together: bool = False) ->
     modelled = [d for d in domains if (project.project_dir / "models" / d).is_dir()]
     groups = [modelled] if together else [[domain] for domain in modelled]
     return dg.Definitions(
-        assets=[_models(project, group, _start_date(streams, group)) for group in groups if group],
+        assets=[
+            _models(project, group, [s for s in streams.values() if s.domain in group])
+            for group in groups
+            if group
+        ],
         resources={"dbt": dbt_command(project)},
     )
 
 
-def _start_date(streams: Mapping[str, Stream], domains: Sequence[str]) -> str:
-    starts = {s.start_date for s in streams.values() if s.domain in domains}
+def _start_date(streams: Sequence[Stream]) -> str:
+    starts = {stream.start_date for stream in streams}
     if len(starts) > 1:
         raise ContractError(
-            ", ".join(f"defs/{domain}/defs.yaml" for domain in domains),
+            ", ".join(f"defs/{domain}/defs.yaml" for domain in sorted({s.domain for s in streams})),
             "start_date",
             f"differs between streams of a domain: {', '.join(sorted(starts))}",
             action="give them one start_date: the domain's models are partitioned by it",
@@ -189,7 +194,9 @@ def _start_date(streams: Mapping[str, Stream], domains: Sequence[str]) -> str:
     return starts.pop()
 
 
-def _models(project: DbtProject, domains: Sequence[str], start_date: str) -> dg.AssetsDefinition:
+def _models(
+    project: DbtProject, domains: Sequence[str], streams: Sequence[Stream]
+) -> dg.AssetsDefinition:
     name = "_".join(["dbt", *domains])
 
     @dbt_assets(
@@ -197,7 +204,7 @@ def _models(project: DbtProject, domains: Sequence[str], start_date: str) -> dg.
         project=project,
         select=" ".join(f"path:models/{domain}" for domain in domains),
         name=name,
-        partitions_def=partitions.windows(start_date),
+        partitions_def=partitions.windows(_start_date(streams)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=Translator(),
         pool=name,
@@ -207,12 +214,16 @@ def _models(project: DbtProject, domains: Sequence[str], start_date: str) -> dg.
         dbt: Dbt,
         platform: dg.ResourceParam[Platform],
     ) -> Iterator[Any]:
+        for stream in streams:
+            # Models read the table of a stream that has sent nothing yet, too.
+            if load_or_none(platform.catalog, stream.bronze_table) is None:
+                ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
         # dbt runs in the project's folder: it must not take another one for its home.
         export({"PLATFORM_HOME": str(platform.settings.home)})
         # Unit tests judge the models' code, not the data.
         arguments = ["build", "--exclude-resource-type", "unit_test"]
         arguments += ["--vars", json.dumps(window_vars(context.partition_keys))]
-        folder = platform.settings.home / "dbt" / f"{context.run_id}-{context.retry_number}"
+        folder = platform.settings.home / "dbt" / f"{context.run.run_id}-{context.retry_number}"
         try:
             for event in dbt.cli(arguments, context=context, target_path=folder).stream():
                 if isinstance(event, dg.Output):

@@ -89,6 +89,18 @@ def pgr(
 
 
 @pytest.mark.slow
+def test_models_of_a_stream_that_sent_nothing_yet_are_empty(pgr: Lab) -> None:
+    """A day can be materialized before there is a bronze table: it is made as the contract says."""
+    silver = dg.AssetKey(["silver", "silver_pgr_events"])
+    job = defs().resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(
+        instance=pgr.instance, asset_selection=[silver], partition_key=TODAY.isoformat()
+    )
+    assert done.success
+    assert Platform(pgr.settings).catalog.load_table(tuple(silver.path)).scan().count() == 0
+
+
+@pytest.mark.slow
 def test_a_range_of_days_reaches_gold_with_its_checks_and_metadata(pgr: Lab) -> None:
     """Bronze's days become rows of silver and gold in one dbt run, told day by day."""
     pgr.produce(300, days_ago(1), bad=0.01)
