@@ -53,10 +53,11 @@ lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
 	@$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
 	@$(BIN)/ingest contract lint
 
-docs: $(RUN_READY)  ## Write the pages that follow from contracts and tests anew: streams, faults
+docs: $(RUN_READY)  ## Write the pages that follow from contracts, tests and rules: streams, faults, metrics
 	@rm -f docs/streams/*.md
 	@$(BIN)/ingest contract export --format markdown --output docs
 	@$(BIN)/python docs/write_faults.py
+	@$(BIN)/python docs/write_metrics.py
 
 services: $(DEV_READY)  ## Start Kafka, MinIO and Postgres natively; shows the settings to use them
 	@$(BIN)/python -m services up kafka minio postgres
