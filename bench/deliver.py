@@ -1,5 +1,6 @@
-"""How fast a bronze table is delivered to PostgreSQL and to files, beside a plain COPY of the same
-rows into a table with the same key. Real Postgres on this machine; lake and tables on its disk.
+"""How fast a bronze table is delivered to PostgreSQL, to Elasticsearch and to files, beside a plain
+COPY and plain `_bulk` calls of the same rows. Real servers on this machine; lake and tables on its
+disk.
 
     python -m bench.deliver [--rows 500000] [--repeat 3]
 """
@@ -29,6 +30,8 @@ from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
+from ingestion_platform.sinks.documents import ORIGIN_MAPPINGS, mapping_of
+from ingestion_platform.sinks.source import shape_of
 from ingestion_platform.sinks.text import csv_bytes, flat
 from ingestion_platform.streams import Destination, Stream, declared_streams
 from ingestion_platform.warehouse.commit import Change, commit
@@ -49,15 +52,22 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Services(Path(folder) / "servers") as services:
-        services.up(["postgres"])
+        services.up(["postgres", "elasticsearch"])
         uri = services.env()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg", "")
-        env = {"PLATFORM_HOME": f"{folder}/home", "SINK_POSTGRES_URL": uri}
+        search = services.env()["ELASTICSEARCH_URL"]
+        env = {
+            "PLATFORM_HOME": f"{folder}/home",
+            "SINK_POSTGRES_URL": uri,
+            "ELASTICSEARCH_URL": search,
+        }
         platform = Platform(Settings.load(env, root=Path(folder)))
         stream = declared_streams()["sensor_readings"]
         fill(platform, stream, options.rows)
         ways: dict[str, Callable[[], None]] = {
             "plain COPY": lambda: plain_copy(platform, stream, uri),
             "postgres": lambda: once(platform, stream, "postgres"),
+            "plain _bulk": lambda: plain_bulk(platform, stream, search),
+            "elasticsearch": lambda: once(platform, stream, "elasticsearch"),
             "files": lambda: once(platform, stream, "files"),
         }
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
@@ -67,7 +77,7 @@ def main() -> None:
         services.down(purge=True)
     found = {name: summary(options.rows, each) for name, each in runs.items()}
     for name, each in found.items():
-        sys.stdout.write(f"{name:12} {json.dumps(each)}\n")
+        sys.stdout.write(f"{name:14} {json.dumps(each)}\n")
     RESULTS.mkdir(exist_ok=True)
     result = {"rows": options.rows, "load": os.getloadavg()[0], "ways": found}
     (RESULTS / "deliver.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -110,8 +120,12 @@ def readings(stream: Stream, span: Span) -> pa.Table:
 def once(platform: Platform, stream: Stream, sink: str) -> None:
     """All of it into a target that is new."""
     name = f"t{uuid.uuid4().hex[:8]}"
-    given = {"table": f"bench.{name}"} if sink == "postgres" else {"folder": f"bench/{name}"}
-    target = replace(stream, deliver=(Destination(sink, given),))
+    given = {
+        "postgres": {"table": f"bench.{name}"},
+        "elasticsearch": {"index": f"bench-{name}"},
+        "files": {"folder": f"bench/{name}"},
+    }
+    target = replace(stream, deliver=(Destination(sink, given[sink]),))
     delivery: Delivery = stream_deliveries(target)[0]
     done = deliver(platform, delivery)
     assert done.upserted > 0
@@ -133,6 +147,27 @@ def plain_copy(platform: Platform, stream: Stream, uri: str) -> None:
         with connection.cursor().copy(f"COPY {name} FROM STDIN (FORMAT csv)") as copy:
             for batch in dataset.scanner(columns=names).to_batches():
                 copy.write(csv_bytes(flat(pa.Table.from_batches([batch]).select(names))))
+
+
+def plain_bulk(platform: Platform, stream: Stream, url: str) -> None:
+    """The rows read and indexed by the client's own helper, each under its key: without position,
+    order, or a second delivery in mind. The index is mapped as a delivery maps it."""
+    from elasticsearch import Elasticsearch, helpers
+
+    contract = stream.contract
+    table = platform.catalog.load_table(stream.bronze_table)
+    shape = shape_of(table, contract.primary_key, contract)
+    names = [*(f.name for f in contract.fields), c.WINDOW, c.PARTITION, c.OFFSET, c.GENERATION]
+    index = f"b{uuid.uuid4().hex[:8]}"
+    mappings = {o.name: mapping_of(o, key=o.name in shape.key) for o in shape.columns}
+    with Elasticsearch(url, request_timeout=60) as client:
+        client.indices.create(index=index, mappings={"properties": mappings | ORIGIN_MAPPINGS})
+        actions = (
+            {"_id": "|".join(str(row[name]) for name in shape.key), "_source": row}
+            for batch in TableDataset(table).scanner(columns=names).to_batches()
+            for row in batch.to_pylist()
+        )
+        helpers.bulk(client, actions, index=index, chunk_size=2000)
 
 
 def measured(way: Callable[[], None]) -> dict[str, float]:

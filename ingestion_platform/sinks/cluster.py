@@ -127,7 +127,8 @@ class Cluster:
             answer = client.perform_request(
                 method, path, params=params, headers=headers, body=body or None
             )
-            return bytes(answer.body)
+            told = answer.body
+            return told if isinstance(told, bytes) else str(told).encode()
 
         return self._patiently(ask)
 
@@ -234,7 +235,7 @@ class Cluster:
                 self.unanswered |= error.status_code in _UNANSWERED
                 if time.monotonic() > deadline:
                     raise
-            except (es.ConnectionError, es.ConnectionTimeout):
+            except (es.ConnectionError, es.ConnectionTimeout, es.SerializationError):
                 self.unanswered, attempts = True, attempts + 1
                 if attempts >= ATTEMPTS:
                     raise
@@ -331,7 +332,8 @@ def _client(sinks: SinkSettings) -> Elasticsearch:
         given["basic_auth"] = (sinks.elasticsearch_username, sinks.elasticsearch_password)
     if sinks.elasticsearch_ca_file:
         given["ca_certs"] = sinks.elasticsearch_ca_file
-    kinds = ("application/json", "application/vnd.elasticsearch+json")
+    # Proxies answer by pages of their own.
+    kinds = ("application/json", "application/vnd.elasticsearch+json", "application/xml")
     return Elasticsearch(
         list(sinks.elasticsearch_urls),
         request_timeout=60,

@@ -669,30 +669,27 @@ def _evolved(
     same = have.identity == wanted.identity
     by_number = {column[0]: column for column in have.columns} if same else {}
     by_name = {column[1]: column for column in have.columns}
-    columns, anew, used = [], False, set()
-    renamed: dict[str, str] = {}
-    for number, name, mapping in wanted.columns:
-        held = by_number.get(number) or by_name.get(name)
-        if held is not None:
-            used.add(held[1])
-            found = merged(held[2], mapping)
-            if found is None:
-                raise Permanent(
-                    f"{have.target}: field {name} is mapped as {_kind(held[2])}, and the source "
-                    f"now has {_kind(mapping)}",
-                    action="deliver to an index of another name, or delete this one: it is made "
-                    "anew",
-                )
-            mapping, anew = found.mapping, anew or found.anew or held[1] != name
-            renamed |= {held[1]: name} if held[1] != name else {}
-        columns.append((number, name, mapping))
+    pairs = [(by_number.get(want[0]) or by_name.get(want[1]), want) for want in wanted.columns]
+    renamed = {held[1]: want[1] for held, want in pairs if held and held[1] != want[1]}
     if [renamed.get(name, name) for name in have.key] != wanted.key:
         raise Permanent(
             f"{have.target}: is kept by {', '.join(have.key)}, not by {', '.join(wanted.key)}",
             action="deliver to an index of another name, or delete this one: it is made anew",
         )
-    columns += [column for column in have.columns if column[1] not in used]
-    return columns, renamed, anew
+    columns, anew = [], bool(renamed)
+    for held, (number, name, mapping) in pairs:
+        found = Merged(mapping) if held is None else merged(held[2], mapping)
+        if found is None:
+            was = held[2].get("type", "object") if held else ""
+            raise Permanent(
+                f"{have.target}: field {name} is mapped as {was}, and the source now has "
+                f"{mapping.get('type', 'object')}",
+                action="deliver to an index of another name, or delete this one: it is made anew",
+            )
+        columns.append((number, name, found.mapping))
+        anew |= found.anew
+    used = [held for held, _ in pairs]
+    return [*columns, *(each for each in have.columns if each not in used)], renamed, anew
 
 
 def _mapping(of: _State) -> dict[str, Any]:
@@ -703,10 +700,6 @@ def _mapping(of: _State) -> dict[str, Any]:
         "_meta": {**about, "fields": of.descriptions},
         "properties": {**{name: each for _, name, each in of.columns}, **ORIGIN_MAPPINGS},
     }
-
-
-def _kind(mapping: Mapping[str, Any]) -> str:
-    return str(mapping.get("type", "object"))
 
 
 def _writing(name: str, state: _State) -> list[dict[str, Any]]:

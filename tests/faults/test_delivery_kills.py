@@ -67,7 +67,7 @@ class Delivered(Scene):
         assert {k: (found[k], wanted[k]) for k in wanted if found[k] != wanted[k]} == {}
 
 
-@pytest.fixture(params=["postgres", "files_minio"])
+@pytest.fixture(params=["elasticsearch", "postgres", "files_minio"])
 def scene(
     request: pytest.FixtureRequest, servers: Services, worker: Worker, tmp_path: Path
 ) -> Delivered:
