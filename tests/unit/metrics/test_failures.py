@@ -11,7 +11,9 @@ from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
 from ingestion_platform.failures import counts, note, noting
 from ingestion_platform.pipeline import Platform, land_stream
 from ingestion_platform.settings import Settings
+from ingestion_platform.sources.kafka import Moved
 from ingestion_platform.streams import declared_streams
+from ingestion_platform.worker import Noted
 
 
 def test_errors_are_counted_by_kind(tmp_path: Path) -> None:
@@ -46,3 +48,23 @@ def test_a_failed_run_counts(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no embedded broker"):
         land_stream(Platform(settings), declared_streams()["pgr_events"])
     assert counts(tmp_path) == {("pgr_events", "transient"): 1}
+
+
+def test_a_worker_s_failures_count(tmp_path: Path) -> None:
+    """Each failed step of a line counts; a log that moved underneath is looked at again."""
+
+    class Line:
+        name, stream = "s files", "s"
+
+        def step(self) -> float:
+            raise next(errors)
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    errors = iter([StoreUnavailable("x"), Moved("x"), StoreUnavailable("x"), KeyError("x")])
+    line = Noted(Line(), tmp_path)
+    for error in (StoreUnavailable, Moved, StoreUnavailable, KeyError):
+        with pytest.raises(error):
+            line.step()
+    assert counts(tmp_path) == {("s", "transient"): 2, ("s", "unexpected"): 1}
