@@ -28,6 +28,8 @@ ATTEMPTS = 4
 """Times that a request is made which nobody answers."""
 PAGE = 5_000
 """Documents that are read at once."""
+KEEP = "15m"
+"""For so long a page of documents may be worked on."""
 TOO_LARGE = 413
 _BUSY = (429, 503)
 _UNANSWERED = (502, 503, 504)  # a proxy may have passed the request on
@@ -169,7 +171,7 @@ class Cluster:
     ) -> Iterator[list[Hit]]:
         """Documents of one moment (this one), in pages; of them some members, or all."""
         self.call("POST", f"/{index}/_refresh")
-        opened = self.call("POST", f"/{index}/_pit", params={"keep_alive": "5m"})
+        opened = self.call("POST", f"/{index}/_pit", params={"keep_alive": KEEP})
         pit = str(msgspec.json.decode(opened)["id"])
         body: dict[str, Any] = {
             "size": size,
@@ -180,7 +182,7 @@ class Cluster:
         }
         try:
             while True:
-                body["pit"] = {"id": pit, "keep_alive": "5m"}
+                body["pit"] = {"id": pit, "keep_alive": KEEP}
                 page = msgspec.json.decode(self.call("POST", "/_search", body), type=_Page)
                 pit = page.pit_id or pit
                 if page.hits.hits:

@@ -33,7 +33,13 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from ingestion_platform.contract import columns as c
-from ingestion_platform.errors import Permanent, PlatformError, PositionMoved, SettingError
+from ingestion_platform.errors import (
+    Permanent,
+    PlatformError,
+    PositionMoved,
+    SettingError,
+    SinkUnavailable,
+)
 from ingestion_platform.sinks.cluster import (
     PAGE,
     TOO_LARGE,
@@ -75,6 +81,8 @@ BULK_BYTES, BULK_DOCUMENTS = 4 * 1024 * 1024, 2_000
 """Of one bulk request, about."""
 WORKERS = 2
 """Bulk requests under way at once."""
+FENCES = 5
+"""Times that others are fenced off, while requests for that remain without an answer."""
 _EXAMPLE = "https://search.example.org:9200"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
 _RESERVED = re.compile(r"-refused$|-\d{6}$|\.(write|refuse)-")
@@ -359,16 +367,26 @@ class ElasticsearchTarget:
         state = stored.known
         if state.claimed_by == delivery and not anew:
             return stored
-        fence = anew or bool(state.claimed_by) or not state.writer
-        writer = uuid.uuid4().hex[:12] if fence else state.writer
-        stored = self._swap(stored, replace(state, claimed_by=delivery, writer=writer))
-        if fence:
-            self._fence(stored.known)
+        if not anew and not state.claimed_by and state.writer:
+            return self._swap(stored, replace(state, claimed_by=delivery))
+        for _ in range(FENCES):
             self._cluster.unanswered = False
-        return stored
+            writer = uuid.uuid4().hex[:12]
+            stored = self._swap(stored, replace(state, claimed_by=delivery, writer=writer))
+            self._fence(stored.known)
+            # A request that is late could bring the aliases of this writer back: take another.
+            if not self._cluster.unanswered:
+                return stored
+        raise SinkUnavailable(
+            f"{self._name}: Elasticsearch does not answer", action="check that its server is up"
+        )
 
     def _fence(self, state: _State) -> None:
-        """Only the state's writer can write from now on, and no write of others is under way."""
+        """Only the state's writer can write from now on, and no write of others is under way.
+
+        Raises:
+            PositionMoved: whoever has taken over meanwhile was fenced off, and is in the right.
+        """
         self._cluster.aliases(
             self._no_writer(state.index),
             *({"add": each} for each in _writing(self._name, state)),
@@ -376,6 +394,8 @@ class ElasticsearchTarget:
         both = f"{state.index},{self._refused_name}"
         self._cluster.call("PUT", f"/{both}/_block/write")
         self._cluster.call("PUT", f"/{both}/_settings", {"index.blocks.write": None})
+        if self._read().state != state:
+            raise self._moved()
 
     def _no_writer(self, index: str) -> dict[str, Any]:
         both = [index, self._refused_name]
@@ -391,15 +411,13 @@ class ElasticsearchTarget:
 
     def _create(self, stored: _Stored, wanted: _State) -> _Stored:
         """A first index, and the state that tells of it."""
-        self._cluster.call(
-            "PUT", f"/{POSITIONS}", _POSITIONS_INDEX, absent=(400,)
-        )  # or it is there
+        # 400: it is there.
+        self._cluster.call("PUT", f"/{POSITIONS}", _POSITIONS_INDEX, absent=(400,))
         answer = self._cluster.call("GET", f"/_alias/{self._name}", absent=(404,))
         behind = set(msgspec.json.decode(answer)) - {"error", "status"}
         if self._cluster.uuid(self._name) or behind - set(self._numbered()):
             raise Permanent(
-                f"{self._name}: an index or alias of that name is there, and no delivery has made "
-                "it",
+                f"{self._name}: the index or alias is there, and no delivery has made it",
                 action="deliver to an index of another name, or delete this one",
             )
         stored = self._swap(stored, self._new_index(wanted))
