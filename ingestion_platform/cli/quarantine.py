@@ -188,6 +188,9 @@ def discard(
     terminal: Terminal = ctx.obj
     of = _stream(stream)
     choice = _choice(places, reason, window, generation)
+    if choice.empty:
+        problem = "name a reason, windows, or a log partition and offsets"
+        raise typer.BadParameter(problem, param_hint="PARTITION OFFSET")
     decide = core.undo if undo else core.discard
     decision, records = decide(_platform(), of, choice, because=because, by=by or _user())
     if as_json:

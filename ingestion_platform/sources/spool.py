@@ -5,6 +5,7 @@ A killed process leaves its folder behind; the next spool that opens removes it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 import tempfile
@@ -14,16 +15,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from ingestion_platform.errors import StoreUnavailable
+
 _LOCK = "lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Spool:
-    """A folder of this process's own below `root`; a context manager."""
+    """A folder of this process's own below `root`; a context manager.
+
+    Raises:
+        StoreUnavailable: its disk is full.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def __enter__(self) -> Spool:
+        try:
+            return self._open()
+        except OSError as error:
+            self._tell_if_full(error)
+            raise
+
+    def _open(self) -> Spool:
         self._root.mkdir(parents=True, exist_ok=True)
         for other in self._root.iterdir():
             _remove_if_dead(other)
@@ -42,6 +57,14 @@ class Spool:
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
+        self._tell_if_full(error)
+
+    def _tell_if_full(self, error: BaseException | None) -> None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise StoreUnavailable(
+                f"{self._root} cannot keep copies of files: {error.strerror}",
+                action="make space on the disk of PLATFORM_HOME, or move it",
+            ) from error
 
     def new(self) -> Path:
         """A path where no file is yet."""

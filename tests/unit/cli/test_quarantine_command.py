@@ -154,7 +154,7 @@ def test_a_decision_is_recorded_and_taken_back(bare: Ingest, contract: Path) -> 
     ("arguments", "code"),
     [
         (("letters", "files", "1"), 2),  # no reason
-        (("letters", "--because", "x"), 1),  # no records
+        (("letters", "--because", "x"), 2),  # no records
         (("letters", "files", "1", "--because", " "), 1),
         (("letters", "files", "0", "--because", "x"), 1),  # a good record
         (("nobodys", "files", "1", "--because", "x"), 2),
