@@ -64,7 +64,7 @@ class Piece:
 @dataclass(slots=True)
 class Group:
     """Pieces of which each starts where the ones ahead of it end, or before; they become one file
-    that ends at `end`. `rows` and `size` are what it will have at most."""
+    that ends at `end`. `rows` is what it will have at most, `size` about."""
 
     pieces: list[Piece]
     end: int
@@ -91,9 +91,12 @@ class Group:
         if link.start > self.end:
             return False
         if link.end > self.end:
-            if self.rows + link.rows > rows or self.size + piece.size > size:
+            # Of one that overlaps, what lies beyond: else another merge would find more to do.
+            more = min(link.rows, link.end - self.end)
+            weight = piece.size * more // max(1, link.rows)
+            if self.rows + more > rows or self.size + weight > size:
                 return False
-            self.end, self.rows, self.size = link.end, self.rows + link.rows, self.size + piece.size
+            self.end, self.rows, self.size = link.end, self.rows + more, self.size + weight
         self.pieces.append(piece)
         return True
 

@@ -4,7 +4,7 @@ schedules that ask for it. What upkeep does is written in `ingestion_platform.up
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -32,6 +32,10 @@ GROUP = "upkeep"
 TAG, FREQUENT, THOROUGH = "upkeep", "frequent", "thorough"
 """The tag of a run, and its values: tables only; or also the lake, orphans and run history."""
 OFTEN, DAILY = "*/10 * * * *", "17 3 * * *"
+RECENT = timedelta(days=8)
+"""How old a window is that is looked at daily; and on which day of the week (Sunday) all are. A
+window stays open for a log partition until a later one has records of it."""
+ALL_WINDOWS = 6
 ATTEMPTS = 3
 _HISTORY = dg.AssetKey([GROUP, "run_history"])
 _FINISHED = [
@@ -83,7 +87,11 @@ def _stream_asset(key: dg.AssetKey, stream: Stream) -> dg.AssetsDefinition:
         yield from _told(
             context,
             lambda: upkeep_stream(
-                platform, stream, thorough=_thorough(context), on_table=_logged(context)
+                platform,
+                stream,
+                thorough=_thorough(context),
+                since=recent(context.run.tags, datetime.now(UTC).date()),
+                on_table=_logged(context),
             ),
         )
 
@@ -220,6 +228,14 @@ def _daily(keys: Iterable[dg.AssetKey]) -> dg.ScheduleDefinition:
 def _thorough(context: dg.AssetExecutionContext) -> bool:
     """A run that somebody asks for by hand does all."""
     return context.run.tags.get(TAG) != FREQUENT
+
+
+def recent(tags: Mapping[str, str], today: date) -> date | None:
+    """From which window on a run looks at the lake: all of them (None) once a week, and when
+    somebody asks for it; a listing of each window of all years is too much for every day."""
+    if tags.get(TAG) != THOROUGH or today.weekday() == ALL_WINDOWS:
+        return None
+    return today - RECENT
 
 
 def _logged(context: dg.AssetExecutionContext) -> Any:

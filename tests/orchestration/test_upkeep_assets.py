@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +151,12 @@ def test_runs_that_tell_the_state_of_an_asset_stay(instance: dg.DagsterInstance)
     latest = instance.get_latest_materialization_event(whole.key)
     assert latest is not None
     assert latest.run_id == fifth
+
+
+def test_all_windows_of_the_lake_are_looked_at_once_a_week() -> None:
+    """Daily the recent ones alone; all of them on Sundays, and when somebody asks by hand."""
+    daily = {upkeep.TAG: upkeep.THOROUGH}
+    week = [date(2026, 11, 16) + timedelta(days=n) for n in range(7)]  # from a Monday on
+    looked = [upkeep.recent(daily, day) for day in week]
+    assert looked == [*(day - timedelta(days=8) for day in week[:6]), None]
+    assert upkeep.recent({}, week[0]) is None
