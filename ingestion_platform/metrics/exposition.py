@@ -149,7 +149,7 @@ def _of_reading(facts: Facts) -> Iterator[Told]:
     for of, count in facts.errors.items():
         if of[0] not in declared:  # a model's delivery, or a stream that was declared once
             yield m.ERRORS, of, count
-    yield m.READ_AT, (), facts.read_at
+    yield m.READ_AT, (), facts.read_at or None  # 0: the first reading is not through
     yield m.READ_SECONDS, (), facts.seconds
     yield m.BUILD, (__version__,), 1
 

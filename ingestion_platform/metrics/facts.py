@@ -61,7 +61,7 @@ class StreamFacts:
     """A stream; a part that could not be read is None, or as it was last read (lake, tables)."""
 
     name: str
-    quarantine_ratio: float
+    quarantine_ratio: float | None
     freshness_seconds: float | None
     log: LogFacts | None
     lake: LakeFacts | None

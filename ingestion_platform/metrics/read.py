@@ -351,10 +351,11 @@ class _StreamReader:
         tables_up = reached and self._read_tables()
         log = self._read_log(known_topics) if self._stream.kafka else LogFacts()
         bronze, quarantine = self._read
+        ratio, freshness = self._promised()
         facts = StreamFacts(
             name=self._stream.name,
-            quarantine_ratio=self._stream.contract.quarantine_share,
-            freshness_seconds=self._stream.contract.freshness_seconds,
+            quarantine_ratio=ratio,
+            freshness_seconds=freshness,
             log=log,
             lake=self._look.facts,
             bronze=bronze,
@@ -370,6 +371,14 @@ class _StreamReader:
             return facts
         facts = replace(facts, up={**up, "log": log is not None})
         return replace(facts, oldest_wait=self._oldest_wait(facts))
+
+    def _promised(self) -> tuple[float | None, float | None]:
+        """What the contract promises; nothing, when it cannot be read: runs tell of that."""
+        try:
+            contract = self._stream.contract
+        except PlatformError:
+            return None, None
+        return contract.quarantine_share, contract.freshness_seconds
 
     def _read_tables(self) -> bool:
         stream, of = self._stream, self._tables.facts

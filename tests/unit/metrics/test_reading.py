@@ -144,6 +144,19 @@ def test_what_cannot_be_read_is_told(bench: Bench) -> None:
     assert all(bench.read(LOOK + 1)["ingestion_up"].values())
 
 
+def test_a_broken_contract_hides_nothing_else(bench: Bench, tmp_path: Path) -> None:
+    """Its stream is told to be unreadable; the others are told as ever."""
+    wrong = tmp_path / "wrong.odcs.yaml"
+    wrong.write_text("schema: {}")
+    broken = replace(bench.stream, name="broken", contract_file=wrong, deliver=())
+    bench.reader.close()
+    bench.reader = Reader(bench.platform, [broken, bench.stream], clock=lambda: bench.now)
+    told = bench.read()
+    assert told["ingestion_up"]["broken", "tables"] == 0
+    assert told["ingestion_up"][bench.stream.name, "tables"] == 1
+    assert told["ingested_rows"] == {(bench.stream.name,): 0}
+
+
 def test_a_scrape_does_not_wait_for_a_slow_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets what was read before; the reading goes on, and is there for the next scrape."""
     monkeypatch.setattr(exposition, "FRESH", 0.0)
