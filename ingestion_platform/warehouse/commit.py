@@ -80,6 +80,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
             reading the ledgers again tells.
     """
     began = time.time()
+    table: Table | None = None
     for attempt in range(ATTEMPTS):
         try:
             with answering():
@@ -90,7 +91,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 _compare_partitions(table, changes)
                 return _commit_once(table, changes, began)
         except Exception as error:
-            if not _is_conflict(error):
+            if not (_is_conflict(error) or _files_went(error, table)):
                 raise
             # Somebody committed to other rows of the table; the files are still good.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
@@ -180,6 +181,13 @@ def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
             f"{'.'.join(table.name())}: the partitions changed while files were written",
             action="read the positions again and go on",
         )
+
+
+def _files_went(error: Exception, table: Table | None) -> bool:
+    """Whether another engine rewrote the table and removed files while they were read here."""
+    from ingestion_platform.warehouse.tables import has_changed
+
+    return isinstance(error, FileNotFoundError) and table is not None and has_changed(table)
 
 
 def _is_conflict(error: Exception) -> bool:

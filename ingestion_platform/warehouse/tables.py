@@ -81,6 +81,17 @@ def ensure_namespace(catalog: Catalog, namespace: str) -> None:
         return
 
 
+def has_changed(table: Table) -> bool:
+    """Whether somebody committed to a table since it was opened.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer.
+    """
+    with answering():
+        now = table.catalog.load_table(table.name())
+    return bool(now.metadata_location != table.metadata_location)
+
+
 def load_or_none(catalog: Catalog, name: str) -> Table | None:
     """The table of that name (namespace.name), None when there is none.
 

@@ -21,7 +21,7 @@ from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.upkeep.table import upkeep
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("trino")]
+pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.xdist_group("trino")]
 
 # What Trino says when the platform, or Trino itself, was quicker: nothing of the statement is in.
 CONFLICTS = ("ICEBERG_COMMIT_ERROR", "TRANSACTION_CONFLICT")
@@ -34,7 +34,7 @@ SAME = " AND ".join(f"t.{name} = s.{name}" for name in PLACE.split(", "))
 def scene(trino: Services, worker: Worker, tmp_path: Path) -> Scene:
     """A new stream, loaded once."""
     scene = Scene.new(worker, separate_environment(trino), tmp_path)
-    scene.send(1_000)
+    scene.send(500)
     together([scene.start("run")])
     return scene
 
@@ -123,9 +123,7 @@ def test_trino_changes_the_tables(scene: Scene, sql: Trino) -> None:
     ]
     other = edited(scene.stream, no_calls)
     with Statements(sql, statements) as trino:
-        scene.send(300)
-        scene.until_done()
-        scene.send(300)
+        scene.send(200)
         scene.until_done(do="upkeep")
         at = sql.settings
         named = {"HOST": at.host, "PORT": str(at.port), "USER": at.user, "CATALOG": at.catalog}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.retention import KEEP, expendable
-from ingestion_platform.warehouse.tables import load_or_none
+from ingestion_platform.warehouse.tables import has_changed, load_or_none
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -229,8 +229,15 @@ def _compact(
     from ingestion_platform.warehouse.upkeep.rewrite import replace_files
 
     for batch in _batches(groups, target):
-        with answering():
-            rewritten = [compact(table, group) for group in batch]
+        try:
+            with answering():
+                rewritten = [compact(table, group) for group in batch]
+        except FileNotFoundError:
+            if not has_changed(table):
+                raise
+            # Another engine rewrote the table, and removed what is read here.
+            done.given_up += sum(len(group.tasks) for group in batch)
+            continue
         landed, refused = replace_files(catalog, name, rewritten)
         # These were certainly not committed.
         _discard(table, refused)
