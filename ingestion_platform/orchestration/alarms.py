@@ -4,7 +4,7 @@ looks at failed runs, checks, sensors, and where the streams stand. Telling is t
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,12 +26,15 @@ from ingestion_platform.settings import AlarmSettings
 from ingestion_platform.streams import Stream
 
 NAME = "alarms"
-INTERVAL = 30
+INTERVAL = 60
 """Seconds between two looks."""
 FAILURES = 3
 """So many ticks that fail in a row make a sensor stuck; a single one may be a restart."""
-SLACK = 10
-"""A sensor that has not ticked for so many of its intervals (and ALARM_AFTER_SEC) stands still."""
+SLACK, LEAST = 10, 300.0
+"""A sensor that has not ticked for so many of its intervals, so many seconds, and ALARM_AFTER_SEC,
+stands still."""
+MANY = 3
+"""More sensors than this that stand still are one trouble, the daemon's."""
 FIRST = 86_400.0
 """Seconds that the first look of all goes back for runs that failed."""
 RUNS = 200
@@ -317,10 +320,7 @@ def stuck_sensors(look: Look) -> None:
         for state in look.instance.all_instigator_state()
         if state.name in names - {NAME} and state.is_running
     ]
-    look.book.only("sensor/", _stuck(look, states))
-
-
-def _stuck(look: Look, states: Iterable[InstigatorState]) -> Iterator[Alarm]:
+    failing, silent = [], []
     for state in states:
         ticks = look.instance.get_ticks(
             state.instigator_origin_id, state.selector_id, limit=FAILURES
@@ -328,9 +328,14 @@ def _stuck(look: Look, states: Iterable[InstigatorState]) -> Iterator[Alarm]:
         if len(ticks) == FAILURES and all(tick.status == TickStatus.FAILURE for tick in ticks):
             error = ticks[0].error
             said = str((error.cause or error).message).strip() if error is not None else ""
-            yield _sensor_alarm(look, state, f"has failed {FAILURES} times in a row", said)
+            what = f"has failed {FAILURES} times in a row"
+            failing.append(_sensor_alarm(look, state, what, said))
         elif silence := _silence(look, state, ticks[0].timestamp if ticks else 0.0):
-            yield _sensor_alarm(look, state, f"has not ticked for {silence:,.0f} s", "")
+            what = f"has not ticked for {silence:,.0f} s"
+            silent.append(_sensor_alarm(look, state, what, ""))
+    if len(silent) > MANY:  # one trouble, and not one for each
+        silent = [_daemon_alarm(look, silent)]
+    look.book.only("sensor/", [*failing, *silent])
 
 
 def _silence(look: Look, state: InstigatorState, last: float) -> float:
@@ -339,7 +344,7 @@ def _silence(look: Look, state: InstigatorState, last: float) -> float:
     data = state.instigator_data
     if not isinstance(data, SensorInstigatorData):
         return 0.0
-    allowed = max(look.settings.after_seconds, SLACK * (data.min_interval or INTERVAL))
+    allowed = max(look.settings.after_seconds, LEAST, SLACK * (data.min_interval or INTERVAL))
     began = max(last, data.last_tick_start_timestamp or 0.0, data.last_tick_timestamp or 0.0)
     began = max(began, data.last_sensor_start_timestamp or 0.0, look.memory.steady)
     silence = look.memory.looked - began
@@ -357,5 +362,16 @@ def _sensor_alarm(look: Look, state: InstigatorState, what: str, detail: str) ->
         "daemon and code server",
         section="a-sensor-is-stuck",
         stream=stream[0] if stream else None,
+        url=look.url("automation"),
+    )
+
+
+def _daemon_alarm(look: Look, silent: Sequence[Alarm]) -> Alarm:
+    return Alarm(
+        key="sensor/*",
+        what=f"{len(silent)} sensors do not tick",
+        detail="\n".join(alarm.what for alarm in silent),
+        action="restart daemon and code server, or give them more of a machine",
+        section="a-sensor-is-stuck",
         url=look.url("automation"),
     )

@@ -249,7 +249,26 @@ def test_a_sensor_that_does_not_tick_is_stuck_while_others_do(post: Post) -> Non
     _state(post, f"gone_{uuid.uuid4().hex}", time.time() - 3600)  # of no definition any more
     post.look()
     assert post.told() == []
-    memory = json.loads(post.cursor)
-    post.cursor = json.dumps({**memory, "steady": memory["steady"] - 100})
+    steadily(post)
     post.look()
     assert post.told() == [("opened", f"sensor/{name}")]
+
+
+def test_many_sensors_that_do_not_tick_are_one_alarm(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's, with all of their names."""
+    monkeypatch.setattr(alarms, "MANY", 0)
+    name = f"{post.lab.stream.name}_log"
+    _state(post, name, time.time() - 3600)
+    steadily(post)
+    post.look()
+    (request,) = post.receiver.requests
+    assert request.body["key"] == "sensor/*"
+    assert name in request.body["detail"]
+
+
+def steadily(post: Post) -> None:
+    """As if the sensor of alarms had looked for ten minutes without a pause."""
+    memory = json.loads(post.cursor)
+    post.cursor = json.dumps({**memory, "steady": memory["steady"] - 600})

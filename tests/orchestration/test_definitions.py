@@ -124,7 +124,7 @@ def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefiniti
     assert found.keys() == {"alarms", *quick}
     for name, sensor in found.items():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds <= (2 if name in quick else 30)
+        assert sensor.minimum_interval_seconds <= (2 if name in quick else 60)
 
 
 def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:
