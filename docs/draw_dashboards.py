@@ -199,8 +199,10 @@ def _told(value: float, unit: str) -> str:
     """A value as Grafana would write it, nearly."""
     if unit == "percentunit":
         return f"{value:.1%}"
+    if unit == "s" and 0 < value < 1:
+        return f"{value * 1000:.0f} ms"
     if unit == "s":
-        return f"{value:.3g} s" if value >= 1 or value == 0 else f"{value * 1000:.0f} ms"
+        return f"{value:,.3g} s" if value < 100 else f"{value:,.0f} s"
     if unit == "bytes":
         return f"{value / 1024**2:.1f} MiB" if value >= 1024**2 else f"{value / 1024:.0f} KiB"
     suffix = {"rowsps": "/s", "reqps": "/s", "cpm": "/min"}.get(unit, "")
