@@ -10,6 +10,7 @@ import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SettingError, Transient
 from ingestion_platform.failures import noting
+from ingestion_platform.logs import mask_error
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.pipeline import Platform
@@ -73,8 +74,10 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
             at = standing(platform, delivery)
             checked = _check(platform, delivery, at, automatic=_AUTOMATIC in context.run.tags)
         except Transient as error:
+            mask_error(error, platform.settings)
             raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
         except PlatformError as error:
+            mask_error(error, platform.settings)
             raise dg.Failure(str(error), allow_retries=False) from error
         yield dg.MaterializeResult(
             metadata={
