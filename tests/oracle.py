@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -147,11 +148,14 @@ def rows_of(table: Table) -> pa.Table:
     tasks = list(table.scan().plan_files())
     if not tasks or any(task.delete_files for task in tasks):
         return table.scan().to_arrow()
-    parts = []
-    for task in tasks:
-        with table.io.new_input(task.file.file_path).open() as file:
-            part = pq.read_table(pa.BufferReader(file.read()))
-        parts.append(part.replace_schema_metadata().cast(_plain(part.schema)))
+
+    def rows(path: str) -> pa.Table:
+        with table.io.new_input(path).open() as file:
+            part = pq.read_table(pa.BufferReader(file.read()), use_threads=False)
+        return part.replace_schema_metadata().cast(_plain(part.schema))
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(rows, [task.file.file_path for task in tasks]))
     return pa.concat_tables(parts, promote_options="permissive")  # others write other strings
 
 

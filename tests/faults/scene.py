@@ -76,8 +76,8 @@ class Scene:
 
     def measure(self, do: str, stream: Stream | None = None, **how: Any) -> None:
         """See how many steps a piece of work has when nothing disturbs it."""
-        began = time.monotonic()
         attempt = self.start(do, stream, **how)
+        began = time.monotonic()
         assert attempt.wait() == "ok", attempt.outcome()
         self.steps[do] = attempt.steps()
         self.pace[do] = (time.monotonic() - began) / attempt.steps()

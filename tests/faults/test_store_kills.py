@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
 SILVER = "silver.silver_pgr_events"
 CASES = "gold.gold_pgr_case_lifecycle"
 FUNNEL = "gold.gold_pgr_funnel_daily"
-DAYS, CHUNK = 40, 150
+DAYS, CHUNK = 6, 100
 FIRST = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=60)
 BRONZE = ("tenant_id", "entity_id", "event_type", "event_date", "event_time")
 EVENT = (
@@ -53,7 +53,7 @@ class Modelled(Scene):
     """What each model's table may hold: what bronze made of it, at any time so far."""
 
     def begin(self, turns: int) -> None:
-        """Enough records for so many turns, most of them one day or two behind the other."""
+        """Enough records for so many turns, some turns to a day."""
         self.coming = simulate("pgr_events", turns * CHUNK, start=FIRST, days=DAYS, bad_ratio=0.05)
         self.stale, self.contents = set(), defaultdict(set)
 
@@ -183,8 +183,8 @@ def test_kills_while_storing(
     done = turn = 0
     while done < kills:
         turn += 1
-        if turn % 9 == 0:
-            scene.judge_anew(stricter=turn % 18 == 9)
+        if turn % 9 == 2:
+            scene.judge_anew(stricter=turn % 18 == 2)
         elif turn % 3 == 1 or not scene.stale:
             scene.arrive()
         everything = rng.random() < 0.2

@@ -23,8 +23,10 @@ from typing import Any
 # Everything that a run imports late, ahead of the forks.
 import duckdb  # noqa: F401
 import obstore.store  # noqa: F401
+import open_data_contract_standard.model  # noqa: F401
 import psycopg  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import pyiceberg.avro.decoder_fast
 import pyiceberg.catalog.sql
 import pyiceberg.io.pyarrow  # noqa: F401
 import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
@@ -33,6 +35,7 @@ from confluent_kafka import admin  # noqa: F401
 from ingestion_platform import pipeline
 from ingestion_platform import worker as streaming
 from ingestion_platform.bronze import load as load_module
+from ingestion_platform.contract import odcs  # noqa: F401
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.lake import land as land_module
 from ingestion_platform.lake import merge as merge_module
@@ -43,9 +46,11 @@ from ingestion_platform.sinks import postgres  # noqa: F401
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.upkeep import tables_of, upkeep_stream
+from ingestion_platform.warehouse import totals  # noqa: F401
 from ingestion_platform.warehouse.upkeep import compact as compact_module
 from ingestion_platform.warehouse.upkeep import orphans as orphans_module
 from ingestion_platform.warehouse.upkeep import rewrite as rewrite_module
+from ingestion_platform.warehouse.upkeep import table as table_module  # noqa: F401
 
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 
