@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.services, pytest.mark.xdist_group("monitoring")]
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "monitoring"
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @dataclass
