@@ -23,6 +23,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -232,6 +233,7 @@ class ElasticsearchTarget:
         self._pool = ThreadPoolExecutor(WORKERS)
         self._shape: Shape | None = None
         self._index = ""
+        self._claimant = ""
         self._read_first = False
 
     def __enter__(self) -> ElasticsearchTarget:
@@ -248,8 +250,12 @@ class ElasticsearchTarget:
     ) -> None:
         """See Target."""
         self._pool.shutdown(cancel_futures=True)
-        if self._connected is not None:
-            self._connected.close()
+        if self._connected is None:
+            return
+        if kind is None and self._claimant:
+            with suppress(PlatformError), answering(self._name):
+                self._release()  # or else the next delivery takes the claim over
+        self._connected.close()
 
     def ensure(self, shape: Shape) -> None:
         """See Target: new fields are mapped; for a wider or renamed one the index is written anew,
@@ -284,11 +290,8 @@ class ElasticsearchTarget:
                 self._keep(stored.known, change, settled)
                 if self._cluster.unanswered:  # nothing may follow a write that is still under way
                     stored = self._claimed(stored, change.delivery, anew=True)
-            state = stored.known
-            claimed_by = "" if state.claimed_by == change.delivery else state.claimed_by
-            after = replace(state, position=change.position, claimed_by=claimed_by)
-            if after != state:
-                self._swap(stored, after)
+            if change.position != change.base:
+                self._swap(stored, replace(stored.known, position=change.position))
             return applied
 
     def held(self, part: Part | None = None, *, without: str = "") -> Iterator[pa.Table]:
@@ -364,7 +367,7 @@ class ElasticsearchTarget:
 
     def _claimed(self, stored: _Stored, delivery: str, *, anew: bool = False) -> _Stored:
         """The state with the claim of a delivery, nobody else being able to write."""
-        state = stored.known
+        state, self._claimant = stored.known, delivery
         if state.claimed_by == delivery and not anew:
             return stored
         if not anew and not state.claimed_by and state.writer:
@@ -380,6 +383,13 @@ class ElasticsearchTarget:
         raise SinkUnavailable(
             f"{self._name}: Elasticsearch does not answer", action="check that its server is up"
         )
+
+    def _release(self) -> None:
+        """Take the claim back: all that was asked for has been answered."""
+        stored = self._read()
+        state = stored.state
+        if state and state.claimed_by == self._claimant and not self._cluster.unanswered:
+            self._swap(stored, replace(state, claimed_by=""))
 
     def _fence(self, state: _State) -> None:
         """Only the state's writer can write from now on, and no write of others is under way.
@@ -420,7 +430,12 @@ class ElasticsearchTarget:
                 f"{self._name}: the index or alias is there, and no delivery has made it",
                 action="deliver to an index of another name, or delete this one",
             )
-        stored = self._swap(stored, self._new_index(wanted))
+        writer = uuid.uuid4().hex[:12]
+        if self._cluster.uuid(self._refused_name):
+            writer = ""  # nobody's yet
+        else:
+            self._make_quarantine(writer)
+        stored = self._swap(stored, self._new_index(wanted, writer))
         self._drop_before(stored.known)
         return stored
 
@@ -473,24 +488,28 @@ class ElasticsearchTarget:
                 if item.error is not None and item.status != 409:
                     raise refuses(self._name, item.status, item.error.told())
 
-    def _new_index(self, of: _State) -> _State:
-        """An empty index of the next number, which nobody knows of yet."""
+    def _new_index(self, of: _State, writer: str | None = None) -> _State:
+        """An empty index of the next number; with a writer, searches and writes find it at once."""
         self._template(of)
         number = 1 + max((int(name[-6:]) for name in self._numbered()), default=0)
         index = f"{self._name}-{number:06d}"
-        made = self._cluster.call("PUT", f"/{index}", {"mappings": _mapping(of)}, absent=(400,))
+        body = {"mappings": _mapping(of), "aliases": {}}
+        if writer is not None:
+            body["aliases"] = {self._name: {}} | (
+                {f"{self._name}.write-{writer}": {"is_hidden": True}} if writer else {}
+            )
+        made = self._cluster.call("PUT", f"/{index}", body, absent=(400,))
         if b"resource_already_exists" in made:
             raise self._moved()
         if failure := msgspec.json.decode(made).get("error"):
             raise refuses(self._name, 400, failure["reason"])
-        return replace(
-            of,
-            index=index,
-            uuid=self._cluster.uuid(index),
-            position="",
-            claimed_by="",
-            writer="",
-        )
+        found = self._cluster.uuid(index)
+        return replace(of, index=index, uuid=found, position="", claimed_by="", writer=writer or "")
+
+    def _make_quarantine(self, writer: str) -> None:
+        alias = {f"{self._name}.refuse-{writer}": {"is_hidden": True}} if writer else {}
+        body = {**_REFUSED_INDEX, "aliases": alias}
+        self._cluster.call("PUT", f"/{self._refused_name}", body, absent=(400,))  # or it is there
 
     def _template(self, of: _State) -> None:
         """The template of the target's indices; `<name>@custom` adds what its users want."""
@@ -516,7 +535,7 @@ class ElasticsearchTarget:
             new = {"index": state.index, "alias": self._name}
             self._cluster.aliases({"remove": others}, {"add": new})
         if not self._cluster.uuid(self._refused_name):
-            self._cluster.call("PUT", f"/{self._refused_name}", _REFUSED_INDEX, absent=(400,))
+            self._make_quarantine("")
 
     def _numbered(self) -> list[str]:
         """The indices of this target, whether they are in use or not."""
