@@ -171,8 +171,14 @@ def closed(chain: Chain, today: date, since: date | None = None) -> list[tuple[d
 def grouped(pieces: Iterable[Piece], rows: int, size: int) -> list[Group]:
     """The pieces of a slice in groups of at most `rows` records and `size` bytes, but for pieces
     that are larger by themselves."""
+
+    def order(piece: Piece) -> tuple[int, ...]:
+        # As their names do, but for one that a writer put back: of equal starts the longest first.
+        ordinal, start, _ = piece.link.name.order
+        return ordinal, start, -piece.link.end, -piece.link.name.end
+
     found: list[Group] = []
-    for piece in sorted(pieces, key=lambda piece: piece.link.name.order):
+    for piece in sorted(pieces, key=order):
         if not found or not found[-1].take(piece, rows, size):
             found.append(Group([piece], piece.link.end, piece.link.rows, piece.size))
     return found
