@@ -48,6 +48,8 @@ _SECRET_WORDS = (
     "dagster_postgres_url",
     "alarm_webhook_url",
 )
+_exported: dict[str, str] = {}
+"""What this process has put into its environment from a `.env` file."""
 LOG_FORMATS = ("console", "json")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -250,6 +252,9 @@ class Settings:
         # Libraries (PyIceberg, dbt, Dagster) read the environment themselves: they see the same.
         export(dotenv)
         env |= dotenv
+        if environ is None:  # what an earlier call has exported comes from the file as well
+            _exported.update(dotenv)
+            dotenv = {name: value for name, value in _exported.items() if env.get(name) == value}
         env = {k: v for k, v in env.items() if v.strip() != "" or k.startswith("KAFKA_SASL")}
         home = _folder(env, "PLATFORM_HOME", root / ".platform", root)
         return cls(

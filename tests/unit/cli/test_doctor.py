@@ -45,6 +45,7 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
         "upkeep",
         "streams",
         "sinks",
+        "alarms",
         "dagster home",
         "embedded broker",
     }
