@@ -8,12 +8,25 @@ from collections.abc import Callable, Iterator
 import pytest
 from faults.processes import KILLED, Worker
 
+from services import Services
+
 
 @pytest.fixture(scope="session")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Imports once for all tests of this process."""
     with Worker(tmp_path_factory.mktemp("attempts")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Servers for tests that kill them, and leave them running."""
+    services = Services(tmp_path_factory.mktemp("fragile") / "servers")
+    try:
+        services.up(["kafka", "minio", "postgres"])
+        yield services
+    finally:
+        services.down(purge=True)
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from faults.processes import Attempt, Worker
-from faults.scene import Scene, together
+from faults.scene import Scene, together, until
 from testbed import separate_environment
 
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.status import stream_status
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
@@ -128,4 +129,29 @@ def test_a_stopped_writer_wakes_in_a_merged_window(scene: Days, rng: random.Rand
         for sleeper in (writer, merge):
             sleeper.send(signal.SIGCONT)
         together([writer, merge])
+    scene.merged()
+
+
+@pytest.mark.fault("processes", "SIGSTOP of a worker for days, whose files others merge meanwhile")
+def test_a_worker_wakes_days_later(scene: Days) -> None:
+    """The ends of the log that it remembers are those of files that are gone: its work is refused,
+    and it goes on from what there is."""
+    scene.env["FLUSH_INTERVAL_SEC"] = "0.1"
+    scene.send_today(200)
+    worker = scene.start("stream")
+
+    def loaded() -> bool:
+        assert not worker.ended(0), worker.outcome()
+        return stream_status(scene.platform, scene.stream).lag == 0
+
+    until(loaded, "the worker has loaded all")
+    worker.send(signal.SIGSTOP)
+    for _ in range(2):
+        scene.pass_day(2)
+    together([scene.start("merge")])
+    worker.send(signal.SIGCONT)
+    scene.send_today(200)
+    until(loaded, "the worker goes on")
+    worker.send(signal.SIGTERM)
+    together([worker])
     scene.merged()

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,6 @@ from ingestion_platform.pipeline import run_stream
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
-
-
-@pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Servers of this module's own, because it kills them."""
-    services = Services(tmp_path_factory.mktemp("fragile") / "servers")
-    try:
-        services.up(["kafka", "minio", "postgres"])
-        yield services
-    finally:
-        services.down(purge=True)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -135,17 +134,6 @@ def test_a_worker_that_sleeps_while_another_goes_on(scene: Scene, rng: random.Ra
     scene.holds()
 
 
-@pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Servers of this module's own, because it kills them."""
-    services = Services(tmp_path_factory.mktemp("fragile") / "servers")
-    try:
-        services.up(["kafka", "minio", "postgres"])
-        yield services
-    finally:
-        services.down(purge=True)
-
-
 @pytest.mark.fault("worker", "a server is killed, and comes back later")
 @pytest.mark.parametrize("server", ["minio", "postgres", "kafka"])
 def test_a_server_that_dies_and_comes_back(
@@ -163,7 +151,7 @@ def test_a_server_that_dies_and_comes_back(
         if turn:
             if server != "kafka":
                 scene.send(500)
-            assert not attempt.ended(5.0), attempt.outcome()
+            assert not attempt.ended(2.5), attempt.outcome()
         fragile.start(server)
     scene.send(500)
     until_loaded(scene, attempt)
