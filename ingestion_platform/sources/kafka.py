@@ -93,6 +93,7 @@ class Log:
         config = client_config(settings, **{**FETCHING, "group.id": group_id})
         self._consumer: Consumer = checked(lambda: Consumer(config))
         self._admin: AdminClient = checked(lambda: AdminClient(client_config(settings)))
+        self._leaders_known = False
 
     def __enter__(self) -> Log:
         return self
@@ -190,6 +191,7 @@ class Log:
         pending = {p: end for p, (start, end) in ranges.items() if start < end}
         if not pending:
             return
+        self._know_leaders()
         self._consumer.assign([self._partition(p, ranges[p][0]) for p in pending])
         try:
             last = time.monotonic()
@@ -211,6 +213,17 @@ class Log:
                     )
         finally:
             self._consumer.unassign()
+
+    def _know_leaders(self) -> None:
+        """Have the consumer ask who leads the partitions: by itself it does so within a second."""
+        from confluent_kafka import KafkaException
+
+        if not self._leaders_known:
+            try:
+                self._consumer.list_topics(self._name, timeout=TIMEOUT)
+            except KafkaException as error:
+                raise _unavailable(self._name, error) from error
+            self._leaders_known = True
 
     def _runs(self, messages: list[Message], pending: Mapping[int, int]) -> list[Run]:
         """Cut a batch where the partition changes, and each partition at its end."""
