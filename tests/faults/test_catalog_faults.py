@@ -26,7 +26,7 @@ from testbed import edited, separate_environment
 
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 SWAP = rb"UPDATE [^;]*iceberg_tables"
 PAUSE = 1.0  # between the changes of others: without any, nobody else gets to commit

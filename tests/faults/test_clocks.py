@@ -19,7 +19,7 @@ from ingestion_platform.lake.chain import Chain
 from ingestion_platform.verify import slice_counts
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Destination
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 KEYS, CHUNK = 1_000, 400
 

@@ -24,7 +24,7 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.verify import verify_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 WRITERS, SIZE = 4, 20
 DECLARED = """type: ingestion_platform.orchestration.Stream

@@ -26,7 +26,7 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.verify import verify_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 MEMORY = 1_000_000  # kilobytes that a process may have resident
 

@@ -15,7 +15,7 @@ from testbed import separate_environment
 
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 Mount = Callable[[Path, int], Path]
 

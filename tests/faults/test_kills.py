@@ -18,7 +18,7 @@ from testbed import edited, separate_environment
 
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from ingestion_platform.status import stream_status
 from ingestion_platform.verify import verify_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 MakeScene = Callable[..., Scene]
 

@@ -14,11 +14,12 @@ import pytest
 from faults.processes import Worker
 from faults.proxy import CutReply, CutRequest, Proxy, Rule, Slow, Swallow
 from faults.scene import Scene
+from filelock import FileLock
 from testbed import separate_environment
 
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 FETCHES = rb"(?s)^.{4}\x00\x01"  # behind its length, a request's first bytes tell its kind
 
@@ -36,7 +37,11 @@ def detour(servers: Services, worker: Worker, tmp_path: Path) -> Iterator[Detour
     """A new stream, loaded once; nothing is broken yet."""
     env = separate_environment(servers)
     (ports,) = (status.ports for status in servers.status() if status.name == "kafka")
-    with Proxy(ports["detour"], at=ports["proxy"]) as proxy:
+    # The broker tells one port to all: one test at a time stands in for it.
+    with (
+        FileLock(servers.directory.with_name("detour.lock")),
+        Proxy(ports["detour"], at=ports["proxy"]) as proxy,
+    ):
         scene = Scene.new(worker, env, tmp_path)
         scene.env = env | {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{ports['proxy']}"}
         scene.send(1_500)

@@ -23,7 +23,7 @@ from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.status import stream_status
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 FIRST = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=200)
 

@@ -17,7 +17,7 @@ from testbed import separate_environment
 from ingestion_platform.pipeline import run_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 
 @pytest.fixture

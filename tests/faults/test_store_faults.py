@@ -18,7 +18,7 @@ from testbed import separate_environment
 
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 LAKE = rb"^PUT [^ ]*/partition[^/]*/\d[^ ]*\.parquet"
 ROWS = rb"^P[A-Z]* [^ ]*/warehouse/[^ ]*\.parquet"

@@ -27,7 +27,7 @@ from ingestion_platform.sources.record import Record
 from ingestion_platform.sources.simulators import simulate
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 SILVER = "silver.silver_pgr_events"
 CASES = "gold.gold_pgr_case_lifecycle"

@@ -19,7 +19,7 @@ from testbed import separate_environment
 from ingestion_platform.status import stream_status
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services]
 
 PATIENCE = 120.0
 SOON = {"FLUSH_INTERVAL_SEC": "0.1"}

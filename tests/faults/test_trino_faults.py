@@ -21,7 +21,7 @@ from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.upkeep.table import upkeep
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.xdist_group("trino")]
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 # What Trino says when the platform, or Trino itself, was quicker: nothing of the statement is in.
 CONFLICTS = ("ICEBERG_COMMIT_ERROR", "TRANSACTION_CONFLICT")

@@ -30,7 +30,7 @@ from ingestion_platform.sinks.interface import ORIGIN, Change
 from ingestion_platform.sinks.source import shape_of
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.services]
 
 
 class Search:

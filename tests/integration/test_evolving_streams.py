@@ -21,7 +21,7 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.reading import query
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.services]
 
 COUNT = 2000
 FIRST: dict[str, Any] = {

@@ -33,7 +33,7 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.datafiles import write_data_files
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.services]
 
 MakeStream = Callable[..., Stream]
 

@@ -45,7 +45,7 @@ from ingestion_platform.verify import verify_stream
 from services import Services
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
-ON_SERVERS = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+ON_SERVERS = [pytest.mark.services]
 
 
 @pytest.fixture(params=["folders", pytest.param("servers", marks=ON_SERVERS)])
@@ -131,7 +131,6 @@ def test_every_format_gives_equal_rows(platform: Platform, stream: Stream) -> No
 
 
 @pytest.mark.services
-@pytest.mark.xdist_group("servers")
 def test_files_and_the_topic_give_equal_rows(servers: Services, tmp_path: Path) -> None:
     """One run lands both doors of a stream, and each is a partition of its own."""
     env = separate_environment(servers) | {"DROP_SETTLE_SECONDS": "0"}

@@ -36,7 +36,7 @@ from services import Services
 from services.net import LOOPBACK, free_port
 from services.prometheus import program
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("monitoring")]
+pytestmark = [pytest.mark.services]
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "monitoring"

@@ -22,7 +22,7 @@ from services import Services
 
 LONG = "much too long a note " * 2
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.services]
 
 
 class Database:

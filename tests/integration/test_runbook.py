@@ -32,7 +32,7 @@ from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "runbook.md"

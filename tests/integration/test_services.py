@@ -30,6 +30,7 @@ from services import (
 )
 from services.net import free_port, port_is_free, wait_until
 from services.postgres import Postgres
+from services.registry import REGISTRY
 from services.service import Record
 
 pytestmark = pytest.mark.services
@@ -142,9 +143,8 @@ def record_file(servers: Services, name: str) -> Path:
 def test_all_three_are_ready(servers: Services) -> None:
     assert {name: state(servers, name) for name in ALL} == dict.fromkeys(ALL, "ready")
     reported = command_line("status", "--json", "--dir", str(servers.directory))
-    assert {
-        entry["name"]: entry["state"] for entry in json.loads(reported.stdout)
-    } == dict.fromkeys(ALL, "ready")
+    states = {entry["name"]: entry["state"] for entry in json.loads(reported.stdout)}
+    assert states == dict.fromkeys(REGISTRY, "absent") | dict.fromkeys(ALL, "ready")
 
 
 def test_env_names_every_setting_once(servers: Services) -> None:
@@ -383,7 +383,7 @@ def test_wrong_use_ends_with_two(words: list[str]) -> None:
 
 
 def test_a_wrong_name_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(UnknownService, match="choose from kafka"):
+    with pytest.raises(UnknownService, match=f"choose from {', '.join(REGISTRY)}"):
         Services(tmp_path).start("cassandra")
 
 

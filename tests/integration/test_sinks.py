@@ -30,7 +30,7 @@ from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.upkeep import upkeep_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.services]
 
 KILLS = 8
 

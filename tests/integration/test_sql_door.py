@@ -30,7 +30,7 @@ from ingestion_platform.upkeep import upkeep_stream
 from ingestion_platform.verify import verify_stream
 from services import Services
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.xdist_group("trino")]
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 TABLE = "bronze.service_events_raw"
 COLUMNS = ", ".join(EVENT)

@@ -21,7 +21,7 @@ from ingestion_platform.warehouse.commit import read_ledgers
 from services import Services
 from services.net import free_port
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.xdist_group("trino")]
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 def test_trino_rewrites_what_the_platform_finds_small(

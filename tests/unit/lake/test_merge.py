@@ -29,7 +29,7 @@ from ingestion_platform.lake.store import LocalStore, Store, open_store
 from ingestion_platform.settings import Settings
 from services import Services
 
-S3 = pytest.param("s3", marks=[pytest.mark.services, pytest.mark.xdist_group("servers")])
+S3 = pytest.param("s3", marks=[pytest.mark.services])
 NEXT = DAY + timedelta(days=1)
 TODAY = DAY + timedelta(days=2)
 

@@ -20,7 +20,7 @@ from ingestion_platform.lake.store import Store, open_store, store_at
 from ingestion_platform.settings import Settings
 from services import Services
 
-S3 = pytest.param("s3", marks=[pytest.mark.services, pytest.mark.xdist_group("servers")])
+S3 = pytest.param("s3", marks=[pytest.mark.services])
 
 
 @pytest.fixture(params=["local", S3])
@@ -190,7 +190,6 @@ def test_a_sidecar_that_was_never_written_is_made_up_for(store: Store) -> None:
 
 
 @pytest.mark.services
-@pytest.mark.xdist_group("servers")
 def test_a_bucket_that_is_not_there_is_permanent(servers: Services, tmp_path: Path) -> None:
     """So are wrong credentials; both say which setting to look at, neither shows a secret."""
     settings = Settings.load(servers.env(), root=tmp_path)
