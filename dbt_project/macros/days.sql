@@ -34,6 +34,9 @@
   {#- Days that had rows of these windows, and may have them no more. -#}
   {%- if this_exists() -%}
     {%- do queries.append('select ' ~ day ~ ' from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- do queries.append('select ' ~ day ~ ' from ' ~ silver) -%}
   {%- endif -%}
   {{ return(touched_values(day, with_days_after(queries, day) if and_after else queries)) }}
 {% endmacro %}

@@ -236,6 +236,15 @@ def test_a_date_shared_with_a_later_window_stays_whole(warehouse: Warehouse) -> 
     assert warehouse.rows("select sum(event_count) from gold.gold_pgr_case_lifecycle") == events
 
 
+def test_a_first_run_counts_what_it_takes_of_earlier_windows(warehouse: Warehouse) -> None:
+    """A date is taken as a whole; models that are made then know all of it, too."""
+    shared = [Event(3, 5, "CaseSubmitted", 5, 8), Event(4, 6, "CaseSubmitted", 6, 9)]
+    warehouse.set_bronze(shared)
+    warehouse.run((6, 7))
+    assert warehouse.rows(f"select count(*) from {MODELS['silver']}") == [(2,)]
+    assert warehouse.rows("select sum(event_count) from gold.gold_pgr_case_lifecycle") == [(2,)]
+
+
 def test_an_open_case_breaches_when_time_passes_elsewhere(warehouse: Warehouse) -> None:
     """An event of another case moves the clock, and the open case is judged by it."""
     events = [Event(1, 0, sla_hours=48), Event(2, 1, sla_hours=48, offset=1)]

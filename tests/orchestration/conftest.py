@@ -9,6 +9,7 @@ import pytest
 from lab import Lab
 
 from ingestion_platform.settings import Settings
+from ingestion_platform.sources import broker
 from ingestion_platform.streams import Stream
 
 
@@ -17,6 +18,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
     """A Dagster instance in memory."""
     with dg.DagsterInstance.ephemeral() as made:
         yield made
+
+
+@pytest.fixture
+def alone_settings(local_settings: Settings) -> Iterator[Settings]:
+    """An embedded broker of the test's own, for declared streams: others use their topics too."""
+    broker.start(local_settings.home)
+    yield local_settings
+    broker.stop(local_settings.home)
 
 
 @pytest.fixture

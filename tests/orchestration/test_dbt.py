@@ -75,17 +75,17 @@ def _copy(source: Path, target: Path) -> None:
 
 @pytest.fixture
 def pgr(
-    embedded_settings: Settings, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+    alone_settings: Settings, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
 ) -> Lab:
     """The declared stream; dbt, a process of its own, reads the settings from the environment."""
     catalog = "PYICEBERG_CATALOG__LAKEHOUSE__"
-    monkeypatch.setenv("PLATFORM_HOME", str(embedded_settings.home))
-    monkeypatch.setenv("LAKE_URL", embedded_settings.lake_url)
-    monkeypatch.setenv(f"{catalog}URI", embedded_settings.catalog["uri"])
-    monkeypatch.setenv(f"{catalog}WAREHOUSE", embedded_settings.catalog["warehouse"])
+    monkeypatch.setenv("PLATFORM_HOME", str(alone_settings.home))
+    monkeypatch.setenv("LAKE_URL", alone_settings.lake_url)
+    monkeypatch.setenv(f"{catalog}URI", alone_settings.catalog["uri"])
+    monkeypatch.setenv(f"{catalog}WAREHOUSE", alone_settings.catalog["warehouse"])
     stream = declared_streams()["pgr_events"]
-    ensure_topic(embedded_settings, stream.topic)
-    return Lab(stream, embedded_settings, instance)
+    ensure_topic(alone_settings, stream.topic)
+    return Lab(stream, alone_settings, instance)
 
 
 @pytest.mark.slow

@@ -145,10 +145,10 @@ def test_what_another_writer_loaded_is_told_with_the_next_file(lab: Lab) -> None
 
 
 def test_automation_carries_on_what_was_told(
-    embedded_settings: Settings, instance: dg.DagsterInstance
+    alone_settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     """Silver and gold of the day are asked for, as after a run."""
-    lab = Lab(declared_streams()["pgr_events"], embedded_settings, instance)
+    lab = Lab(declared_streams()["pgr_events"], alone_settings, instance)
     before = dg.evaluate_automation_conditions(defs=defs(), instance=instance)
     lab.produce(50, TODAY)
     with working(lab):

@@ -30,6 +30,9 @@
         ~ 'on s.tenant_id = g.tenant_id and s.entity_id = g.entity_id '
         ~ 'where coalesce(s.events, 0) <> coalesce(g.event_count, 0)'
     ) -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- do queries.append('select tenant_id, entity_id from ' ~ silver) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['tenant_id', 'entity_id'], queries) -%}
   {%- set dates = dates_of(

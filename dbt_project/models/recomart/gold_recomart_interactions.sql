@@ -19,6 +19,9 @@
         ~ 'on s.user_id = g.user_id and s.item_id = g.item_id '
         ~ 'where coalesce(s.interactions, 0) <> coalesce(g.interactions, 0)'
     ) -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- do queries.append('select user_id, item_id from ' ~ silver) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['user_id', 'item_id'], queries) -%}
   {%- set dates = dates_of(

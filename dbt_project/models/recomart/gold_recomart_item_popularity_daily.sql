@@ -15,6 +15,9 @@
         ~ ' group by event_date) as g on s.event_date = g.event_date '
         ~ 'where coalesce(s.deeds, 0) <> coalesce(g.deeds, 0)'
     ) -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- do queries.append('select event_date from ' ~ silver) -%}
   {%- endif -%}
   {%- set dates = touched_values('event_date', queries) -%}
 {%- endif %}

@@ -34,6 +34,10 @@
         ~ ' as g on i.user_id = g.user_id '
         ~ 'where coalesce(i.deeds, 0) <> coalesce(g.views + g.add_to_carts + g.purchases, 0)'
     ) -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- do queries.append('select user_id from ' ~ users ~ ' as u') -%}
+    {%- do queries.append('select user_id from ' ~ interactions ~ ' as i') -%}
   {%- endif -%}
   {%- set keys = touched_keys(['user_id'], queries) -%}
 {%- endif %}

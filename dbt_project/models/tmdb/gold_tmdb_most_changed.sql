@@ -33,6 +33,13 @@
         ) -%}
       {%- endfor -%}
     {%- endfor -%}
+  {%- else -%}
+    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {%- for type, (silver, _) in types.items() -%}
+      {%- do queries.append(
+          "select '" ~ type ~ "' as data_type, tmdb_id from " ~ if_there(silver, columns) ~ ' as s'
+      ) -%}
+    {%- endfor -%}
   {%- endif -%}
   {%- set touched = touched_keys(keys, queries) -%}
 {%- endif %}
