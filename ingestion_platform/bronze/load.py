@@ -42,8 +42,8 @@ _TABLES = ("bronze", "quarantine")
 WORKERS = 2
 AHEAD = 3
 _MILLIS = pa.timestamp("ms", tz="UTC")
-_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), _MILLIS)
-_LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), _MILLIS)
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +338,9 @@ def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | Non
 
 def _instants(stamps: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Timestamps as tables can hold them: null beyond the years 1 to 9999 (the lake has them)."""
-    sane = pc.and_(pc.greater_equal(stamps, _FIRST), pc.less_equal(stamps, _LAST))
+    # Made here: at import they would have Arrow import pandas, for commands that load nothing.
+    first, last = (pa.scalar(limit, _MILLIS) for limit in (_FIRST, _LAST))
+    sane = pc.and_(pc.greater_equal(stamps, first), pc.less_equal(stamps, last))
     return pc.if_else(sane, stamps, None).cast(kind)
 
 

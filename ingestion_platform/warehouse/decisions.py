@@ -19,7 +19,6 @@ from ingestion_platform.contract import columns as c
 from ingestion_platform.errors import CatalogUnavailable
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.tables import ensure_table, load_or_none
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ def discarded_of(
     found: Counter[tuple[date, int]] = Counter()
     if table is None:
         return found
+    from ingestion_platform.warehouse.dataset import TableDataset
+
     columns = [c.WINDOW, c.GENERATION, c.PARTITION, c.OFFSET]
     with answering():
         scanner = TableDataset(table).scanner(columns=columns, filter=_within(windows))
@@ -120,6 +121,8 @@ def _read(
 ) -> list[tuple[Place, Decision]]:
     """All decisions of a stream, the earliest first."""
     import pyarrow.compute as pc
+
+    from ingestion_platform.warehouse.dataset import TableDataset
 
     table = load_or_none(catalog, TABLE)
     if table is None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.dataset import TableDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +37,8 @@ def inserted_rows(table: Table) -> Iterator[pa.RecordBatch]:
         StoreUnavailable: the tables' store does not answer.
     """
     import pyarrow.compute as pc
+
+    from ingestion_platform.warehouse.dataset import TableDataset
 
     with answering():
         scanner = TableDataset(table).scanner(filter=pc.field(c.OFFSET).is_null())
