@@ -26,7 +26,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-faults test-fast lint docs services services-down lock clean
+.PHONY: help demo dev wheel test test-faults test-fast lint docs services services-down lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ demo: $(RUN_READY)  ## All domains from their topics to gold tables, embedded, i
 
 dev: $(RUN_READY)  ## Live: Dagster on PORT (3000), a simulator sending RATE (5) events a second
 	@exec $(BIN)/ingest dev --port $(PORT) --rate $(RATE)
+
+wheel: $(RUN_READY)  ## Build dist/ingestion_platform-*.whl, which runs without the checkout
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --wheel --no-build-isolation --offline --out-dir dist .
+	@ls dist/*.whl
 
 test: lint  ## Lint, then all tests; what needs tools that are absent is named and left out
 	@$(PYTEST)

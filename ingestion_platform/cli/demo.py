@@ -20,6 +20,7 @@ import typer
 from ingestion_platform.cli.options import Quiet
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table, text
 from ingestion_platform.errors import Permanent
+from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
@@ -39,7 +40,7 @@ _DAYS = {STAR: 3}
 _REASONS = 2  # of each domain
 _LANES = 2  # processes that materialize domains side by side
 _NEXT = (
-    ("make dev", "watch it live: Dagster, with a simulator that goes on sending"),
+    (how_to("dev"), "watch it live: Dagster, with a simulator that goes on sending"),
     ("ingest status", "where log, lake and tables stand"),
     ("ingest verify --all", "prove that nothing is lost, doubled or changed"),
     ('ingest query "show all tables"', "ask the tables with SQL"),

@@ -16,6 +16,7 @@ import typer
 
 from ingestion_platform.cli.terminal import Terminal, literal
 from ingestion_platform.errors import ContractError
+from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.model import Contract
@@ -258,7 +259,7 @@ def _tell(
         (f"ingest load {stream} {sample or 'FILE'}", "files into lake and bronze"),
         (f"ingest run {stream}", f"the records of topic {topic}"),
         (f"ingest verify {stream}", "all there, exactly once"),
-        ("make dev", "its assets in Dagster"),
+        (how_to("dev"), "its assets in Dagster"),
     ]
     if foreign is not None:
         steps.insert(0, (f"export PLATFORM_DEFS={foreign.resolve()}", "so that it is found"))

@@ -33,13 +33,12 @@ from packaging.version import Version
 from ingestion_platform.errors import ContractError
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
-from ingestion_platform.orchestration.instance import ROOT
 from ingestion_platform.pipeline import Platform
-from ingestion_platform.settings import export
+from ingestion_platform.project import DBT_PROJECT, IS_CHECKOUT
+from ingestion_platform.settings import Settings, export
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.tables import ensure_bronze, load_or_none
 
-PROJECT = ROOT / "dbt_project"
 ATTEMPTS = 3
 _LOG = logging.getLogger("dagster")
 # What `warehouse` says when trying again may help: nothing was changed then.
@@ -51,13 +50,22 @@ def dbt_project() -> DbtProject:
 
     Artifacts have a folder of their own, so that a person's dbt commands do not meet Dagster's.
     """
-    project = DbtProject(PROJECT, target_path="target/dagster")
+    project = DbtProject(DBT_PROJECT, target_path=_target())
     if _stale(project):
         project.manifest_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(project.manifest_path.with_suffix(".lock")):
             if _stale(project):  # no other process was quicker
                 _parse(project)
     return project
+
+
+def _target() -> Path:
+    """Return the folder of dbt's artifacts; all homes of a checkout share one."""
+    return (
+        DBT_PROJECT / "target" / "dagster"
+        if IS_CHECKOUT
+        else Settings.load().home / "dbt" / "project"
+    )
 
 
 def _parse(project: DbtProject) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ingestion_platform.project import DAGSTER_CONFIG
 from ingestion_platform.settings import Settings, export
-
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "dagster.yaml"
-"""The instance's configuration, as the project ships it."""
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
@@ -20,11 +17,11 @@ def prepare_dagster_home(settings: Settings) -> Path:
     """
     home = settings.dagster_home.absolute()
     home.mkdir(parents=True, exist_ok=True)
-    target = home / CONFIG.name
+    target = home / DAGSTER_CONFIG.name
     if target.is_symlink() and not target.exists():  # the project was moved
         target.unlink()
     if not target.exists():
         with suppress(FileExistsError):  # another process was quicker
-            target.symlink_to(CONFIG)
+            target.symlink_to(DAGSTER_CONFIG)
     export({"DAGSTER_HOME": str(home)})
     return home

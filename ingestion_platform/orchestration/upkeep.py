@@ -12,9 +12,9 @@ import dagster as dg
 from ingestion_platform.errors import PlatformError, Transient
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import metadata
-from ingestion_platform.orchestration.dbt import PROJECT
 from ingestion_platform.orchestration.sensors import UNFINISHED
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.project import DBT_PROJECT
 from ingestion_platform.streams import Stream
 from ingestion_platform.upkeep import (
     Kept,
@@ -55,7 +55,7 @@ def upkeep_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
     """All upkeep: assets, and the schedules that materialize them."""
     of_stream = {upkeep_key(stream.name): stream for stream in streams.values()}
     domains = dict.fromkeys(stream.domain for stream in streams.values())
-    modelled = [domain for domain in domains if (PROJECT / "models" / domain).is_dir()]
+    modelled = [domain for domain in domains if (DBT_PROJECT / "models" / domain).is_dir()]
     of_domain = {upkeep_key(f"{domain}_models"): domain for domain in modelled}
     assets = [
         *(_stream_asset(key, stream) for key, stream in of_stream.items()),

@@ -6,16 +6,15 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from live import answers, free_port, processes_of
 
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
@@ -146,39 +145,11 @@ def test_demo_does_not_write_to_a_real_kafka_unasked(home: Path) -> None:
     assert "--on-kafka" in done.stderr
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    """Whether Dagster's web server is up."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 def bronze_rows(home: Path) -> int:
     """How many rows the bronze table has; none while there is no table."""
     settings = Settings.load({"PLATFORM_HOME": str(home)}, root=home.parent)
     table = load_or_none(Platform(settings).catalog, STREAMS[STAR].bronze_table)
     return 0 if table is None else table.scan().count()
-
-
-def processes_of(home: Path) -> list[str]:
-    """The command lines of the processes that have this home in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"PLATFORM_HOME={home}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

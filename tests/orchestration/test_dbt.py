@@ -41,8 +41,8 @@ def test_streams_of_a_domain_start_on_one_day() -> None:
 def test_the_manifest_follows_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dbt parses once, and again after an edit; an edit with an error leaves what there was."""
     project = tmp_path / "project"
-    _copy(dbt.PROJECT, project)
-    monkeypatch.setattr(dbt, "PROJECT", project)
+    _copy(dbt.DBT_PROJECT, project)
+    monkeypatch.setattr(dbt, "DBT_PROJECT", project)
     made = dbt.dbt_project().manifest_path
     first = made.stat()
     assert dbt.dbt_project().manifest_path.stat() == first
@@ -60,8 +60,8 @@ def test_a_project_that_never_parsed_is_an_error(
 ) -> None:
     """Without any manifest there are no models to show: what dbt says is told."""
     project = tmp_path / "project"
-    _copy(dbt.PROJECT, project)
-    monkeypatch.setattr(dbt, "PROJECT", project)
+    _copy(dbt.DBT_PROJECT, project)
+    monkeypatch.setattr(dbt, "DBT_PROJECT", project)
     (project / "models" / "pgr" / "silver_pgr_events.sql").write_text(
         "select * from {{ ref('no_such_model') }}"
     )

@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from lab import TODAY, days_ago
 
+from ingestion_platform import project
 from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
@@ -183,7 +184,7 @@ def test_dagster_home_is_made_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         home = instance.prepare_dagster_home(settings)
         assert home == tmp_path / "home" / "dagster"
-        assert (home / "dagster.yaml").read_text() == instance.CONFIG.read_text()
+        assert (home / "dagster.yaml").read_text() == project.DAGSTER_CONFIG.read_text()
     with dg.DagsterInstance.get() as made:
         assert made.root_directory == str(home)
         assert not made.telemetry_enabled

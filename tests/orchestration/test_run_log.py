@@ -11,7 +11,7 @@ from dagster import _loggers
 
 from ingestion_platform import logs
 from ingestion_platform.orchestration import run_log
-from ingestion_platform.orchestration.instance import CONFIG
+from ingestion_platform.project import DAGSTER_CONFIG
 from ingestion_platform.settings import Settings
 
 LOG = logging.getLogger("ingestion_platform.test")
@@ -39,7 +39,7 @@ def test_a_run_is_heard_in_both_places(
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hunter2")
     monkeypatch.setattr(_loggers, "colored_console_logger", _loggers.colored_console_logger)
     run_log.configure(Settings.load(root=tmp_path))
-    shipped = yaml.safe_load(CONFIG.read_text())
+    shipped = yaml.safe_load(DAGSTER_CONFIG.read_text())
     with dg.DagsterInstance.ephemeral(settings={"python_logs": shipped["python_logs"]}) as instance:
         run = speech.execute_in_process(instance=instance).run_id
         kept = [
