@@ -80,7 +80,8 @@ class Platform:
     def door(self, stream: Stream) -> Door:
         """The stream's file door."""
         spool = self.settings.home / "spool"
-        return Door(self.store, self.drop, stream.topic, stream.door, spool)
+        limits = self.settings.files
+        return Door(self.store, self.drop, stream.topic, stream.door, spool, limits)
 
 
 @dataclass

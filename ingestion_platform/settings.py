@@ -101,6 +101,19 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class FileLimits:
+    """The most that is read of a file, so that whoever may drop files cannot fill the host."""
+
+    max_size: int = 4 * 1024**3
+    """FILES_MAX_SIZE: bytes of a file, as it was dropped and decompressed (`500MB`, `4GiB`); a
+    stream may declare its own, `max_size` below `files:`."""
+    max_ratio: int = 200
+    """FILES_MAX_RATIO: decompressed bytes for each compressed one, beyond the first 64 MiB."""
+    max_records: int = 50_000_000
+    """FILES_MAX_RECORDS: of a file."""
+
+
+@dataclass(frozen=True)
 class UpkeepSettings:
     """What upkeep works towards. How many snapshots a table keeps is the table's own property
     (history.expire.min-snapshots-to-keep), which every engine knows."""
@@ -201,6 +214,7 @@ class Settings:
     """How long a dropped file must not have changed to be taken."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    files: FileLimits = field(default_factory=FileLimits)
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     trino: TrinoSettings | None = None
     """None without TRINO_HOST: all is done by the embedded engine."""
@@ -269,6 +283,7 @@ class Settings:
             drop_settle_seconds=_seconds(env, "DROP_SETTLE_SECONDS", 2.0),
             gateway=_gateway(env),
             worker=_worker(env),
+            files=_files(env),
             upkeep=_upkeep(env),
             trino=_trino(env),
             sinks=_sinks(env, home),
@@ -404,6 +419,44 @@ def _worker(env: Mapping[str, str]) -> WorkerSettings:
         drop_seconds=_seconds(env, "DROP_INTERVAL_SEC", default.drop_seconds),
         report_seconds=_seconds(env, "REPORT_INTERVAL_SEC", default.report_seconds),
     )
+
+
+def _files(env: Mapping[str, str]) -> FileLimits:
+    default, name = FileLimits(), "FILES_MAX_SIZE"
+    try:
+        size = bytes_of(env.get(name, str(default.max_size)))
+    except ValueError as error:
+        raise SettingError(name, str(error), example="4GiB") from None
+    return FileLimits(
+        max_size=size,
+        max_ratio=_whole(env, "FILES_MAX_RATIO", default.max_ratio, 1),
+        max_records=_whole(env, "FILES_MAX_RECORDS", default.max_records, 1),
+    )
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {f"{letter}iB".upper(): 1024**power for power, letter in enumerate("KMGT", 1)}
+
+
+def bytes_of(text: str) -> int:
+    """The bytes that a size says, such as `500MB`, `4 GiB` or a plain number of bytes.
+
+    Raises:
+        ValueError: it says none, or zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is not a size such as 500MB or 4GiB")
+    return size
+
+
+def in_units(size: int) -> str:
+    """A number of bytes as people write it, for example `4.0 GiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:,.1f} {unit}"
+    return f"{size:,} bytes"
 
 
 def _upkeep(env: Mapping[str, str]) -> UpkeepSettings:
@@ -603,8 +656,9 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(name: str) -> bool:
     prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
-    others = ("ALARM_", "DROP_", "ELASTICSEARCH_", "FLUSH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
-    return name.startswith((*prefixes, *others)) or name in _UNPREFIXED
+    files = ("DROP_", "FILES_", "FLUSH_")
+    others = ("ALARM_", "ELASTICSEARCH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
+    return name.startswith((*prefixes, *files, *others)) or name in _UNPREFIXED
 
 
 def _masked(name: str, value: str) -> str:

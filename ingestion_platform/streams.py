@@ -13,7 +13,7 @@ from typing import Any
 
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
-from ingestion_platform.settings import own_definitions
+from ingestion_platform.settings import bytes_of, own_definitions
 
 DEFS = Path(__file__).parent / "defs"
 COMPONENT = "ingestion_platform.orchestration.Stream"
@@ -25,12 +25,14 @@ class FileDoor:
     """Where a stream's files are dropped: a folder below DROP_URL, and what they are called.
 
     Without patterns every name with the suffix of a known format is taken; `format` (csv, jsonl,
-    json or parquet) is for names that do not tell it.
+    json or parquet) is for names that do not tell it. `max_size` is the most bytes that a file may
+    have, in place of FILES_MAX_SIZE.
     """
 
     folder: str
     patterns: tuple[str, ...] = ()
     format: str | None = None
+    max_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     given = attributes.get("files")
     if given is None:
         return None
-    known = {"folder", "pattern", "format"}
+    known = {"folder", "pattern", "format", "max_size"}
     action = "for example `files: {folder: shop, pattern: ['*user*.csv']}`"
     if not isinstance(given, Mapping) or set(given) - known:
         raise ContractError(file, "files", f"has other keys than {sorted(known)}", action=action)
@@ -211,7 +213,13 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     if given.get("format") not in (None, *kinds):
         said = f"format is none of {', '.join(kinds)}"
         raise ContractError(file, "files", said, action=action)
-    return FileDoor(str(folder), tuple(patterns), given.get("format"))
+    size = given.get("max_size")
+    try:
+        most = None if size is None else bytes_of(str(size))
+    except ValueError as error:
+        action = "for example `max_size: 500MB`"
+        raise ContractError(file, "files, max_size", str(error), action=action) from None
+    return FileDoor(str(folder), tuple(patterns), given.get("format"), most)
 
 
 def with_topic(stream: Stream) -> Stream:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from ingestion_platform.lake.files import claim_place, land_claimed, landed_end,
 from ingestion_platform.lake.journal import Claim, Journal
 from ingestion_platform.lake.land import Landed
 from ingestion_platform.lake.store import Store
+from ingestion_platform.settings import FileLimits
 from ingestion_platform.sources.files import (
     Content,
     Copied,
@@ -75,8 +76,17 @@ Note = Callable[[Handled], None]
 class Door:
     """One stream's file door; any number may be at work on it at once."""
 
-    def __init__(self, lake: Store, drop: Store, topic: str, door: FileDoor, spool: Path) -> None:
+    def __init__(
+        self,
+        lake: Store,
+        drop: Store,
+        topic: str,
+        door: FileDoor,
+        spool: Path,
+        limits: FileLimits,
+    ) -> None:
         self.zone = DropZone(drop, door)
+        self._limits = limits if door.max_size is None else replace(limits, max_size=door.max_size)
         self._lake = lake
         self._topic = topic
         self._format = door.format
@@ -116,7 +126,7 @@ class Door:
             PositionMoved, HalfLanded, StoreUnavailable: as `land_waiting`.
         """
         with Spool(self._spool) as spool:
-            content = self._opened(copy_file(file, spool), spool)
+            content = self._opened(copy_file(file, spool, self._limits), spool)
             broken = yield from self._finish(spool)
             yield from self._land(content, note, broken, on_read)
 
@@ -128,17 +138,18 @@ class Door:
             UnreadableFile: there is no such file, or it cannot be decompressed.
         """
         with Spool(self._spool) as spool:
-            yield self._opened(copy_file(file, spool), spool)
+            yield self._opened(copy_file(file, spool, self._limits), spool)
 
     def _opened(self, copied: Copied, spool: Spool) -> Content:
-        return open_copy(copied, format_of(copied.name, self._format), spool)
+        return open_copy(copied, format_of(copied.name, self._format), spool, self._limits)
 
     def _land_arrival(
         self, arrival: Arrival, spool: Spool, note: Note, broken: HalfLanded | None
     ) -> Iterator[Landed]:
         taken = self.zone.take(arrival)
         try:
-            copied = copy_in(taken.name, self.zone.store.chunks(taken.entry.path), spool)
+            chunks = self.zone.store.chunks(taken.entry.path)
+            copied = copy_in(taken.name, chunks, spool, self._limits)
         except FileNotFoundError:
             return  # another run has dealt with it
         if not self.zone.unchanged(taken):

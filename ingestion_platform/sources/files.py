@@ -9,23 +9,34 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import re
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ingestion_platform.errors import Permanent
+from ingestion_platform.errors import Permanent, PlatformError
+from ingestion_platform.settings import FileLimits, in_units
 from ingestion_platform.sources.spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LOG = logging.getLogger(__name__)
+
 CHUNK = 4 * 1024 * 1024
 BATCH = 20_000
 LONGEST = 8 * 1024 * 1024
 """Bytes that a line, or an item of a JSON array, may have."""
+COLUMNS = 10_000
+"""Columns that a CSV or Parquet file may have."""
+RATIO_FROM = 64 * 1024 * 1024
+"""Decompressed bytes from which on `FileLimits.max_ratio` holds: small files may be of one line."""
+VALUE_BYTES = 8
+"""Bytes that all records together may have for each byte of `FileLimits.max_size`: a record
+repeats the names of its columns."""
 _ESCAPE = 16  # characters of the longest token that the end of a piece may cut, but for strings
 
 SUFFIXES = {
@@ -49,6 +60,14 @@ class UnreadableFile(Permanent):
             action="correct the file and hand it in again",
         )
         self.problem = problem if line is None else f"line {line:,}: {problem}"
+
+
+class BeyondLimit(UnreadableFile):
+    """A file is larger than a setting allows; nothing of it is landed."""
+
+    def __init__(self, name: str, problem: str, *settings: str) -> None:
+        super().__init__(name, problem)
+        self.action = f"split the file, or raise {' or '.join(settings)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +122,48 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Content(Copied):
-    """A copied file as records; `plain` is where it lies decompressed."""
+    """A copied file as records; `plain` is where it lies decompressed.
+
+    Without `limits` it may have any number of records.
+    """
 
     format: Format
     plain: Path
+    limits: FileLimits | None = None
 
     def values(self) -> Iterator[pa.BinaryArray]:
         """Its records in order, in batches, as a log would hold them.
 
         Raises:
-            UnreadableFile: it cannot be parsed.
+            UnreadableFile: it cannot be parsed, or has more records than the limits allow.
         """
-        return _READERS[self.format.kind](self.name, self.plain)
+        rows = size = 0
+        try:
+            for batch in _READERS[self.format.kind](self.name, self.plain):
+                rows, size = rows + len(batch), size + batch.nbytes
+                self._check(rows, size)
+                yield batch
+        except PlatformError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's, not the file's
+            # No fault of a reader may hold up the files behind this one.
+            LOG.exception("%s: the %s reader failed", self.name, self.format.kind)
+            said = f"{type(error).__name__}: {_first_line(error)}"
+            problem = f"the {self.format.kind} reader failed with {said}; please report it"
+            raise UnreadableFile(self.name, problem) from error
+
+    def _check(self, rows: int, size: int) -> None:
+        """Raise BeyondLimit when so many records, of so many bytes, are more than is allowed."""
+        limits = self.limits
+        if limits is None:
+            return
+        if rows > limits.max_records:
+            raise _too_many(self.name, limits)
+        if size > VALUE_BYTES * limits.max_size:
+            most = in_units(VALUE_BYTES * limits.max_size)
+            raise BeyondLimit(self.name, f"its records have more than {most}", *_MAX_SIZE)
 
     def count(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
         """How many records it has, after reading all of it; `on_progress` is told on the way.
@@ -129,57 +178,134 @@ class Content(Copied):
         return count
 
 
-def copy_in(name: str, chunks: Iterable[bytes], spool: Spool) -> Copied:
-    """Copy a file into a spool."""
+def copy_in(
+    name: str, chunks: Iterable[bytes], spool: Spool, limits: FileLimits | None = None
+) -> Copied:
+    """Copy a file into a spool.
+
+    Raises:
+        BeyondLimit: it is larger than the limits allow.
+        NoRoom: the spool's disk has no room for it.
+    """
     path = spool.new()
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as out:
         for chunk in chunks:
-            digest.update(chunk)
             size += len(chunk)
+            check_size(name, size, limits)
+            spool.need(len(chunk))
+            digest.update(chunk)
             out.write(chunk)
     return Copied(name, path, digest.hexdigest(), size)
 
 
-def copy_file(file: Path, spool: Spool) -> Copied:
+def check_size(name: str, size: int, limits: FileLimits | None) -> None:
+    """Raise BeyondLimit when a file of so many bytes is more than is allowed."""
+    if limits is not None and size > limits.max_size:
+        problem = f"has more than {in_units(limits.max_size)}, the most that is taken"
+        raise BeyondLimit(name, problem, *_MAX_SIZE)
+
+
+def copy_file(file: Path, spool: Spool, limits: FileLimits | None = None) -> Copied:
     """Copy a local file into a spool.
 
     Raises:
-        UnreadableFile: there is no such file, or it may not be read.
+        UnreadableFile: there is no such file, it may not be read, or it is larger than the limits
+            allow.
+        NoRoom: the spool's disk has no room for it.
     """
     try:
         with file.open("rb") as source:
-            return copy_in(file.name, iter(lambda: source.read(CHUNK), b""), spool)
+            return copy_in(file.name, iter(lambda: source.read(CHUNK), b""), spool, limits)
     except FileNotFoundError:
         raise UnreadableFile(str(file), "there is no such file") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UnreadableFile(str(file), f"cannot be read: {error.strerror}") from None
 
 
-def open_copy(copied: Copied, format_: Format, spool: Spool) -> Content:
+def open_copy(
+    copied: Copied, format_: Format, spool: Spool, limits: FileLimits | None = None
+) -> Content:
     """A copy as records of a format, decompressed if need be.
 
     Raises:
-        UnreadableFile: it cannot be decompressed.
+        UnreadableFile: it cannot be decompressed, or is larger than the limits allow.
+        NoRoom: the spool's disk has no room for it.
     """
     plain = copied.path
     if format_.compression is not None and copied.size:
         plain = spool.new()
-        _decompress(copied.name, copied.path, plain, format_.compression)
-    return Content(copied.name, copied.path, copied.sha256, copied.size, format_, plain)
+        _decompress(copied, plain, format_.compression, spool, limits)
+    content = Content(copied.name, copied.path, copied.sha256, copied.size, format_, plain, limits)
+    if format_.kind == "parquet" and limits is not None:
+        _check_parquet(content, limits)
+    return content
 
 
-def _decompress(name: str, raw: Path, plain: Path, compression: str) -> None:
+def _decompress(
+    copied: Copied, plain: Path, compression: str, spool: Spool, limits: FileLimits | None
+) -> None:
     import pyarrow as pa
 
+    size = 0
     try:
-        source = pa.CompressedInputStream(pa.OSFile(str(raw)), compression)
+        source = pa.CompressedInputStream(pa.OSFile(str(copied.path)), compression)
         with source, plain.open("wb") as out:
-            shutil.copyfileobj(source, out, CHUNK)
+            while chunk := source.read(CHUNK):
+                size += len(chunk)
+                _check_decompressed(copied, size, limits)
+                spool.need(len(chunk))
+                out.write(chunk)
     except OSError as error:
         if error.errno is not None:  # the disk's, not the file's
             raise
-        raise UnreadableFile(name, f"is no sound {compression}: {error}") from error
+        raise UnreadableFile(copied.name, f"is no sound {compression}: {error}") from error
+
+
+def _check_decompressed(copied: Copied, size: int, limits: FileLimits | None) -> None:
+    if limits is None:
+        return
+    if size > limits.max_size:
+        most = in_units(limits.max_size)
+        problem = f"has more than {most} when decompressed, the most that is taken"
+        raise BeyondLimit(copied.name, problem, *_MAX_SIZE)
+    if size > RATIO_FROM and size > limits.max_ratio * copied.size:
+        problem = (
+            f"its {copied.size:,} bytes decompress to more than {limits.max_ratio:,} times as "
+            f"many (stopped at {in_units(size)}): it may be a decompression bomb"
+        )
+        raise BeyondLimit(copied.name, problem, "FILES_MAX_RATIO")
+
+
+def _check_parquet(content: Content, limits: FileLimits) -> None:
+    """Refuse what the footer of a Parquet file says is too much, before any of it is decoded."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(content.plain) as file:
+            about = file.metadata
+            groups = [about.row_group(number) for number in range(about.num_row_groups)]
+            size = sum(group.total_byte_size for group in groups)
+            rows, columns = about.num_rows, about.num_columns
+    except (pa.ArrowException, OSError, ValueError):
+        return  # the reader says what is wrong with it
+    if columns > COLUMNS:
+        raise UnreadableFile(content.name, f"has {columns:,} columns, more than {COLUMNS:,}")
+    if rows > limits.max_records:
+        raise _too_many(content.name, limits)
+    if size > limits.max_size:
+        most = in_units(limits.max_size)
+        problem = f"has {in_units(size)} when decompressed, more than the {most} that are taken"
+        raise BeyondLimit(content.name, problem, *_MAX_SIZE)
+
+
+def _too_many(name: str, limits: FileLimits) -> BeyondLimit:
+    problem = f"has more than {limits.max_records:,} records, the most that are taken"
+    return BeyondLimit(name, problem, "FILES_MAX_RECORDS")
+
+
+_MAX_SIZE = ("FILES_MAX_SIZE", "`max_size` below the stream's `files:`")
 
 
 def _csv(name: str, path: Path) -> Iterator[pa.BinaryArray]:
@@ -229,9 +355,17 @@ def _header(name: str, path: Path) -> list[str] | None:
         raise UnreadableFile(name, "the header is no text, or not in UTF-8", line=1)
     if "" in found:
         raise UnreadableFile(name, "a column of the header has no name", line=1)
-    if twice := sorted({title for title in found if found.count(title) > 1}):
+    if len(found) > COLUMNS:
+        problem = f"the header has {len(found):,} columns, more than {COLUMNS:,}"
+        raise UnreadableFile(name, problem, line=1)
+    if twice := _repeated(found):
         raise UnreadableFile(name, f"the header names {', '.join(twice)} twice", line=1)
     return found
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once, sorted."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _csv_error(name: str, said: str) -> UnreadableFile:
@@ -452,7 +586,7 @@ def _parquet(name: str, path: Path) -> Iterator[pa.BinaryArray]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if twice := sorted({n for n in names if names.count(n) > 1}):
+            if twice := _repeated(names):
                 raise UnreadableFile(name, f"has two columns named {', '.join(twice)}")
             unusual = _Unusual(file.schema_arrow)
             for batch in file.iter_batches(BATCH // 4, use_threads=False):

@@ -16,9 +16,15 @@ from types import TracebackType
 from typing import IO
 
 from ingestion_platform.errors import StoreUnavailable
+from ingestion_platform.settings import in_units
 
 _LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_RESERVE = 1024 * 1024 * 1024  # bytes of the disk that copies leave free, at most: see `need`
+
+
+class NoRoom(StoreUnavailable):
+    """The spool's disk has no room for a copy; smaller files may still fit."""
 
 
 class Spool:
@@ -69,6 +75,26 @@ class Spool:
     def new(self) -> Path:
         """A path where no file is yet."""
         return self._folder / uuid.uuid4().hex
+
+    def need(self, size: int) -> None:
+        """See that the disk has room for `size` more bytes, and a twentieth of it or 1 GiB stays
+        free for others.
+
+        Raises:
+            NoRoom: it has not.
+        """
+        disk = shutil.disk_usage(self._folder)
+        if disk.free - size < min(_RESERVE, disk.total // 20):
+            raise NoRoom(
+                f"{self._root} has no room for a copy: {in_units(disk.free)} are free",
+                action="make space on the disk of PLATFORM_HOME, or move it",
+            )
+
+    def clear(self) -> None:
+        """Remove the copies made so far."""
+        for file in self._folder.iterdir():
+            if file.name != _LOCK:
+                file.unlink()
 
 
 def _locked(folder: Path) -> IO[bytes]:
