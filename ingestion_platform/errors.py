@@ -6,6 +6,9 @@ be retried. Both say what happened and what to do next.
 
 from __future__ import annotations
 
+ACTION = "\n  -> "
+"""What stands between message and action in the text of an error."""
+
 
 class PlatformError(Exception):
     """An error with a next action; `str()` gives both, the action on a line of its own."""
@@ -16,7 +19,7 @@ class PlatformError(Exception):
         self.action = action
 
     def __str__(self) -> str:
-        return f"{self.message}\n  -> {self.action}" if self.action else self.message
+        return f"{self.message}{ACTION}{self.action}" if self.action else self.message
 
 
 class Permanent(PlatformError):

@@ -12,15 +12,18 @@ import os
 import re
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, date, datetime
+from traceback import TracebackException
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from ingestion_platform.errors import PlatformError
+from ingestion_platform.errors import ACTION, PlatformError
+from ingestion_platform.escaping import visible, visible_json
 from ingestion_platform.settings import Settings
 
 OURS = ("ingestion_platform", "uvicorn")
@@ -28,12 +31,14 @@ OURS = ("ingestion_platform", "uvicorn")
 FIELDS = "fields"
 """The attribute of a record (`extra={FIELDS: {...}}`) with further fields of its JSON line."""
 
+_CAUSE = "The above exception was the direct cause of the following exception:"
+_DURING = "During handling of the above exception, another exception occurred:"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("ingestion_platform_log", default=_NOTHING)
 # The password of an address, whoever put it into a message.
 _PASSWORD = re.compile(r"(\w://[^\s:/@]*:)[^\s/@]+(?=@)")
-# What a terminal may obey; lines and tabs are harmless.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# A value that reads as one word in the brackets of a console line; others are quoted.
+_WORD = re.compile(r"[^\s\[\]=\"]+")
 
 
 @contextmanager
@@ -128,6 +133,12 @@ class ToStderr(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Name the logger and the fault; the record's own text may be what failed."""
+        fault = sys.exc_info()[0] or Exception
+        with suppress(Exception):
+            sys.stderr.write(f"a message of {record.name!r} cannot be logged: {fault.__name__}\n")
+
 
 class _Masking(logging.Formatter):
     """What both formats share: the fields of a record, all of it masked."""
@@ -155,9 +166,10 @@ class _Masking(logging.Formatter):
         return masked(text, self._secrets)
 
     def _exception(self, record: logging.LogRecord) -> str:
-        if not record.exc_info or record.exc_info[0] is None:
-            return self._mask(record.exc_text or "")
-        return self._mask(self.formatException(record.exc_info))
+        if not record.exc_info or record.exc_info[1] is None:
+            return visible(self._mask(record.exc_text or ""))
+        lines = _traceback(TracebackException(*record.exc_info))
+        return "\n".join(visible(self._mask(line)) for line in lines)
 
     def _message(self, record: logging.LogRecord) -> str:
         # Dagster leads its messages with run and step, which are fields here.
@@ -181,22 +193,59 @@ class Json(_Masking):
         }
         if exception := self._exception(record):
             line["exception"] = exception
-        return json.dumps(line, ensure_ascii=False)
+        return visible_json(line)
 
 
 class Console(_Masking):
-    """A line with time and level; what the message does not say itself follows in brackets."""
+    """A line with time and level; what the message does not say itself follows in brackets.
+
+    Only a traceback adds lines, and they are indented: no text of a record can begin a line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
         at = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
-        message = self._message(record)
+        message = self._message(record).replace(ACTION, " -> ")
         fields = {name: value for name, value in self._fields(record).items() if name != "run"}
-        said = [f"{n}={v}" for n, v in fields.items() if v is not None and str(v) not in message]
+        said = [
+            f"{n}={_word(str(v))}"
+            for n, v in fields.items()
+            if v is not None and str(v) not in message
+        ]
         line = f"{at} {record.levelname} {message}" + (f" [{' '.join(said)}]" if said else "")
-        exception = self._exception(record)
-        text = f"{line}\n{exception}" if exception else line
-        return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+        exception = textwrap.indent(self._exception(record), "  ")
+        return visible(line) + (f"\n{exception}" if exception else "")
+
+
+def _word(value: str) -> str:
+    """Return a field's value, quoted where its end would be unclear."""
+    return value if _WORD.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+
+
+def _traceback(error: TracebackException, *, most: int = 20) -> Iterator[str]:
+    """Yield an error and its causes as Python prints them; a message is one line, however long.
+
+    `most` bounds the causes, and the errors of a group.
+    """
+    chain: list[tuple[TracebackException, str]] = [(error, "")]
+    while len(chain) < most:
+        last = chain[-1][0]
+        if last.__cause__ is not None:
+            chain.append((last.__cause__, _CAUSE))
+        elif last.__context__ is not None and not last.__suppress_context__:
+            chain.append((last.__context__, _DURING))
+        else:
+            break
+    for each, relation in reversed(chain):
+        if each.stack:
+            yield "Traceback (most recent call last):"
+        for frame in each.stack.format():
+            yield from frame.rstrip("\n").split("\n")
+        yield from (said.rstrip("\n") for said in each.format_exception_only())
+        for inner in (each.exceptions or [])[:most]:
+            yield from (f"  | {line}" for line in _traceback(inner, most=most))
+        if relation:
+            yield from ("", relation, "")
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from ingestion_platform.cli.options import All, Json, StreamName, StreamNames, chosen
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
-from ingestion_platform.cli.visible import shown, visible
+from ingestion_platform.cli.visible import shown
 from ingestion_platform.lake.names import labelled_partition, partition_label
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _show_overview(terminal: Terminal, found: Overview) -> None:
         windows = f"{group.first_window} … {group.last_window}"
         reasons.add_row(
             *_numbers(group),
-            literal(visible(group.name)),
+            literal(group.name),
             windows if group.first_window != group.last_window else str(group.first_window),
             ", ".join(map(partition_label, group.partitions)),
             _instant(group.first_seen),
@@ -329,10 +329,10 @@ def _described(record: Refused) -> str:
     place = f"log partition {partition_label(record.partition)}, offset {record.offset}"
     lines = [
         f"[bold]{literal(record.stream)}[/] {place}, window {record.window}",
-        *(f"  [red]•[/] {literal(visible(reason))}" for reason in record.reasons),
+        *(f"  [red]•[/] {literal(reason)}" for reason in record.reasons),
         _line("sent", _instant(record.timestamp)),
         _line("key", _one_line(record.key)),
-        *(_line(f"header {visible(k)}", _one_line(v)) for k, v in record.headers),
+        *(_line(f"header {k}", _one_line(v)) for k, v in record.headers),
         _line("lake file", record.origin),
         _line("generation", record.generation),
         _line("judged", f"{_instant(record.ingested_at)} by contract {record.contract}"),
@@ -340,13 +340,13 @@ def _described(record: Refused) -> str:
     if record.decision is not None:
         made = record.decision
         said = f"{_instant(made.at)} by {made.by}: {made.because}"
-        lines.append(f"  [dim]discarded[/] {literal(visible(said))}")
+        lines.append(f"  [dim]discarded[/] {literal(said)}")
     lines.append(_line("value", f"{len(record.value or b''):,} bytes"))
-    return "\n".join([*lines, literal(shown(record.value, most=_MOST))])
+    return "\n".join([*lines, literal(shown(record.value, most=_MOST), lines=True)])
 
 
 def _line(name: str, value: str) -> str:
-    return f"  [dim]{literal(name)}[/] {literal(visible(value))}"
+    return f"  [dim]{literal(name)}[/] {literal(value)}"
 
 
 def _one_line(value: bytes | None) -> str:
@@ -401,4 +401,4 @@ def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
     if done.newly_refused:
         terminal.say(f"  {count(done.newly_refused)} of them were in bronze before")
     for reason, records in done.reasons.most_common(5):
-        terminal.say(f"  {count(records)} still: {literal(visible(reason))}")
+        terminal.say(f"  {count(records)} still: {literal(reason)}")

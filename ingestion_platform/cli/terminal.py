@@ -6,7 +6,6 @@ Nothing a command says in an error goes out with the value of a secret setting i
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import PlatformError
+from ingestion_platform.escaping import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # A table in a pipe is never cut to fit a window that is not there.
 _UNBOUNDED = 100_000
-_CONTROLS = re.compile(r"[\x7f-\x9f]")
 _CELL = 80  # characters of a value that a table shows
 _MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
@@ -50,10 +49,7 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """Print a result for machines; the only thing on standard output then."""
-        text = json.dumps(value, indent=2, default=plain, ensure_ascii=False)
-        # JSON itself escapes the lower ones only; a terminal obeys these too.
-        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(visible_json(value, indent=2, default=plain) + "\n")
 
     def table(self, table: Table) -> None:
         """Print a result for people."""
@@ -67,9 +63,9 @@ class Terminal:
     def error(self, error: PlatformError | str) -> None:
         """Tell an error and its next action, without the values of secrets."""
         message, action = (error, "") if isinstance(error, str) else (error.message, error.action)
-        self.err.print(f"[bold red]error:[/] {literal(redacted(message))}", soft_wrap=True)
+        self.err.print(f"[bold red]error:[/] {_told(message)}", soft_wrap=True)
         if action:
-            self.err.print(f"  [cyan]->[/] {literal(redacted(action))}", soft_wrap=True)
+            self.err.print(f"  [cyan]->[/] {_told(action)}", soft_wrap=True)
 
     @contextmanager
     def progress(self, *, total: bool = True) -> Iterator[Progress]:
@@ -87,8 +83,19 @@ class Terminal:
 
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
+    from rich.segment import Segment
 
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    class SafeConsole(Console):
+        """Escapes controls in whatever is printed, also where `literal` was forgotten."""
+
+        def render(self, *given: Any, **named: Any) -> Iterator[Segment]:
+            for segment in super().render(*given, **named):
+                if segment.control:
+                    yield segment
+                else:
+                    yield Segment(visible(segment.text, lines=True), segment.style)
+
+    console = SafeConsole(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console
@@ -133,11 +140,14 @@ def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def literal(value: str) -> str:
-    """Text as it is, whatever of it looks like rich's markup."""
+def literal(value: str, *, lines: bool = False) -> str:
+    """Return text from outside for a message: markup and controls in it are shown, not obeyed.
+
+    `lines` keeps line feeds, for text that is set out in lines.
+    """
     from rich.markup import escape
 
-    return escape(value)
+    return escape(visible(value, lines=lines))
 
 
 def shortened(value: Any, length: int) -> str:
@@ -160,6 +170,11 @@ def text(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, default=plain, ensure_ascii=False)
     return value if isinstance(value, str) else str(plain(value))
+
+
+def _told(message: str) -> str:
+    # Engines and contracts tell in several lines; none but the first begins at the margin.
+    return literal(redacted(message).replace("\n", "\n  "), lines=True)
 
 
 def redacted(message: str) -> str:

@@ -5,22 +5,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+from ingestion_platform.escaping import visible
+
 _LINE = 16
 _DEEPEST = 100
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    """A text with all that has no shape of its own as an escape; `lines` keeps line ends."""
-    return "".join(
-        char if (lines and char == "\n") or unicodedata.category(char) not in _INVISIBLE
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )  # fmt: skip
 
 
 def shown(value: bytes | None, *, most: int | None = None) -> str:

@@ -5,7 +5,6 @@ The log has a message per request: never a body, a header, a query or a key.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
@@ -119,16 +118,16 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
     level = logging.DEBUG if scope["path"] in HEALTH and status < 400 else logging.INFO
     if not ACCESS.isEnabledFor(level):
         return
+    # As it was sent: a decoded path may hold blanks, which would end it for a reader.
+    path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0][:200].decode("latin-1")
     fields = {
         "request": request_id,
         "client": state["client"] or None,
         "address": scope["client"][0] if scope.get("client") else None,
         "method": scope["method"],
-        "path": scope["path"][:200],
+        "path": path,
         "status": status,
         "ms": round(took * 1000, 1),
         **state["noted"],
     }
-    # A decoded path may hold a line end, which must not begin a line of the log.
-    path = json.dumps(fields["path"])[1:-1]
     ACCESS.log(level, "%s %s %s", scope["method"], path, status, extra={FIELDS: fields})

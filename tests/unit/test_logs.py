@@ -8,16 +8,17 @@ import os
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingestion_platform import logs
-from ingestion_platform.errors import SettingError
+from ingestion_platform.errors import PlatformError, SettingError
 from ingestion_platform.settings import Settings
 
 SECRETS = {
@@ -103,6 +104,75 @@ def test_what_a_terminal_obeys_is_shown_instead(tmp_path: Path, lines: Lines) ->
     LOG.info("\x1b[2J%s", "\x9b31m")
     (line,) = lines()
     assert line.endswith("\\x1b[2J\\x9b31m")
+
+
+HOSTILE = "\r\n2026-11-20 10:00:00 INFO forged\v\f\x1b[2J\x85\u2028\u2029\u202e\x7f\x9b\0\ud800\n"
+
+
+def of_hostile(text: str) -> logging.LogRecord:
+    """A record that has the text in message, arguments, fields and a chain of exceptions."""
+    try:
+        try:
+            raise KeyError(text)
+        except KeyError as cause:
+            error = ExceptionGroup(text, [ValueError(text)])
+            error.add_note(text)
+            raise error from cause
+    except ExceptionGroup:
+        record = logging.LogRecord("n", logging.ERROR, "", 0, "a %s", (text,), sys.exc_info())
+    setattr(record, logs.FIELDS, {"path": text, "number": 1})
+    return record
+
+
+@pytest.mark.parametrize("form", [logs.Console, logs.Json])
+@settings(max_examples=30)
+@given(text=st.text(max_size=40))
+@example(text=HOSTILE)
+def test_no_text_ends_a_log_line(form: type[logging.Formatter], text: str) -> None:
+    """Each line but those of a traceback is the formatter's, and nothing needs a codec's help."""
+    written = form([], "worker-1").format(of_hostile(text))  # type: ignore[call-arg]
+    first, *more = written.encode().decode().splitlines()
+    assert not {unicodedata.category(c) for c in written if c != "\n"} & {"Cc", "Cf", "Zl", "Zp"}
+    if form is logs.Json:
+        assert not more
+        assert json.loads(first)["message"] == f"a {text}"
+    assert all(line.startswith("  ") or not line for line in more)
+
+
+def test_traceback_keeps_python_form(tmp_path: Path, lines: Lines) -> None:
+    """Frames, causes, groups and notes are there; a message is one line."""
+    record = of_hostile("x\ny")
+    text = logs.Console([], None).format(record)
+    told = [line.strip() for line in text.splitlines()]
+    assert sum("Traceback" in line for line in told) == 2
+    assert "The above exception was the direct cause of the following exception:" in told
+    assert "KeyError: 'x\\ny'" in told
+    assert "ExceptionGroup: x\\ny (1 sub-exception)" in told
+    assert "| ValueError: x\\ny" in told
+
+
+def test_field_cannot_pose_as_another(tmp_path: Path, lines: Lines) -> None:
+    """A value with blanks or brackets is quoted."""
+    configured(tmp_path)
+    LOG.info("done", extra={logs.FIELDS: {"path": "/x] [client=admin", "status": 200}})
+    (line,) = lines()
+    assert line.endswith(' done [path="/x] [client=admin" status=200]')
+
+
+def test_faulty_record_is_named_without_its_text(tmp_path: Path, lines: Lines) -> None:
+    """A message that does not fit its arguments cannot write them raw."""
+    configured(tmp_path)
+    handler = next(each for each in logging.getLogger().handlers if isinstance(each, logs.ToStderr))
+    handler.handle(logging.LogRecord(LOG.name, logging.INFO, "", 0, "%d", (HOSTILE,), None))
+    assert lines() == ["a message of 'ingestion_platform.test' cannot be logged: TypeError"]
+
+
+def test_error_and_action_share_a_line(tmp_path: Path, lines: Lines) -> None:
+    """The platform's errors have two lines elsewhere."""
+    configured(tmp_path)
+    LOG.warning("stopped: %s", PlatformError("no disk", action="make room"))
+    (line,) = lines()
+    assert line.endswith(" stopped: no disk -> make room")
 
 
 def test_others_are_heard_when_it_matters(tmp_path: Path, lines: Lines) -> None:

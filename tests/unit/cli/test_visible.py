@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.markup import escape
 
-from ingestion_platform.cli.visible import hexdump, shown, visible
+from ingestion_platform.cli.terminal import Terminal, literal, new_table
+from ingestion_platform.cli.visible import hexdump, shown
+from ingestion_platform.errors import PlatformError
+from ingestion_platform.escaping import visible
 
 SHOWN = {
     "nothing": (None, "null"),
@@ -76,3 +82,24 @@ def test_a_dump_tells_place_and_ascii() -> None:
     )
     assert lines[1].startswith("00000010  40 41 42 43 ")
     assert visible("a\nb") == "a\\nb"
+
+
+@given(st.text(max_size=40) | st.sampled_from(["\x1b[2J", "a\rb", "\x9b1m", "\u2028", "\ud800"]))
+def test_terminal_prints_no_controls(text: str) -> None:
+    """Neither where a text is marked as literal nor where that was forgotten, nor as JSON."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        terminal = Terminal()
+        terminal.json({text: [text]})
+        terminal.error(PlatformError(text, action=text))
+        terminal.out.print(escape(text))
+        table = new_table("", [text])
+        table.add_row(literal(text))
+        terminal.table(table)
+    categories = {unicodedata.category(c) for c in out.getvalue() + err.getvalue() if c != "\n"}
+    assert not categories & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def test_error_lines_are_indented(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name in an error cannot begin a line of its own."""
+    Terminal().error(PlatformError("no file a\nerror: forged"))
+    assert capsys.readouterr().err == "error: no file a\n  error: forged\n"
