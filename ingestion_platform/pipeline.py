@@ -80,8 +80,7 @@ class Platform:
     def door(self, stream: Stream) -> Door:
         """The stream's file door."""
         spool = self.settings.home / "spool"
-        limits = self.settings.files
-        return Door(self.store, self.drop, stream.topic, stream.door, spool, limits)
+        return Door(self.store, self.drop, stream, spool, self.settings.files)
 
 
 @dataclass
@@ -439,8 +438,9 @@ def try_file(
     good = refused = 0
     reasons: Counter[str] = Counter()
     with platform.door(stream).reading(file) as content:
-        for values in content.values():
-            parsed = judge.parse(values, text=content.format.encoding == "text")
+        text = content.format.encoding == "text"
+        for batch in content.records(stream.contract):
+            parsed = judge.parse(batch.values, text=text, problems=batch.problems)
             good += len(parsed.valid)
             refused += len(parsed.refused)
             reasons.update(count_reasons(parsed.reasons))

@@ -9,12 +9,13 @@ commits is mended by the next load.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,8 +27,10 @@ from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
 from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.files import problems_of
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.store import Store
+from ingestion_platform.sources.reading import Problem, Problems
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
 from ingestion_platform.warehouse.datafiles import write_data_files
@@ -84,6 +87,8 @@ class Judge:
         self.version = self._parser.code_version
         self._bronze_schema = bronze_arrow_schema(contract)
         self._quarantine_schema = quarantine_arrow_schema()
+        sent = [f for f in contract.fields if f.derived is None]
+        self._columns = {name for f in sent for name in (f.name, *f.previous_names)}
 
     def read(self, store: Store, link: Link) -> pa.Table:
         """The records of a file (of records.SCHEMA); raises as `records.read`."""
@@ -92,14 +97,42 @@ class Judge:
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
         text = link.file is not None and link.file.encoding == "text"
-        parsed = self.parse(records["value"].combine_chunks(), text=text)
+        problems = problems_of(link, records)
+        parsed = self.parse(records["value"].combine_chunks(), text=text, problems=problems)
         bronze = self._bronze_rows(link, records, parsed)
         return bronze, self._quarantine_rows(link, records, parsed)
 
-    def parse(self, values: pa.BinaryArray, *, text: bool) -> Parsed:
-        """Judge values alone; `text` says that theirs are all strings."""
+    def parse(
+        self, values: pa.BinaryArray, *, text: bool, problems: Problems | None = None
+    ) -> Parsed:
+        """Validate values alone; `text` says that theirs are all strings.
+
+        `problems` are those that a reader found. A record whose problem the contract cares about
+        is rejected for it, and not looked at further.
+        """
+        reasons = {at: each for at, found in (problems or {}).items() if (each := self._of(found))}
+        if not reasons:
+            return self._validated(values, text)
+        fine = np.ones(len(values), bool)
+        fine[list(reasons)] = False
+        places = np.flatnonzero(fine)
+        parsed = self._validated(values.filter(pa.array(fine)), text)
+        given = pa.array(list(reasons.values()), parsed.reasons.type)
+        return Parsed(
+            pa.array(places[parsed.valid.to_numpy()], pa.int64()),
+            parsed.rows,
+            pa.array([*places[parsed.refused.to_numpy()].tolist(), *reasons], pa.int64()),
+            pa.concat_arrays([parsed.reasons, given]),
+        )
+
+    def _validated(self, values: pa.BinaryArray, text: bool) -> Parsed:
         values = self._renames.applied(values)
         return self._parser.parse(self._text.typed(values) if text else values)
+
+    def _of(self, problems: Sequence[Problem]) -> list[str]:
+        """The reasons that a reader's problems are: those of columns that the contract knows."""
+        known = [p for p in problems if not p.column or p.column in self._columns]
+        return [f"{p.column or 'value'}: {p.text}" for p in known]
 
     def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
         offsets = records["offset"].take(parsed.valid)

@@ -20,6 +20,7 @@ from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.model import Contract
+    from ingestion_platform.sources.reading import Records
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -152,14 +153,16 @@ def _read(scratch: Path, file: Path) -> Sample:
 
     with Spool(scratch / "spool") as spool:
         content = open_copy(copy_file(file, spool), format_of(file.name), spool)
-        values = list(islice(_values(content.values()), _MOST + 1))
+        values = list(islice(_values(content.records()), _MOST + 1))
     records = [_decoded(file, number, value) for number, value in enumerate(values[:_MOST], 1)]
     return Sample(values[:_MOST], records, content.format.encoding == "text", len(values) <= _MOST)
 
 
-def _values(batches: Iterator[Any]) -> Iterator[bytes]:
+def _values(batches: Iterator[Records]) -> Iterator[bytes]:
+    """The values of records that their reader could take."""
     for batch in batches:
-        yield from batch.to_pylist()
+        values = enumerate(batch.values.to_pylist())
+        yield from (value for at, value in values if at not in batch.problems)
 
 
 def _decoded(file: Path, number: int, value: bytes) -> dict[str, Any]:

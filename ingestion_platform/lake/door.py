@@ -23,14 +23,14 @@ from ingestion_platform.sources.files import (
     Content,
     Copied,
     Format,
-    UnreadableFile,
     copy_file,
     copy_in,
     format_of,
     open_copy,
 )
+from ingestion_platform.sources.reading import UnreadableFile
 from ingestion_platform.sources.spool import Spool
-from ingestion_platform.streams import FileDoor
+from ingestion_platform.streams import Stream
 
 
 class HalfLanded(Permanent):
@@ -77,19 +77,15 @@ class Door:
     """One stream's file door; any number may be at work on it at once."""
 
     def __init__(
-        self,
-        lake: Store,
-        drop: Store,
-        topic: str,
-        door: FileDoor,
-        spool: Path,
-        limits: FileLimits,
+        self, lake: Store, drop: Store, stream: Stream, spool: Path, limits: FileLimits
     ) -> None:
+        door = stream.door
         self.zone = DropZone(drop, door)
         self._limits = limits if door.max_size is None else replace(limits, max_size=door.max_size)
         self._lake = lake
-        self._topic = topic
-        self._format = door.format
+        self._stream = stream
+        self._topic = stream.topic
+        self._format = stream.door.format
         self._spool = spool
 
     def idle(self) -> bool:
@@ -176,7 +172,7 @@ class Door:
         known = journal.by_content(content.sha256)
         if broken is not None and known is None:
             raise broken
-        rows = known.rows if known is not None else content.count(on_read)
+        rows = known.rows if known is not None else content.count(self._stream.contract, on_read)
         kept = self.zone.archive(content)
         if rows == 0:
             note(Handled(content.name, "empty", detail="it has no records", kept=kept))

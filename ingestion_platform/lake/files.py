@@ -22,6 +22,7 @@ from ingestion_platform.lake.names import FILES, parse_name
 from ingestion_platform.lake.records import HEADERS, SCHEMA
 from ingestion_platform.lake.store import Store
 from ingestion_platform.sources.files import Content, Format
+from ingestion_platform.sources.reading import Problem, Problems, Records, joined
 
 ROWS = 250_000
 BYTES = 16 * 1024 * 1024
@@ -120,7 +121,7 @@ def land_claimed(
     if at == claim.end:
         return
     with Writer(store, lambda: None) as writer:
-        for part in _parts(content.values(), at - claim.start, rows, size):
+        for part in _parts(content.records(), at - claim.start, rows, size):
             link = _link(topic, claim, at, len(part))
             writer.put(link, _table(part, link, claim))
             at = link.end
@@ -128,21 +129,19 @@ def land_claimed(
     assert at == claim.end, f"{claim.name} has {claim.rows} records, {at - claim.start} came"
 
 
-def _parts(
-    batches: Iterator[pa.BinaryArray], skip: int, rows: int, size: int
-) -> Iterator[pa.BinaryArray]:
-    """Values behind the first `skip`, in pieces of about a size."""
-    held: list[pa.BinaryArray] = []
+def _parts(batches: Iterator[Records], skip: int, rows: int, size: int) -> Iterator[Records]:
+    """Records behind the first `skip`, in pieces of about a size."""
+    held: list[Records] = []
     for batch in batches:
         passed = min(skip, len(batch))
         skip -= passed
         if passed < len(batch):
-            held.append(batch.slice(passed))
-        if sum(map(len, held)) >= rows or sum(each.nbytes for each in held) >= size:
-            yield pa.concat_arrays(held)
+            held.append(batch.after(passed))
+        if sum(map(len, held)) >= rows or sum(each.size for each in held) >= size:
+            yield joined(held)
             held = []
     if held:
-        yield pa.concat_arrays(held)
+        yield joined(held)
 
 
 def _link(topic: str, claim: Claim, start: int, rows: int) -> Link:
@@ -159,16 +158,16 @@ def _link(topic: str, claim: Claim, start: int, rows: int) -> Link:
     )
 
 
-def _table(values: pa.BinaryArray, link: Link, claim: Claim) -> pa.Table:
-    """Values as records of records.SCHEMA; headers tell where in the file each was."""
-    count = len(values)
+def _table(part: Records, link: Link, claim: Claim) -> pa.Table:
+    """A part as records of records.SCHEMA; headers tell where in the file each was."""
+    count = len(part)
     offsets = pa.array(np.arange(link.start, link.end))
     media_type = Format(claim.kind, claim.compression).media_type
     return pa.Table.from_arrays(
         [
             pa.nulls(count, pa.binary()),
-            values,
-            _headers(media_type, claim, link),
+            part.values,
+            _headers(media_type, claim, link, part.problems),
             pa.repeat(pa.scalar(claim.time, _MILLIS), count),
             pa.repeat("log_append_time", count),
             pa.repeat(pa.scalar(FILES, pa.int32()), count),
@@ -178,18 +177,62 @@ def _table(values: pa.BinaryArray, link: Link, claim: Claim) -> pa.Table:
     )
 
 
-def _headers(media_type: str, claim: Claim, link: Link) -> pa.Array:
-    """`content-type`, `file` and `record` (counted from 1) of each record."""
+_OWN = ("content-type", "file", "record")
+_PROBLEM = "problem"
+"""The header of a record that the reader of its file could not take as it stands; of one whose
+column it could not, `problem.<column>`."""
+
+
+def _headers(media_type: str, claim: Claim, link: Link, problems: Problems) -> pa.Array:
+    """`content-type`, `file` and `record` (counted from 1) of each record, then its problems."""
     count = link.rows
     numbers = np.arange(link.start, link.end) - claim.start + 1
     same = pa.array([media_type.encode(), claim.name.encode(errors="surrogateescape")])
     values = pa.concat_arrays([same, pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())])
     places = np.empty((count, 3), np.int64)
     places[:, 0], places[:, 1], places[:, 2] = 0, 1, np.arange(2, count + 2)
-    keys = pa.DictionaryArray.from_arrays(
-        np.tile(np.arange(3, dtype=np.int8), count), ["content-type", "file", "record"]
-    )
+    keys = pa.DictionaryArray.from_arrays(np.tile(np.arange(3, dtype=np.int8), count), list(_OWN))
     pairs = pa.StructArray.from_arrays(
         [keys.cast(pa.string()), values.take(pa.array(places.ravel()))], ["key", "value"]
     )
-    return pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32) * 3, pairs).cast(HEADERS)
+    lengths = np.full(count, len(_OWN))
+    if problems:
+        told = [(at, each) for at in sorted(problems) for each in problems[at]]
+        more = pa.StructArray.from_arrays(
+            [
+                pa.array([_problem_key(each) for _, each in told], pa.string()),
+                pa.array([each.text.encode(errors="replace") for _, each in told], pa.binary()),
+            ],
+            ["key", "value"],
+        )
+        at = np.array([at for at, _ in told])
+        order = np.insert(
+            np.arange(len(pairs)), (at + 1) * len(_OWN), len(pairs) + np.arange(len(at))
+        )
+        pairs = pa.concat_arrays([pairs, more]).take(pa.array(order))
+        np.add.at(lengths, at, 1)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(ends, pairs).cast(HEADERS)
+
+
+def _problem_key(problem: Problem) -> str:
+    column = problem.column.encode(errors="replace").decode()
+    return f"{_PROBLEM}.{column}" if column else _PROBLEM
+
+
+def problems_of(link: Link, records: pa.Table) -> Problems:
+    """What the reader of a file found wrong with its records, by their places.
+
+    Only files have such problems: headers of a topic are its producers'.
+    """
+    if link.file is None:
+        return {}
+    headers = records["headers"].combine_chunks()
+    lengths = pc.list_value_length(headers).to_numpy(zero_copy_only=False)
+    found: dict[int, list[Problem]] = {}
+    for at in np.flatnonzero(lengths > len(_OWN)).tolist():
+        pairs = headers[at].as_py()[len(_OWN) :]
+        found[at] = [
+            Problem(pair["value"].decode(), pair["key"].partition(".")[2]) for pair in pairs
+        ]
+    return found

@@ -36,8 +36,8 @@ from ingestion_platform.pipeline import (
     try_file,
 )
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.files import UnreadableFile
 from ingestion_platform.sources.produce import produce
+from ingestion_platform.sources.reading import UnreadableFile
 from ingestion_platform.sources.record import Record
 from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import FileDoor, Stream
@@ -279,7 +279,7 @@ def half_landed(platform: Platform, stream: Stream, count: int, done: int) -> by
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ingestion_platform.lake.door.land_claimed", parts)
-        patch.setattr("ingestion_platform.sources.files.BATCH", done)
+        patch.setattr("ingestion_platform.sources.csv_files.BATCH", done)
         with pytest.raises(Died):
             list(door.land_file(file, lambda _: None))
     assert unfinished(platform.store, stream.topic) is not None

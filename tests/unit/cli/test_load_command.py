@@ -14,9 +14,10 @@ BAD = '{"user_id": 2, "age": 0, "gender": "F", "device": "Mobile"}\n'
 @pytest.fixture
 def files(bare: Ingest, tmp_path: Path) -> dict[str, str]:
     """A file with a bad record, one that cannot be parsed, and one that is not there."""
-    found = {name: str(tmp_path / f"{name}.jsonl") for name in ("good", "broken", "missing")}
+    found = {name: str(tmp_path / name) for name in ("good.jsonl", "broken.json", "missing.jsonl")}
+    found = {name.partition(".")[0]: path for name, path in found.items()}
     Path(found["good"]).write_text(GOOD * 2 + BAD)
-    Path(found["broken"]).write_text(GOOD + "{\n")
+    Path(found["broken"]).write_text("{\n")
     return found
 
 
@@ -42,7 +43,7 @@ def test_a_file_that_fails_does_not_keep_the_others_from_being_loaded(
     assert answer.code == 1
     assert {each["result"] for each in answer.json} == {"landed", "failed"}
     assert [each["bronze"] for each in answer.json] == [2, 0, 0]
-    assert "broken.jsonl, line 2: is no JSON: cut off" in answer.err
+    assert "broken.json, line 1: starts with no [" in answer.err
     assert "missing.jsonl: there is no such file" in answer.err
 
 

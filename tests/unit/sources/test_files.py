@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion_platform.sources import files
+from ingestion_platform.sources import reading
 from ingestion_platform.sources.files import (
-    UnreadableFile,
     copy_file,
     copy_in,
     format_of,
     open_copy,
 )
+from ingestion_platform.sources.reading import LONGEST, UnreadableFile
 from ingestion_platform.sources.spool import Spool
 
 Read = Callable[[str, bytes], list[bytes]]
@@ -34,7 +34,7 @@ Read = Callable[[str, bytes], list[bytes]]
 def read_in(spool: Spool, name: str, data: bytes) -> list[bytes]:
     """The records of a file of that name and content."""
     content = open_copy(copy_in(name, [data], spool), format_of(name), spool)
-    return [value for batch in content.values() for value in batch.to_pylist()]
+    return [value for batch in content.records() for value in batch.values.to_pylist()]
 
 
 @pytest.fixture
@@ -124,9 +124,75 @@ def test_json_arrays_are_cut_right_wherever_a_piece_ends(
     """Pieces of seven characters cut strings, escapes and numbers."""
     folder = tmp_path_factory.getbasetemp() / "json spool"
     with Spool(folder) as spool, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "CHUNK", 7)
+        patch.setattr(reading, "CHUNK", 7)
         found = read_in(spool, "x.json", json.dumps(items, indent=1).encode())
     assert objects(found) == items
+
+
+Problems = Callable[[str, bytes], list[tuple[bytes, str]]]
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Iterator[Problems]:
+    """Reads a file; gives the records that have problems, each with those."""
+
+    def read(name: str, data: bytes) -> list[tuple[bytes, str]]:
+        content = open_copy(copy_in(name, [data], spool), format_of(name), spool)
+        return [
+            (batch.values[at].as_py(), "; ".join(f"{p.column}: {p.text}" for p in found))
+            for batch in content.records()
+            for at, found in sorted(batch.problems.items())
+        ]
+
+    with Spool(tmp_path / "problem spool") as spool:
+        yield read
+
+
+def test_lines_of_jsonl_fail_alone(problems: Problems, read: Read) -> None:
+    """Each with its bytes, the reason and the line."""
+    bad = [
+        (b'{"a":}', "is not valid JSON: invalid character (byte 5)"),
+        (b'{"a":1} {"a":2}', "is not valid JSON: trailing characters (byte 9)"),
+        (b'{"a":"\\ud83d"}', "is not valid JSON: cut off"),
+        (b'{"a":NaN}', "is not valid JSON: invalid character (byte 5)"),
+        (b'{"a":"\xff"}', "is not valid UTF-8"),
+        (b"[" * 10_000, "is nested too deeply"),
+        (b'{"a":', "is not valid JSON: cut off"),
+    ]
+    data = b"\n\n".join(b'{"ok":1}\n' + value for value, _ in bad)
+    assert problems("x.jsonl", data) == [
+        (value, f": {reason} (is at line {2 + 3 * at})") for at, (value, reason) in enumerate(bad)
+    ]
+    assert len(read("x.jsonl", data)) == 2 * len(bad)
+
+
+def test_too_long_lines_keep_their_beginning(problems: Problems, read: Read) -> None:
+    """The lines around are read, wherever the pieces of the file end."""
+    long = b'"' + b"x" * (2 * LONGEST) + b'"'
+    data = b"\n".join([b"1", long, b"2", long, b"3"])
+    assert [len(value) for value in read("x.jsonl", data)] == [1, LONGEST, 1, LONGEST, 1]
+    (first, reason), _ = problems("x.jsonl", data)
+    assert first == long[:LONGEST]
+    assert reason == (
+        ": is longer than 8,388,608 bytes: only its beginning is kept here "
+        "(is 16,777,218 bytes long, at line 2)"
+    )
+
+
+def test_items_of_json_arrays_fail_alone(problems: Problems, read: Read) -> None:
+    """As long as the commas between items can be told."""
+    data = b'[\n{"a":1},\n{"a" 2},\n1 2, NaN, "\xff",\n[' + b"[" * 3000 + b"]" * 3000 + b"],,3]"
+    values = read("x.json", data)
+    assert values[:5] == [b'{"a":1}', b'{"a" 2}', b"1 2", b"NaN", b'"\xff"']
+    assert values[6:] == [b"", b"3"]
+    assert [reason for _, reason in problems("x.json", data)] == [
+        ": is not valid JSON: expecting ':' delimiter (is at line 3)",
+        ": is not valid JSON: a comma is missing, or a quote (is at line 4)",
+        ": is not valid JSON: NaN is no value (is at line 4)",
+        ": is not valid UTF-8 (is at line 4)",
+        ": is nested too deeply (is at line 5)",
+        ": is not valid JSON: expecting value (is at line 5)",
+    ]
 
 
 def test_parquet_values_are_exact(read: Read) -> None:
@@ -193,28 +259,19 @@ BAD = [
     ("x.csv", b"a,,c\n1,2,3\n", r"line 1: a column of the header has no name"),
     ("x.csv", b"a,b,a\n1,2,3\n", r"line 1: the header names a twice"),
     ("x.csv", b"\xff\xfea\x00", r"line 1: the header is no text"),
-    ("x.csv", b"a,b\n1," + b"x" * files.LONGEST + b"\n", r"line 2: is longer than"),
-    ("x.jsonl", b'{"a":1}\n{"a":}\n', r"line 2: is no JSON: invalid character"),
-    ("x.jsonl", b'{"a":1}\n\n{"a":', r"line 3: is no JSON: cut off"),
-    ("x.jsonl", b'{"a":1} {"a":2}\n', r"line 1: is no JSON: trailing characters"),
-    ("x.jsonl", b'{"a":NaN}\n', r"line 1: is no JSON"),
-    ("x.jsonl", b'{"a":1}\n{"a":"\xff"}\n', r"line 2: is not valid UTF-8"),
-    ("x.jsonl", b"[" * 10_000, r"line 1: is no JSON: nested too deeply"),
-    ("x.jsonl", b"x" * (files.LONGEST + 10), r"line 1: is longer than"),
+    ("x.csv", b"a,b\n1," + b"x" * LONGEST + b"\n", r"line 2: is longer than"),
     ("x.json", b'{"a":1}\n{"a":2}', r"line 1: starts with no \["),
-    ("x.json", b'[\n{"a":1},\n{"a" 1}]', r"line 3: is no JSON: expecting ':'"),
+    ("x.json", b'[\n{"a":1},\n{"a" [1}]', r"line 3: .* where the item ends cannot be told"),
     ("x.json", b'[{"a":1}', r"line 1: ends before its array does"),
     ("x.json", b'[{"a":"b', r"line 1: ends before its array does"),
-    ("x.json", b"[1,]", r"line 1: is no JSON"),
-    ("x.json", b"[1 2]", r"line 1: '2' stands where a comma"),
     ("x.json", b"[1]\n[2]", r"line 2: '\[' follows the end"),
-    ("x.json", b'[{"a":NaN}]', r"line 1: NaN is no JSON"),
-    ("x.json", b"[" * 100_000, r"line 1: is nested too deeply"),
-    ("x.json", b'["\xff"]', r"is not valid UTF-8"),
-    ("x.parquet", _TABLE[:-10], r"is no sound Parquet"),
-    ("x.parquet", _TABLE[:4] + b"\0" * 300 + _TABLE[304:], r"is no sound Parquet"),
-    ("x.parquet", b"a,b\n", r"is no sound Parquet"),
-    ("x.parquet", parquet(pa.table({"b": [b"\xff"]})), r"behind row 0: .*utf-8"),
+    ("x.json", b"[" * 100_000, r"line 1: ends before its array does"),
+    ("x.json", '["é"]'.encode("utf-16")[:-1], r"line 1: is not valid text: .*truncated"),
+    ("x.jsonl", '["é"]'.encode("utf-16")[:-1], r"line 1: is not valid utf-16: .*truncated"),
+    ("x.parquet", _TABLE[:-10], r"is not a valid Parquet file: it does not end"),
+    ("x.parquet", _TABLE[:4] + b"\0" * 300 + _TABLE[304:], r"is not a valid Parquet file"),
+    ("x.parquet", b"a,b\n", r"it does not start with PAR1"),
+    ("x.parquet", _TABLE[:-4] + b"PARE", r"is an encrypted Parquet file"),
     ("x.parquet", parquet(pa.table([[1], [2]], names=["a", "a"])), r"two columns named a"),
     ("x.csv.gz", _CSV_GZ[:-9], r"is no sound gzip"),
     ("x.csv.gz", _CSV_GZ[:-8] + b"\0" * 8, r"is no sound gzip"),
