@@ -72,7 +72,7 @@ class Writer:
         """One more commit, as a load makes it."""
         partition = len(self.clock) % PARTITIONS
         base = self._ledgers[partition]
-        start = base.position[1] if base.position is not None else 0
+        start = base.position.offset if base.position is not None else 0
         files = write_data_files(self._table, self._rows(partition, start))
         span = Span(GENERATION, start, start + self._count, CONTRACT)
         change = Change(partition, base, span, files, replace=False)

@@ -81,7 +81,7 @@ class Seen:
             ledgers = read_ledgers(found)
             positions = {p: ledger.position for p, ledger in ledgers.items()}
             self.times.append(now)
-            self.ends.append({p: at[1] for p, at in positions.items() if at is not None})
+            self.ends.append({p: at.offset for p, at in positions.items() if at is not None})
 
     def reached(self, wanted: dict[int, int]) -> bool:
         """Whether the table has come to some offsets."""

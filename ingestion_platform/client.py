@@ -24,11 +24,11 @@ from ingestion_platform.streams import Stream, declared_streams, select, with_to
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.quarantine import Refused
     from ingestion_platform.sources.keys import KeyOf
     from ingestion_platform.sources.produce import Report
     from ingestion_platform.sources.record import Record
-    from ingestion_platform.status import StreamStatus
     from ingestion_platform.verify import Verification
 
 
@@ -118,7 +118,7 @@ class Client:
             UnknownStream: no stream of that name.
             Transient: one of them does not answer.
         """
-        from ingestion_platform.status import stream_status
+        from ingestion_platform.progress.status import stream_status
 
         return stream_status(self._platform, self._stream(stream))
 

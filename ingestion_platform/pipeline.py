@@ -32,6 +32,7 @@ from ingestion_platform.lake.files import landed_position
 from ingestion_platform.lake.land import BYTES, ROWS, Landed, backlogs, heal_sidecar, land
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.store import Store, open_drop, open_store
+from ingestion_platform.progress.positions import waiting
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.kafka import Log, Moved
 from ingestion_platform.streams import Stream
@@ -357,9 +358,9 @@ class Flow:
     def _beyond(self) -> dict[int, int]:
         marks = self._log.watermarks(self._partitions)
         if self._tails is None:
-            at = {p: self._loader.position(p) or ("", 0) for p in marks}
-            now = {p: end for p, (of, end) in at.items() if of == self._topic.generation}
-            return {p: max(0, m.end - max(m.start, now.get(p, 0))) for p, m in marks.items()}
+            topic_id = self._topic.generation
+            at = {p: self._loader.position(p) for p in marks}
+            return {p: len(waiting(m.start, m.end, topic_id, at[p])) for p, m in marks.items()}
         found = backlogs(self._topic, marks, self._tails)
         return {p: max(0, backlog.end - backlog.start) for p, backlog in found.items()}
 
@@ -483,7 +484,7 @@ def commit_group(log: Log, loader: Loader) -> None:
     """Commit the group's offsets after the data, so that ordinary lag tools see the truth."""
     topic = log.topic()
     at = {p: loader.position(p) for p in topic.partitions}
-    log.commit({p: pos[1] for p, pos in at.items() if pos and pos[0] == topic.generation})
+    log.commit({p: a.offset for p, a in at.items() if a and a.topic_id == topic.generation})
 
 
 def persist(attempt: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ from ingestion_platform.lake.land import BYTES, ROWS
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.store import Store
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_ledgers
@@ -251,7 +252,7 @@ def _due_parts(
     store: Store, topic: str, partition: int, ledger: Ledger, version: str
 ) -> Iterator[_Part]:
     """All that bronze must have of a log partition, in order, once."""
-    at: tuple[str, int] | None = None
+    at: Position | None = None
     tries = 0
     while True:
         try:
@@ -260,7 +261,7 @@ def _due_parts(
                 records = _between(read(store, link), "offset", span.start, span.end)
                 parts = ledger.of(span.generation, span.start, span.end)
                 yield _Part(link, span, records, any(p.contract != version for p in parts))
-                at, tries = (span.generation, span.end), 0
+                at, tries = Position(span.generation, span.end), 0
         except PositionMoved:  # files are being merged
             tries += 1
             if tries == ATTEMPTS:
@@ -302,10 +303,10 @@ def _partitions(chain: Chain) -> list[int]:
     return sorted({p for window in chain.windows() for p in chain.names(window)})
 
 
-def _once(links: list[Link], at: tuple[str, int] | None = None) -> Iterator[tuple[Link, int]]:
+def _once(links: list[Link], at: Position | None = None) -> Iterator[tuple[Link, int]]:
     """Each link with the offset from which on neither a link ahead of it has the records, nor
     whoever was at a position."""
-    generation, end = at or ("", 0)
+    generation, end = (at.topic_id, at.offset) if at is not None else ("", 0)
     for link in links:
         start = max(link.gap_start, end) if link.generation == generation else link.gap_start
         if start < link.end:
@@ -314,17 +315,17 @@ def _once(links: list[Link], at: tuple[str, int] | None = None) -> Iterator[tupl
 
 
 def _due(
-    links: list[Link], position: tuple[str, int] | None, at: tuple[str, int] | None
+    links: list[Link], position: Position | None, at: Position | None
 ) -> Iterator[tuple[Link, Span]]:
     """The parts of links behind `at` that a table at a position must have: all that lies before
     it."""
     order = list(dict.fromkeys(link.generation for link in links))
-    if position is None or position[0] not in order:
+    if position is None or position.topic_id not in order:
         return
-    present = order.index(position[0])
+    present = order.index(position.topic_id)
     for link, start in _once(links, at):
         place = order.index(link.generation)
-        end = min(link.end, position[1]) if place == present else link.end
+        end = min(link.end, position.offset) if place == present else link.end
         if place <= present and start < end:
             yield link, Span(link.generation, start, end, "")
 

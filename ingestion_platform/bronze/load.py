@@ -30,11 +30,12 @@ from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.files import problems_of
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.store import Store
+from ingestion_platform.progress.positions import Position, lower
 from ingestion_platform.sources.reading import Problem, Problems
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.ledger import Ledger, Span, disagreement
 from ingestion_platform.warehouse.tables import ensure_bronze, ensure_quarantine
 
 if TYPE_CHECKING:
@@ -184,39 +185,27 @@ class Loader:
         tables = (self._bronze, self._quarantine)
         self._ledgers = {w: read_ledgers(t) for w, t in zip(_TABLES, tables, strict=True)}
 
-    def position(self, partition: int) -> tuple[str, int] | None:
-        """The generation and offset from which on a partition is not in both tables."""
-        ledgers = [self._ledgers[which].get(partition, Ledger()) for which in _TABLES]
-        bronze, quarantine = (ledger.position for ledger in ledgers)
-        if bronze is None or quarantine is None:
-            return None
-        if bronze[0] == quarantine[0]:
-            return min(bronze, quarantine)
-        # A table that has passed the other's generation is ahead of it.
-        passed = {span.generation for span in ledgers[0].spans}
-        return quarantine if quarantine[0] in passed else bronze
+    def position(self, partition: int) -> Position | None:
+        """The position from which on a partition is not in both tables."""
+        bronze, quarantine = (ledger.position for ledger in self._both(partition))
+        chain = Chain(self._store, self._stream.topic)
+        return lower(bronze, quarantine, lambda: chain.topic_order(partition))
+
+    def _both(self, partition: int) -> tuple[Ledger, Ledger]:
+        bronze, quarantine = (self._ledgers[w].get(partition, Ledger()) for w in _TABLES)
+        return bronze, quarantine
 
     def behind(
         self, chain: Chain, partitions: Iterable[int], *, last: date | None = None
     ) -> Iterator[Item]:
         """The files of the chain that are not loaded, or not in both tables, up to a window."""
         for partition in partitions:
-            for torn in self._torn(partition):
-                for link in chain.after(partition, (torn.generation, torn.start)):
-                    if link.generation == torn.generation and link.gap_start < torn.end:
+            for span in disagreement(*self._both(partition)):
+                for link in chain.after(partition, Position(span.generation, span.start)):
+                    if link.generation == span.generation and link.gap_start < span.end:
                         yield Item(link)
             for link in chain.after(partition, self.position(partition), last=last):
                 yield Item(link)
-
-    def _torn(self, partition: int) -> list[Span]:
-        """Where one table was replaced and the other was not: a load died between the two."""
-        bronze, quarantine = (self._ledgers[w].get(partition, Ledger()) for w in _TABLES)
-        return [
-            part
-            for span in quarantine.spans
-            for part in bronze.of(span.generation, span.start, span.end)
-            if part.contract != span.contract
-        ]
 
     def stale(self, chain: Chain, slices: Iterable[tuple[date, int]]) -> Iterator[Item]:
         """The loaded files of some slices that another contract or parser judged."""
@@ -304,8 +293,8 @@ class Loader:
                     f"{link.name.path} does not follow offset {at}",
                     action="start again from the positions",
                 )
-            if at is not None and at[0] == link.generation:
-                span = Span(link.generation, at[1], link.end, self._version)
+            if at is not None and at.topic_id == link.generation:
+                span = Span(link.generation, at.offset, link.end, self._version)
             parts = []
         change = Change(partition, ledger, span, (), replace=bool(parts))
         self._ledgers[which][partition] = ledger.with_span(span)
@@ -348,13 +337,13 @@ class _Judged:
     loaded: Loaded
 
 
-def _follows(at: tuple[str, int] | None, link: Link, *, handed: bool) -> bool:
+def _follows(at: Position | None, link: Link, *, handed: bool) -> bool:
     """Whether a file continues what is loaded; what was handed over may have overtaken others'."""
     if at is None:
         return not handed or link.previous_generation is None
-    if at[0] == link.generation:
-        return link.gap_start <= at[1]
-    return (link.previous_generation, link.previous_end) == at
+    if at.topic_id == link.generation:
+        return link.gap_start <= at.offset
+    return (link.previous_generation, link.previous_end) == (at.topic_id, at.offset)
 
 
 def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:

@@ -24,9 +24,9 @@ from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
+    from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.settings import Settings
     from ingestion_platform.sources.record import Record
-    from ingestion_platform.status import StreamStatus
     from ingestion_platform.streams import Stream
 
 STAR = "pgr_events"
@@ -250,7 +250,7 @@ def _rows(platform: Platform, stream: Stream) -> dict[str, int]:
     """What each layer has of a stream."""
     from ingestion_platform.lake.chain import Chain
     from ingestion_platform.lake.names import FILES
-    from ingestion_platform.status import stream_status
+    from ingestion_platform.progress.status import stream_status
 
     status: StreamStatus = stream_status(platform, stream)
     lake = Chain(platform.store, stream.topic)

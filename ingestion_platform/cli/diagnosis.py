@@ -20,7 +20,7 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 
 if TYPE_CHECKING:
-    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.progress.status import StreamStatus
 
 TIMEOUT = 5.0  # seconds for a broker to answer
 _ALARMS = 10  # that are shown
@@ -281,7 +281,7 @@ def _behind(patient: Patient) -> Iterator[Finding]:
     if patient.topics is None or not (patient.lake and patient.catalog):
         yield _not_looked_at("broker, lake or catalog")
         return
-    from ingestion_platform.status import stream_status
+    from ingestion_platform.progress.status import stream_status
 
     for stream in patient.streams:
         if stream.topic in patient.topics:

@@ -97,7 +97,7 @@ def _run(
     terminal: Terminal, progress: Progress, platform: Platform, stream: Stream, tally: Tally
 ) -> None:
     from ingestion_platform.pipeline import run_stream
-    from ingestion_platform.status import stream_status
+    from ingestion_platform.progress.status import stream_status
 
     before = stream_status(platform, stream)
     landing = progress.add_task(f"{stream.name} to the lake", total=not_landed(before))

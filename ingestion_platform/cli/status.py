@@ -14,7 +14,7 @@ from ingestion_platform.lake.names import partition_label
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.progress.status import StreamStatus
 
 _AT_ONCE = 16
 
@@ -76,8 +76,8 @@ def read(names: list[str] | None) -> list[StreamStatus]:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
     from ingestion_platform.pipeline import Platform
+    from ingestion_platform.progress.status import stream_status
     from ingestion_platform.settings import Settings
-    from ingestion_platform.status import stream_status
     from ingestion_platform.streams import declared_streams, select
 
     streams = declared_streams()
@@ -109,7 +109,7 @@ def streams_table(found: list[StreamStatus]) -> Table:
 
 def not_landed(found: StreamStatus) -> int:
     """Offsets of the log that the lake lacks, over all partitions."""
-    return sum(max(0, p.log_end - max(p.log_start, p.lake_position or 0)) for p in found.partitions)
+    return sum(p.not_landed for p in found.partitions)
 
 
 def partitions_table(found: StreamStatus) -> Table:

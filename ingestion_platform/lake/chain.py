@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ingestion_platform.errors import Permanent, PositionMoved
 from ingestion_platform.lake.names import Name, parse_name, topic_folder, window_folder
 from ingestion_platform.lake.store import Store
+from ingestion_platform.progress.positions import Position, TopicOrder
 
 FOOTER_KEY = b"ingestion"
 _TAIL = 16_384
@@ -58,6 +59,11 @@ class Link:
     def start(self) -> int:
         """The first offset that the file accounts for."""
         return self.name.start
+
+    @property
+    def position(self) -> Position:
+        """Where a reader of the whole file is."""
+        return Position(self.generation, self.end)
 
     @property
     def gap_start(self) -> int:
@@ -197,9 +203,9 @@ class Chain:
         return list(_adding(self._links(window, partition)))
 
     def after(
-        self, partition: int, position: tuple[str, int] | None, *, last: date | None = None
+        self, partition: int, position: Position | None, *, last: date | None = None
     ) -> list[Link]:
-        """The files with records at or after a position (generation, offset), in log order.
+        """The files with records at or after a position, in log order.
 
         Without a position, all of them; with `last`, none of later windows. The first may start
         before the position, and files may overlap: take from each what lies behind the one ahead.
@@ -222,9 +228,22 @@ class Chain:
             looked = known
             self._windows, self._names = None, {}
 
-    def _after(
-        self, partition: int, position: tuple[str, int] | None, last: date | None
-    ) -> list[Link]:
+    def topic_order(self, partition: int) -> TopicOrder:
+        """Return the topic ids that a partition has files of; reads the footers of few slices.
+
+        Raises:
+            ChainBroken: a file is not one of the lake.
+            PositionMoved: files keep giving way to merged ones; look again.
+        """
+        found: dict[int, str] = {}
+        for window in self.windows():
+            names = self.names(window).get(partition, [])
+            if {name.ordinal for name in names} - found.keys():
+                links = self._links(window, partition)
+                found |= {link.name.ordinal: link.generation for link in links}
+        return TopicOrder(tuple(found[ordinal] for ordinal in sorted(found)))
+
+    def _after(self, partition: int, position: Position | None, last: date | None) -> list[Link]:
         links: list[Link] = []
         for window in reversed(self.windows()):
             if last is not None and window > last:
@@ -264,12 +283,12 @@ class Chain:
                 return links
 
 
-def _holds(link: Link, position: tuple[str, int]) -> bool:
-    return link.generation == position[0] and link.start <= position[1]
+def _holds(link: Link, position: Position) -> bool:
+    return link.generation == position.topic_id and link.start <= position.offset
 
 
-def _behind(links: list[Link], position: tuple[str, int]) -> list[Link]:
-    generation, offset = position
+def _behind(links: list[Link], position: Position) -> list[Link]:
+    generation, offset = position.topic_id, position.offset
     ordinals = {link.name.ordinal for link in links if link.generation == generation}
     ordinal = max(ordinals, default=-1)
     return [
@@ -288,9 +307,7 @@ def _adding(links: Iterable[Link]) -> Iterator[Link]:
             yield link
 
 
-def _first_unreachable(
-    links: list[Link], position: tuple[str, int] | None
-) -> tuple[Link, str] | None:
+def _first_unreachable(links: list[Link], position: Position | None) -> tuple[Link, str] | None:
     """The first link that neither continues those ahead of it nor tells of a gap behind them, and
     where they end."""
     at = position
@@ -298,10 +315,11 @@ def _first_unreachable(
         if at is None:
             reachable = link.previous_generation is None
         else:
-            follows = link.previous_generation == at[0] and (link.previous_end or 0) <= at[1]
-            reachable = follows or (link.generation == at[0] and link.start <= at[1])
+            previous = (link.previous_end or 0) <= at.offset
+            follows = link.previous_generation == at.topic_id and previous
+            reachable = follows or _holds(link, at)
         if not reachable:
-            return link, f"offset {at[1]} of {at[0]}" if at else "the start of the log"
-        if at is None or link.generation != at[0] or link.end > at[1]:
-            at = (link.generation, link.end)
+            return link, f"offset {at.offset} of {at.topic_id}" if at else "the start of the log"
+        if at is None or link.generation != at.topic_id or link.end > at.offset:
+            at = link.position
     return None

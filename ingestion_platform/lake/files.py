@@ -21,6 +21,7 @@ from ingestion_platform.lake.land import Landed, Writer, heal_sidecar
 from ingestion_platform.lake.names import FILES, parse_name
 from ingestion_platform.lake.records import HEADERS, SCHEMA
 from ingestion_platform.lake.store import Store
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.sources.files import Content, Format
 from ingestion_platform.sources.reading import Problem, Problems, Records, joined
 
@@ -77,13 +78,13 @@ def unfinished(store: Store, topic: str) -> Claim | None:
     return last
 
 
-def landed_position(store: Store, topic: str) -> tuple[str, int] | None:
-    """The generation and end of what is landed of a topic's files; None before the first."""
+def landed_position(store: Store, topic: str) -> Position | None:
+    """The end of what is landed of a topic's files; None before the first."""
     last = Journal(store, topic).last()
     if last is None:
         return None
     at = landed_end(store, topic, last)
-    return (last.generation, at) if at else None
+    return Position(last.generation, at) if at else None
 
 
 def landed_end(store: Store, topic: str, claim: Claim) -> int:

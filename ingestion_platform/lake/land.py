@@ -24,6 +24,7 @@ from ingestion_platform.lake.losses import note_losses, ordinal_of, present_loss
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
 from ingestion_platform.lake.store import Store
+from ingestion_platform.progress.positions import waiting
 from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks, offset_of
 
 if TYPE_CHECKING:
@@ -71,16 +72,15 @@ def backlogs(
     found = {}
     for partition, mark in watermarks.items():
         tail = tails.get(partition)
-        start = mark.start
-        if tail is not None and tail.generation == topic.generation:
-            start = max(tail.end, mark.start)
-            if mark.end < tail.end:
-                raise Permanent(
-                    f"topic {topic.name}, partition {partition}: the log ends at {mark.end}, but "
-                    f"the lake has it up to {tail.end}: the broker lost records",
-                    action="restore the broker's data, or recreate the topic to go on",
-                )
-        found[partition] = Backlog(start, mark.end, tail, ordinal)
+        if tail is not None and tail.generation == topic.generation and mark.end < tail.end:
+            raise Permanent(
+                f"topic {topic.name}, partition {partition}: the log ends at {mark.end}, but "
+                f"the lake has it up to {tail.end}: the broker lost records",
+                action="restore the broker's data, or recreate the topic to go on",
+            )
+        at = None if tail is None else tail.position
+        todo = waiting(mark.start, mark.end, topic.generation, at)
+        found[partition] = Backlog(todo.start, todo.stop, tail, ordinal)
     return found
 
 

@@ -78,7 +78,7 @@ LAG = Metric(
     "ingestion_lag_records",
     "gauge",
     _BY_PARTITION,
-    "Offsets of the log that bronze lacks.",
+    "Offsets of the log that bronze or quarantine lack.",
     "log and bronze table",
 )
 OLDEST_WAIT = Metric(

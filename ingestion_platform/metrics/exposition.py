@@ -191,8 +191,8 @@ def _of_lake(of: StreamFacts) -> Iterator[Told]:
     yield m.LAKE_BYTES, name, lake.bytes
     yield m.LAKE_FILES, name, lake.files
     yield m.LAKE_SMALL, name, lake.small_files
-    for partition, (_, end) in sorted(lake.ends.items()):
-        yield m.LAKE_END, (of.name, partition_label(partition)), end
+    for partition, end in sorted(lake.ends.items()):
+        yield m.LAKE_END, (of.name, partition_label(partition)), end.offset
 
 
 def _of_table(table: TableFacts) -> Iterator[Told]:

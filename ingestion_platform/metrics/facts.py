@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ingestion_platform.progress.positions import Position, waiting
 from ingestion_platform.warehouse.ledger import Ledger
 from ingestion_platform.warehouse.totals import Totals
 
@@ -39,13 +40,13 @@ class LogFacts:
 
 @dataclass(frozen=True, slots=True)
 class LakeFacts:
-    """The lake of a stream: where its chains end (generation and offset), what it holds.
+    """The lake of a stream: where its chains end, what it holds.
 
-    `newest` is the newest record's broker time in seconds; `taken` is the generation and end of
-    what was claimed of files.
+    `newest` is the newest record's broker time in seconds; `taken` is the end of what was claimed
+    of files.
     """
 
-    ends: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    ends: Mapping[int, Position] = field(default_factory=dict)
     newest: float | None = None
     bytes: int = 0
     files: int = 0
@@ -53,7 +54,7 @@ class LakeFacts:
     lost: int = 0
     recreated: int = 0
     waiting_files: int = 0
-    taken: tuple[str, int] | None = None
+    taken: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +72,23 @@ class StreamFacts:
     oldest_wait: float | None
     up: Mapping[str, bool]
 
-    def bronze_end(self, partition: int, generation: str) -> int:
-        """The next offset of a generation to be loaded."""
-        ledger = self.bronze.ledgers.get(partition, Ledger()) if self.bronze else Ledger()
-        at = ledger.position
-        return at[1] if at is not None and at[0] == generation else 0
-
     def ends(self) -> dict[int, tuple[int, int, int]]:
-        """By log partition, in the present generation: the log's end, bronze's, and the lag."""
+        """By log partition, in the present topic id: the log's end, bronze's, and the lag."""
         if self.log is None or not self.up["tables"]:
             return {}
         found = {}
         logs = {p: (self.log.generation, *marks) for p, marks in self.log.offsets.items()}
         if self.lake is not None and self.lake.taken is not None:
-            logs[-1] = (self.lake.taken[0], 0, self.lake.taken[1])
-        for partition, (generation, start, end) in sorted(logs.items()):
-            at = self.bronze_end(partition, generation)
-            found[partition] = (end, at, max(0, end - max(start, at)))
+            logs[-1] = (self.lake.taken.topic_id, 0, self.lake.taken.offset)
+        for partition, (topic_id, start, end) in sorted(logs.items()):
+            bronze, quarantine = (_at(table, partition) for table in (self.bronze, self.quarantine))
+            at = bronze.offset if bronze and bronze.topic_id == topic_id else 0
+            found[partition] = (end, at, len(waiting(start, end, topic_id, bronze, quarantine)))
         return found
+
+
+def _at(table: TableFacts | None, partition: int) -> Position | None:
+    return None if table is None else table.ledgers.get(partition, Ledger()).position
 
 
 @dataclass(frozen=True, slots=True)

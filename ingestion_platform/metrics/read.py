@@ -32,6 +32,7 @@ from ingestion_platform.metrics.facts import (
     TableFacts,
 )
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.deliver import COUNTED, is_current
@@ -468,7 +469,7 @@ class _StreamReader:
         _count_windows(store, topic, chain.windows(), self._look.windows, now)
         sizes = self._look.windows.values()
         return LakeFacts(
-            ends={p: (link.generation, link.end) for p, link in tails.items()},
+            ends={p: link.position for p, link in tails.items()},
             newest=max(
                 filter(None, (_newest(store, t.name.path) for t in tails.values())), default=None
             ),
@@ -478,7 +479,7 @@ class _StreamReader:
             lost=sum(loss.count for loss in losses),
             recreated=len({loss.ordinal for loss in losses if loss.end is None}),
             waiting_files=waiting,
-            taken=None if last is None else (last.generation, last.end),
+            taken=None if last is None else Position(last.generation, last.end),
         )
 
 
@@ -578,6 +579,6 @@ class _SinkReader:
             held = {}
         table_ledgers = ledgers.get(self._delivery.source, {})
         work = plan.differences(table_ledgers, held)
-        ends = {p: at[1] for p, ledger in held.items() if (at := ledger.position) is not None}
+        ends = {p: at.offset for p, ledger in held.items() if (at := ledger.position) is not None}
         lag = sum(each.span.end - each.span.start for each in work)
         return replace(facts, lag=lag, refused=self._refused, ends=ends)

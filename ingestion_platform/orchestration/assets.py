@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.lake.door import Handled
     from ingestion_platform.lake.land import Landed
-    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.verify import SliceCount
 
 LAKE_VERSION = "1"
@@ -311,7 +311,7 @@ def _all(platform: Platform, stream: Stream) -> list[Slice]:
 
 
 def status_of(platform: Platform, stream: Stream) -> "StreamStatus | None":
-    from ingestion_platform.status import stream_status
+    from ingestion_platform.progress.status import stream_status
 
     try:
         return stream_status(platform, stream)
@@ -338,8 +338,7 @@ def waits_of(
     try:
         with platform.log(stream) as log:
             for p in behind:
-                first = max(p.log_start, p.bronze_position or 0)
-                stamp = log.first_timestamp(p.partition, first, p.log_end)
+                stamp = log.first_timestamp(p.partition, p.log_end - p.lag, p.log_end)
                 waits[p.partition] = 0.0 if stamp is None else max(0.0, now - stamp / 1000)
     except Transient:
         return None

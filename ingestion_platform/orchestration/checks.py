@@ -21,7 +21,7 @@ from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from ingestion_platform.bronze.inserted import Inserted
-    from ingestion_platform.status import StreamStatus
+    from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.verify import SliceCount
 
 CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"

@@ -13,9 +13,9 @@ from ingestion_platform.errors import PlatformError
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets, sensors
-from ingestion_platform.orchestration.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.orchestration.sensors import Cursor
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.streams import Stream
 
 LOOKED_AT = 200
@@ -45,8 +45,9 @@ def file_sensor(stream: Stream) -> dg.SensorDefinition:
         ready = _unchanged(backlog, cursor)
         days = [backlog.behind] if backlog.behind is not None else []
         days += [datetime.now(UTC).date()] if ready else []
-        at = backlog.progress
-        positions: list[Any] = [ready, [at.lake, at.bronze] if at is not None else None]
+        of = backlog.progress
+        reached = [sensors.at(of.lake), sensors.at(of.tables)] if of is not None else None
+        positions: list[Any] = [ready, reached]
         behind = {FILES: min(days)} if days else {}
         answer = sensors.request(context, stream, behind, positions, cursor)
         if not behind:
@@ -73,11 +74,12 @@ def _observations(
 ) -> list[dg.AssetObservation]:
     """An observation of the drop zone, when something has changed since the last tick."""
     label = partition_label(FILES)
-    at = backlog.progress
-    taken = at.log.end if at is not None else 0
-    lake = at.lake[1] if at is not None and at.lake is not None else 0
-    bronze = at.bronze[1] if at is not None and at.bronze is not None else 0
-    seen = [backlog.generation, len(backlog.waiting), taken, lake, bronze]
+    of = backlog.progress
+    topic_id = of.topic_id if of is not None else ""
+    taken = of.log.end if of is not None else 0
+    lake = of.lake.offset if of is not None and of.lake is not None else 0
+    bronze = of.tables.offset if of is not None and of.tables is not None else 0
+    seen = [topic_id, len(backlog.waiting), taken, lake, bronze]
     if cursor.observed.get(label) == seen:
         return []
     cursor.observed[label] = seen
@@ -88,11 +90,11 @@ def _observations(
             metadata={
                 "waiting_files": len(backlog.waiting),
                 "records": taken,
-                "lag": taken - bronze,
+                "lag": of.lag if of is not None else 0,
                 "lake_position": lake,
                 "bronze_position": bronze,
                 "drop_zone": stream.door.folder,
             },
-            tags={"dagster/data_version": f"{backlog.generation}-{taken}"},
+            tags={"dagster/data_version": f"{topic_id}-{taken}"},
         )
     ]

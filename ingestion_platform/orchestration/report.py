@@ -25,6 +25,7 @@ from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.verify import SliceCount
@@ -71,7 +72,7 @@ class _Day:
     counts: dict[Slice, SliceCount]
     held: dict[Slice, Stored]
     reasons: dict[Slice, Counter[str]]
-    ends: dict[int, tuple[str, int]]
+    ends: dict[int, Position]
     read_at: float
     cost: float
 
@@ -86,13 +87,13 @@ class _Day:
         at = self.ends.get(link.name.partition)
         if loaded.replaced:
             return False
-        if at is not None and at[0] == link.generation:
-            if link.end <= at[1]:
+        if at is not None and at.topic_id == link.generation:
+            if link.end <= at.offset:
                 return True  # it was counted with the day
-            follows = link.gap_start == at[1]
+            follows = link.gap_start == at.offset
         else:
             before = (link.previous_generation, link.previous_end)
-            follows = before == (at or (None, None))
+            follows = before == ((at.topic_id, at.offset) if at is not None else (None, None))
         if not follows:
             return False
         of = (link.name.window, link.name.partition)
@@ -106,7 +107,7 @@ class _Day:
         )
         self.held[of] = self.held[of].plus(link, size)
         self.reasons.setdefault(of, Counter()).update(loaded.reasons)
-        self.ends[link.name.partition] = (link.generation, link.end)
+        self.ends[link.name.partition] = link.position
         return True
 
 
@@ -393,7 +394,7 @@ def _has(ledgers: Mapping[int, Ledger], link: Link) -> bool:
     return bool(ledger.of(link.generation, link.end - 1, link.end))
 
 
-def _rows(table: Table | None, window: date, ends: Mapping[int, tuple[str, int]]) -> Counter[int]:
+def _rows(table: Table | None, window: date, ends: Mapping[int, Position]) -> Counter[int]:
     """The rows of a window by log partition, those behind bronze's positions left out.
 
     A file that one slice's load has written is counted by its metadata, others are opened one by
@@ -411,7 +412,7 @@ def _rows(table: Table | None, window: date, ends: Mapping[int, tuple[str, int]]
             last = _bounds(table, task.file, c.OFFSET)[1]
             end = ends.get(same[c.PARTITION])
             simple = same[c.WINDOW] == window and not task.delete_files
-            if simple and end is not None and last is not None and last < end[1]:
+            if simple and end is not None and last is not None and last < end.offset:
                 found[same[c.PARTITION]] += task.file.record_count
             else:
                 found += _opened(table, task, window, ends)
@@ -444,7 +445,7 @@ def _single(table: Table, file: DataFile, name: str) -> Any:
 
 
 def _opened(
-    table: Table, task: FileScanTask, window: date, ends: Mapping[int, tuple[str, int]]
+    table: Table, task: FileScanTask, window: date, ends: Mapping[int, Position]
 ) -> Counter[int]:
     from pyiceberg.expressions import EqualTo
     from pyiceberg.io.pyarrow import ArrowScan
@@ -456,7 +457,7 @@ def _opened(
     found: Counter[int] = Counter()
     for partition, generation, offset in zip(*(rows[n].to_pylist() for n in fields), strict=True):
         end = ends.get(partition)
-        if end is None or generation != end[0] or offset < end[1]:
+        if end is None or generation != end.topic_id or offset < end.offset:
             found[partition] += 1
     return found
 

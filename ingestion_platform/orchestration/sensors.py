@@ -15,9 +15,10 @@ import dagster as dg
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets
-from ingestion_platform.orchestration.backlog import Backlog, read_backlog
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.backlog import Backlog, read_backlog
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.streams import Stream
 
 INTERVAL = 2
@@ -87,13 +88,18 @@ def stream_sensor(stream: Stream) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=masked(str(error), platform.settings.secrets))
         cursor = Cursor.of(context.cursor)
         events = _observations(stream, backlog, cursor)
-        positions = [[p.partition, p.lake, p.bronze] for p in backlog.progress]
+        positions = [[p.partition, at(p.lake), at(p.tables)] for p in backlog.progress]
         answer = request(context, stream, backlog.behind, positions, cursor)
         if not backlog.behind:
             answer = f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
         return result(answer, events, cursor)
 
     return watch
+
+
+def at(position: Position | None) -> list[Any] | None:
+    """Return a position as a cursor keeps it."""
+    return None if position is None else [position.topic_id, position.offset]
 
 
 def result(
@@ -182,8 +188,8 @@ def _observations(stream: Stream, backlog: Backlog, cursor: Cursor) -> list[dg.A
     for p in backlog.progress:
         if p.partition >= stream.partitions:
             continue
-        at = p.bronze[1] if p.bronze is not None else None
-        seen = [backlog.topic.generation, p.log.start, p.log.end, at]
+        bronze = p.tables.offset if p.tables is not None else None
+        seen = [p.topic_id, p.log.start, p.log.end, bronze]
         if cursor.observed.get(str(p.partition)) == seen:
             continue
         cursor.observed[str(p.partition)] = seen
@@ -195,13 +201,13 @@ def _observations(stream: Stream, backlog: Backlog, cursor: Cursor) -> list[dg.A
                     "high_watermark": p.log.end,
                     "log_start": p.log.start,
                     "records": p.log.end - p.log.start,
-                    "lag": backlog.lag(p),
-                    "lake_position": p.lake[1] if p.lake is not None else 0,
-                    "bronze_position": at or 0,
-                    "topic_id": backlog.topic.generation,
+                    "lag": p.lag,
+                    "lake_position": p.lake.offset if p.lake is not None else 0,
+                    "bronze_position": bronze or 0,
+                    "topic_id": p.topic_id,
                     "cluster_id": backlog.topic.cluster_id,
                 },
-                tags={"dagster/data_version": f"{backlog.topic.generation}-{p.log.end}"},
+                tags={"dagster/data_version": f"{p.topic_id}-{p.log.end}"},
             )
         )
     return events

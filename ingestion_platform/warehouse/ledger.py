@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ingestion_platform.progress.positions import Position
+
 PREFIX = "ingestion.position."
 
 
@@ -31,9 +33,9 @@ class Ledger:
     spans: tuple[Span, ...] = ()
 
     @property
-    def position(self) -> tuple[str, int] | None:
-        """The generation and the next offset to load, None when nothing was loaded."""
-        return (self.spans[-1].generation, self.spans[-1].end) if self.spans else None
+    def position(self) -> Position | None:
+        """The next offset to load, None when nothing was loaded."""
+        return Position(self.spans[-1].generation, self.spans[-1].end) if self.spans else None
 
     def of(self, generation: str, start: int, end: int) -> list[Span]:
         """The parts of the spans that lie in a range, in order."""
@@ -80,6 +82,19 @@ class Ledger:
     def from_json(cls, text: str) -> Ledger:
         """A ledger from the text that is kept in a table."""
         return cls(tuple(Span(*item) for item in json.loads(text)))
+
+
+def disagreement(bronze: Ledger, quarantine: Ledger) -> list[Span]:
+    """Return the ranges that the two tables have by different contracts, in order.
+
+    A load that ended between its two commits, or a rollback of one table, leaves such ranges.
+    """
+    return [
+        part
+        for span in quarantine.spans
+        for part in bronze.of(span.generation, span.start, span.end)
+        if part.contract != span.contract
+    ]
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:

@@ -129,7 +129,7 @@ def test_a_large_file_lands_once_in_little_memory(
         attempt.send(signal.SIGKILL)
         attempt.wait()
         at = landed_position(scene.platform.store, scene.stream.topic)
-        landed.append(0 if at is None else at[1])
+        landed.append(0 if at is None else at.offset)
     assert landed == sorted(landed)
     assert landed[-1] > 0
     attempt = scene.start()

@@ -24,8 +24,8 @@ from testbed import separate_environment
 
 from ingestion_platform.lake.losses import noted_losses
 from ingestion_platform.pipeline import run_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.verify import verify_stream
 from services import Services
 

@@ -18,9 +18,9 @@ from faults.scene import Scene, together, until
 from testbed import separate_environment
 
 from ingestion_platform.lake.chain import Chain
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from services import Services
 
 pytestmark = [pytest.mark.services]

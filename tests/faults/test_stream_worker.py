@@ -17,7 +17,7 @@ from faults.scene import Scene, together
 from testbed import separate_environment
 
 from ingestion_platform.errors import Transient
-from ingestion_platform.status import stream_status
+from ingestion_platform.progress.status import stream_status
 from services import Services
 
 pytestmark = [pytest.mark.services]

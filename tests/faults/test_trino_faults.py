@@ -16,7 +16,7 @@ from testbed import edited, separate_environment
 from trino.exceptions import TrinoQueryError
 from trino_sql import Trino
 
-from ingestion_platform.status import stream_status
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.upkeep.table import upkeep
 from services import Services

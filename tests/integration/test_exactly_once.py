@@ -23,12 +23,12 @@ from testbed import edited
 
 from ingestion_platform.lake.chain import Chain
 from ingestion_platform.pipeline import Platform, land_stream, load_stream, run_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.record import Record
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream
 from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.datafiles import write_data_files

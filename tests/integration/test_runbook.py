@@ -24,11 +24,11 @@ from typer.testing import CliRunner, Result
 from ingestion_platform.cli.app import app
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream
 from services import Services
 

@@ -19,12 +19,12 @@ from trino_sql import Trino
 
 from ingestion_platform.bronze.inserted import judge_inserted
 from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.record import Record
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.upkeep import upkeep_stream
 from ingestion_platform.verify import verify_stream

@@ -13,10 +13,10 @@ import pytest
 
 from ingestion_platform import worker
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import FileDoor, Stream
 from ingestion_platform.verify import verify_stream
 

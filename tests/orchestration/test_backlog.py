@@ -5,33 +5,11 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lab import TODAY, Lab, days_ago
 
-from ingestion_platform.orchestration.backlog import Progress, read_backlog, unlanded
 from ingestion_platform.pipeline import land_stream, run_stream
-from ingestion_platform.sources.kafka import Log, Topic, Watermarks
-
-OFFSETS = st.integers(0, 50)
-
-
-@given(start=OFFSETS, length=OFFSETS, lake=st.none() | OFFSETS)
-def test_unlanded_is_the_first_offset_that_log_has_and_lake_has_not(
-    start: int, length: int, lake: int | None
-) -> None:
-    """For any log and any lake of the same generation: a set difference's smallest element."""
-    at = None if lake is None else ("g", lake)
-    progress = Progress(0, Watermarks(start, start + length), at, None)
-    missing = set(range(start, start + length)) - set(range(lake or 0))
-    assert unlanded(progress, "g") == min(missing, default=None)
-
-
-@given(end=st.integers(1, 50), lake=OFFSETS)
-def test_a_recreated_topic_is_unlanded_from_its_start(end: int, lake: int) -> None:
-    """Positions of an earlier generation say nothing of the present one."""
-    progress = Progress(0, Watermarks(0, end), ("old", lake), None)
-    assert unlanded(progress, "new") == 0
+from ingestion_platform.progress.backlog import read_backlog
+from ingestion_platform.sources.kafka import Log, Topic
 
 
 def test_level_after_a_run_of_the_worker(lab: Lab) -> None:
@@ -41,7 +19,7 @@ def test_level_after_a_run_of_the_worker(lab: Lab) -> None:
     run_stream(lab.platform, lab.stream)
     backlog = read_backlog(lab.platform, lab.stream)
     assert backlog.behind == {}
-    assert sum(backlog.lag(p) for p in backlog.progress) == 0
+    assert sum(p.lag for p in backlog.progress) == 0
 
 
 def test_lag_counts_what_bronze_lacks(lab: Lab) -> None:
@@ -49,7 +27,7 @@ def test_lag_counts_what_bronze_lacks(lab: Lab) -> None:
     lab.produce(100, TODAY)
     land_stream(lab.platform, lab.stream)
     backlog = read_backlog(lab.platform, lab.stream)
-    assert sum(backlog.lag(p) for p in backlog.progress) == 100
+    assert sum(p.lag for p in backlog.progress) == 100
     assert set(backlog.behind.values()) == {TODAY}
 
 

@@ -16,7 +16,7 @@ from ingestion_platform.bronze.inserted import Inserted
 from ingestion_platform.lake.losses import Loss
 from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
-from ingestion_platform.status import PartitionStatus, StreamStatus
+from ingestion_platform.progress.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.verify import SliceCount
 
@@ -42,7 +42,7 @@ def _status(*partitions: PartitionStatus) -> StreamStatus:
 
 
 def _partition(number: int, lag: int) -> PartitionStatus:
-    return PartitionStatus(number, 0, lag + 10, 10, 10, 10, lag)
+    return PartitionStatus(number, 0, lag + 10, 10, 10, 10, lag, lag)
 
 
 def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:

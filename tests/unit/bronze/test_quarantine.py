@@ -14,6 +14,7 @@ from testbed import edited
 
 from ingestion_platform.errors import Permanent
 from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.quarantine import (
     Choice,
     NotInQuarantine,
@@ -23,7 +24,6 @@ from ingestion_platform.quarantine import (
     replay,
     undo,
 )
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream
 from ingestion_platform.verify import slice_counts, verify_stream
 from ingestion_platform.warehouse.decisions import TABLE

@@ -16,10 +16,10 @@ from testbed import edited
 
 from ingestion_platform.lake.chain import ChainBroken
 from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream
 from ingestion_platform.verify import slice_counts, verify_stream
 

@@ -17,10 +17,10 @@ import yaml
 from testbed import PGR
 
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.status import stream_status
 from ingestion_platform.streams import Stream, declared_streams
 
 pytestmark = pytest.mark.slow

@@ -14,6 +14,7 @@ from lake_files import DAY, link_of, put
 from ingestion_platform.lake.chain import Chain, ChainBroken, Link, read_link
 from ingestion_platform.lake.names import Name, parse_name
 from ingestion_platform.lake.store import LocalStore
+from ingestion_platform.progress.positions import Position
 
 NEXT = DAY + timedelta(days=1)
 
@@ -26,7 +27,8 @@ def store(tmp_path: Path) -> LocalStore:
 
 def after(store: LocalStore, position: tuple[str, int] | None, last: date | None = None) -> list:
     """Where the files after a position start, by generation."""
-    links = Chain(store, "t").after(0, position, last=last)
+    at = None if position is None else Position(*position)
+    links = Chain(store, "t").after(0, at, last=last)
     return [(link.generation, link.start, link.end) for link in links]
 
 

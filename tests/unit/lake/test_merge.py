@@ -26,6 +26,7 @@ from ingestion_platform.lake.merge import Differing, Merged, Piece, closed, grou
 from ingestion_platform.lake.names import FILES, Name
 from ingestion_platform.lake.records import decode, encode, read
 from ingestion_platform.lake.store import LocalStore, Store, open_store
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.settings import Settings
 from services import Services
 
@@ -96,7 +97,8 @@ def reading(store: Store, position: tuple[str, int] | None = None) -> list[int]:
     each has the value that it was landed with."""
     found: list[int] = []
     at = position[1] if position else 0
-    for link in Chain(store, "t").after(0, position):
+    behind = None if position is None else Position(*position)
+    for link in Chain(store, "t").after(0, behind):
         table = read(store, link)
         for offset, value in zip(
             table["offset"].to_pylist(), table["value"].to_pylist(), strict=True
@@ -168,7 +170,7 @@ def test_a_gap_stays_recorded(store: Store) -> None:
     links = Chain(store, "t").after(0, None)
     assert sum(link.gaps for link in links) == gaps
     assert (links[1].gap_start, links[1].gaps, links[1].rows) == (4, 7, 4)
-    assert Chain(store, "t").after(0, ("A", 4)) == links[1:]
+    assert Chain(store, "t").after(0, Position("A", 4)) == links[1:]
 
 
 @pytest.mark.parametrize(
@@ -590,7 +592,7 @@ class Bronze:
         while True:
             start = self.at
             try:
-                links = Chain(store, "t").after(0, ("A", start))
+                links = Chain(store, "t").after(0, Position("A", start))
                 if not links:
                     return
                 for link in links:

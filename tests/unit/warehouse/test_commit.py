@@ -14,6 +14,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import IntegerType, LongType, NestedField, StringType
 
 from ingestion_platform.errors import CatalogUnavailable, PositionMoved
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
@@ -92,7 +93,7 @@ def test_no_rows_still_move_the_position(table: Table) -> None:
     """A span of nothing but gaps is committed as well, and refused when it is stale."""
     nothing = Change(0, Ledger(), Span(GENERATION, 0, 5, "x"), (), replace=False)
     commit(table.catalog, NAME, [nothing])
-    assert read_ledgers(table.refresh())[0].position == (GENERATION, 5)
+    assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 5)
     with pytest.raises(PositionMoved):
         commit(table.catalog, NAME, [nothing])
 
@@ -120,7 +121,7 @@ def test_changes_of_one_commit_follow_each_other(table: Table) -> None:
     first = change(table, 0, 3)
     second = change(table, 3, 5, base=Ledger().with_span(first.span), who="again")
     commit(table.catalog, NAME, [first, second])
-    assert read_ledgers(table.refresh())[0].position == (GENERATION, 5)
+    assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 5)
     with pytest.raises(PositionMoved):  # not in the other order
         commit(table.catalog, NAME, [change(table, 8, 9, base=Ledger()), change(table, 5, 8)])
 
@@ -202,7 +203,7 @@ def test_racing_threads_leave_one_copy_of_each_range(
         barrier.wait()
         for start in range(0, 36, 3):
             base = read_ledgers(mine.refresh()).get(0, Ledger())
-            if base.position is not None and base.position[1] > start:
+            if base.position is not None and base.position.offset > start:
                 continue
             try:
                 commit(catalog, NAME, [change(mine, start, start + 3, base=base, who=who)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.warehouse import ledger as ledgers
 from ingestion_platform.warehouse.ledger import Ledger, Span
 
@@ -66,7 +67,7 @@ def test_the_position_is_the_end_of_the_last_generation(history: list[Span]) -> 
         return
     last = list(dict.fromkeys(span.generation for span in history))[-1]
     end = max(span.end for span in history if span.generation == last)
-    assert ledger.position == (last, end)
+    assert ledger.position == Position(last, end)
 
 
 @given(histories, spans)

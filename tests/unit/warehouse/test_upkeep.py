@@ -25,6 +25,7 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, LongType, NestedField, StringType
 
+from ingestion_platform.progress.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
@@ -213,7 +214,7 @@ def test_a_file_whose_rows_are_all_deleted_goes(catalog: Catalog, table: Table) 
     outcome = done(catalog)
     assert (outcome.rewritten, outcome.written, outcome.after.files) == (1, 0, 0)
     assert content(table).total() == 0
-    assert read_ledgers(table)[0].position == (GENERATION, 4)
+    assert read_ledgers(table)[0].position == Position(GENERATION, 4)
 
 
 def test_files_of_an_older_schema_and_spec(catalog: Catalog, table: Table) -> None:
@@ -271,7 +272,7 @@ def test_appends_beside_a_compaction_do_not_matter(catalog: Catalog, table: Tabl
     assert (len(landed), refused) == (1, [])
     assert len(data_files(table)) == 3
     assert sorted(o for _, o, _, _ in content(table)) == list(range(8))
-    assert read_ledgers(table.refresh())[0].position == (GENERATION, 8)
+    assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 8)
 
 
 def replaced(table: Table) -> None:
@@ -405,12 +406,12 @@ def test_positions_outlive_the_snapshots_that_told_them(catalog: Catalog, table:
     for _ in range(6):
         insert(table, 1)
         rewrite.expire(catalog, NAME)
-        assert read_ledgers(table.refresh())[0].position == (GENERATION, 5)
+        assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 5)
     load(table, 0, 5, 6)
     load(table, 0, 6, 7)
     rewrite.expire(catalog, NAME)
     assert len(table.refresh().snapshots()) == 2
-    assert read_ledgers(table)[0].position == (GENERATION, 7)
+    assert read_ledgers(table)[0].position == Position(GENERATION, 7)
 
 
 def test_a_rollback_to_before_any_position_outlives_expiry(catalog: Catalog, table: Table) -> None:
@@ -673,7 +674,7 @@ def test_any_sequence_of_writes_and_upkeep_keeps_rows_and_positions(
             model.history[snapshot.snapshot_id] = (model.rows.copy(), dict(model.ends))
         assert content(table) == model.rows, what
         found = {p: ledger.position for p, ledger in read_ledgers(table).items()}
-        ends = {p: pos[1] for p, pos in found.items() if pos is not None}
+        ends = {p: pos.offset for p, pos in found.items() if pos is not None}
         assert ends == {p: end for p, end in model.ends.items() if end}, what
         for tag, tagged in model.tags.items():
             assert content(table, table.refs()[tag].snapshot_id) == tagged

@@ -13,6 +13,7 @@ from ingestion_platform.lake.journal import Claim, Journal
 from ingestion_platform.lake.losses import Loss, merged, noted_losses, present_losses
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.positions import Position, waiting
 from ingestion_platform.sources.kafka import Topic, Watermarks
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.decisions import discarded_of
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """One log partition; positions are next offsets of the topic's present generation.
+    """One log partition; positions are next offsets of the topic's present topic id.
 
-    A position is None when nothing of that generation has arrived there; `lag` counts the offsets
-    of the log that bronze lacks, `lost` those that were gone before they were landed, ever. The log
-    of partition FILES is what was taken in of files.
+    A position is None when nothing of that topic id has arrived there. `not_landed` counts the
+    offsets of the log that the lake lacks, `lag` those that bronze or quarantine lack, `lost` those
+    that were gone before they were landed, ever. The log of partition FILES is what was taken in
+    of files.
     """
 
     partition: int
@@ -39,6 +41,7 @@ class PartitionStatus:
     lake_position: int | None
     bronze_position: int | None
     quarantine_position: int | None
+    not_landed: int
     lag: int
     lost: int = 0
 
@@ -69,7 +72,7 @@ class StreamStatus:
 
     @property
     def lag(self) -> int:
-        """Offsets of the log that bronze lacks, over all partitions."""
+        """Offsets of the log that the tables lack, over all partitions."""
         return sum(p.lag for p in self.partitions)
 
     @property
@@ -137,29 +140,33 @@ def summarize(
 ) -> StreamStatus:
     """The status from what was read; plain data in and out."""
 
-    def of(partition: int, generation: str, log: Watermarks, lake: int | None) -> PartitionStatus:
-        at = _position(bronze.ledgers, partition, generation)
+    def of(
+        partition: int, generation: str, log: Watermarks, lake: Position | None
+    ) -> PartitionStatus:
+        at = [_position(table.ledgers, partition) for table in (bronze, quarantine)]
         return PartitionStatus(
             partition=partition,
             log_start=log.start,
             log_end=log.end,
-            lake_position=lake,
-            bronze_position=at,
-            quarantine_position=_position(quarantine.ledgers, partition, generation),
-            lag=max(0, log.end - max(log.start, at or 0)),
+            lake_position=_offset(lake, generation),
+            bronze_position=_offset(at[0], generation),
+            quarantine_position=_offset(at[1], generation),
+            not_landed=len(waiting(log.start, log.end, generation, lake)),
+            lag=len(waiting(log.start, log.end, generation, *at)),
             lost=sum(loss.count for loss in losses if loss.partition == partition),
         )
 
     partitions = []
     for partition, mark in sorted(marks.items()):
         tail = tails.get(partition)
-        lake = tail.end if tail and tail.generation == topic.generation else None
+        lake = tail.position if tail is not None else None
         partitions.append(of(partition, topic.generation, mark, lake))
     if files.last is not None:
         taken = Watermarks(0, files.last.end)
-        partitions.append(of(FILES, files.last.generation, taken, files.landed))
+        landed = Position(files.last.generation, files.landed)
+        partitions.append(of(FILES, files.last.generation, taken, landed))
     generations = [
-        pos[0]
+        pos.topic_id
         for partition, ledger in bronze.ledgers.items()
         if partition != FILES and (pos := ledger.position)
     ]
@@ -181,9 +188,12 @@ def summarize(
     )
 
 
-def _position(ledgers: dict[int, Ledger], partition: int, generation: str) -> int | None:
-    at = ledgers.get(partition, Ledger()).position
-    return at[1] if at is not None and at[0] == generation else None
+def _position(ledgers: dict[int, Ledger], partition: int) -> Position | None:
+    return ledgers.get(partition, Ledger()).position
+
+
+def _offset(at: Position | None, topic_id: str) -> int | None:
+    return at.offset if at is not None and at.topic_id == topic_id else None
 
 
 def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Watermarks]]:

@@ -1,0 +1,177 @@
+"""What a stream's log has and its lake or tables have not, as slices: positions compared, no more.
+
+Plain data, without Dagster; the sensor turns it into a run request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.lake.drop import Arrival
+from ingestion_platform.lake.files import landed_end
+from ingestion_platform.lake.journal import Journal
+from ingestion_platform.lake.land import window_of
+from ingestion_platform.lake.names import FILES
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.progress.positions import Position, lower, waiting
+from ingestion_platform.sources.kafka import Log, Topic, Watermarks
+from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.ledger import Ledger, disagreement
+from ingestion_platform.warehouse.tables import load_or_none
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one log partition has come; positions are None when nothing has arrived there.
+
+    `log` is of `topic_id`, the present one. `tables` is where both tables are.
+    """
+
+    partition: int
+    topic_id: str
+    log: Watermarks
+    lake: Position | None
+    tables: Position | None
+
+    @property
+    def lag(self) -> int:
+        """Offsets of the log that the tables lack."""
+        return len(waiting(self.log.start, self.log.end, self.topic_id, self.tables))
+
+    @property
+    def not_landed(self) -> range:
+        """Offsets of the log that the lake lacks."""
+        return waiting(self.log.start, self.log.end, self.topic_id, self.lake)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A topic now, its partitions' progress, and the first window of each that is behind."""
+
+    topic: Topic
+    progress: tuple[Progress, ...]
+    behind: Mapping[int, date]
+
+
+@dataclass(frozen=True, slots=True)
+class FilesBacklog:
+    """The drop zone now: what waits in it, how far what was taken in has come (None before the
+    first file), and the first ingest date that is behind, waiting files left aside."""
+
+    waiting: tuple[Arrival, ...]
+    progress: Progress | None
+    behind: date | None
+
+
+def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
+    """Look into the drop zone, and compare what was taken in of it with lake and tables.
+
+    Raises:
+        StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    found = tuple(platform.door(stream).zone.waiting())
+    last = Journal(platform.store, stream.topic).last()
+    if last is None:
+        return FilesBacklog(found, None, None)
+    tables = _Tables(platform, stream)  # before the lake's end, as for a topic
+    chain = Chain(platform.store, stream.topic)
+    at = tables.position(chain, FILES)
+    landed = Position(last.generation, landed_end(platform.store, stream.topic, last))
+    progress = Progress(FILES, last.generation, Watermarks(0, last.end), landed, at)
+    behind = [last.window] if progress.not_landed else []
+    if landed.offset and at != landed:
+        behind += _window_after(chain, FILES, at)
+    behind += tables.disagreeing(chain, FILES)
+    return FilesBacklog(found, progress, min(behind, default=None))
+
+
+def read_backlog(platform: Platform, stream: Stream) -> Backlog:
+    """Compare log, lake and tables of a stream, in a fraction of a second.
+
+    Partitions that the stream does not declare are told of, and never behind.
+
+    Raises:
+        SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
+    """
+    # Before the lake's end: a table can then only seem to be further behind than it is.
+    tables = _Tables(platform, stream)
+    with platform.log(stream) as log:
+        topic = log.topic()
+        marks = log.watermarks(topic.partitions)
+        chain = Chain(platform.store, stream.topic)
+        tails = chain.tails(topic.partitions)
+        progress = tuple(
+            Progress(p, topic.generation, mark, _end(tails.get(p)), tables.position(chain, p))
+            for p, mark in sorted(marks.items())
+        )
+        declared = [p for p in progress if p.partition < stream.partitions]
+        behind = {}
+        for p in declared:
+            first = list(_first_windows(log, chain, p, tails.get(p.partition)))
+            first += tables.disagreeing(chain, p.partition)
+            if first:
+                behind[p.partition] = min(first)
+    return Backlog(topic, progress, behind)
+
+
+def _first_windows(log: Log, chain: Chain, p: Progress, tail: Link | None) -> Iterator[date]:
+    """Give the window of the first file that is not loaded, and of the first unlanded record."""
+    if tail is not None and not _has(p.tables, tail):
+        yield from _window_after(chain, p.partition, p.tables) or [tail.name.window]
+    if not p.not_landed:
+        return
+    today = datetime.now(UTC).date()
+    floor = tail.name.window if tail is not None else None
+    if floor is not None and floor >= today:
+        yield floor
+        return
+    stamp = log.first_timestamp(p.partition, p.not_landed.start, p.log.end)
+    window = floor or today if stamp is None else min(today, window_of(stamp))
+    yield window if floor is None else max(floor, window)
+
+
+class _Tables:
+    """The ledgers of a stream's two tables, bronze read first."""
+
+    def __init__(self, platform: Platform, stream: Stream) -> None:
+        tables = [
+            load_or_none(platform.catalog, name)
+            for name in (stream.bronze_table, stream.quarantine_table)
+        ]
+        self._ledgers = [{} if table is None else read_ledgers(table) for table in tables]
+
+    def position(self, chain: Chain, partition: int) -> Position | None:
+        """Return up to where both tables have a partition, as the loader sees it."""
+        bronze, quarantine = (ledger.position for ledger in self._of(partition))
+        return lower(bronze, quarantine, lambda: chain.topic_order(partition))
+
+    def disagreeing(self, chain: Chain, partition: int) -> list[date]:
+        """Return the first window that the two tables have by different contracts, if any."""
+        found = disagreement(*self._of(partition))
+        at = [Position(span.generation, span.start) for span in found[:1]]
+        return [window for each in at for window in _window_after(chain, partition, each)]
+
+    def _of(self, partition: int) -> tuple[Ledger, Ledger]:
+        bronze, quarantine = (ledgers.get(partition, Ledger()) for ledgers in self._ledgers)
+        return bronze, quarantine
+
+
+def _window_after(chain: Chain, partition: int, at: Position | None) -> list[date]:
+    """Return the window of the first file behind a position, if there is one."""
+    return [link.name.window for link in chain.after(partition, at)[:1]]
+
+
+def _has(position: Position | None, tail: Link) -> bool:
+    return (
+        position is not None
+        and position.topic_id == tail.generation
+        and position.offset >= tail.end
+    )
+
+
+def _end(tail: Link | None) -> Position | None:
+    return None if tail is None else tail.position
