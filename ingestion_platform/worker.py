@@ -323,6 +323,7 @@ class FilesLine:
         self._observers = observers
         self._stop = stop
         self._begun = False
+        self._unsettled: dict[str, str] = {}
 
     def step(self) -> float:
         """See Line."""
@@ -356,7 +357,13 @@ class FilesLine:
             observer.loaded(self._stream, loaded)
 
     def _handled(self, handled: Handled) -> None:
-        level = logging.WARNING if handled.outcome == "refused" else logging.INFO
+        again = handled.outcome in ("changing", "waiting")
+        if again and self._unsettled.get(handled.name) == handled.outcome:
+            return  # said at an earlier look
+        self._unsettled.pop(handled.name, None)
+        if again:
+            self._unsettled[handled.name] = handled.outcome
+        level = logging.WARNING if handled.outcome in ("refused", "waiting") else logging.INFO
         said = f": {handled.detail}" if handled.detail else ""
         with bound(partition=partition_label(FILES)):
             LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)

@@ -12,24 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ingestion_platform.errors import Permanent
+from ingestion_platform.errors import Permanent, StoreUnavailable
 from ingestion_platform.lake.drop import Arrival, DropZone
 from ingestion_platform.lake.files import claim_place, land_claimed, landed_end, unfinished
+from ingestion_platform.lake.guarded import Busy, Unfit
 from ingestion_platform.lake.journal import Claim, Journal
 from ingestion_platform.lake.land import Landed
 from ingestion_platform.lake.store import Store
 from ingestion_platform.settings import FileLimits
 from ingestion_platform.sources.files import (
+    BeyondLimit,
     Content,
     Copied,
     Format,
+    check_size,
     copy_file,
     copy_in,
     format_of,
     open_copy,
 )
 from ingestion_platform.sources.reading import UnreadableFile
-from ingestion_platform.sources.spool import Spool
+from ingestion_platform.sources.spool import NoRoom, Spool
 from ingestion_platform.streams import Stream
 
 
@@ -45,25 +48,31 @@ class HalfLanded(Permanent):
 
 
 class FilesRefused(Permanent):
-    """Files of a drop zone could not be parsed; they were moved aside, the others landed."""
+    """Files of a drop zone could not be taken; they were moved aside, the others landed."""
 
     def __init__(self, refused: list[Handled]) -> None:
-        reasons = "; ".join(f"{each.name}: {each.detail}" for each in refused)
+        reasons = "; ".join(f"{each.name}: {each.detail}" for each in refused[:_TOLD])
+        more = f"; and {len(refused) - _TOLD:,} more" if len(refused) > _TOLD else ""
+        kept = next((each.kept for each in refused if each.kept), "")
+        action = f"correct them and drop them again; they are kept as {kept}"
+        if not kept:
+            action = "remove them: they cannot be moved, and are skipped from now on"
         super().__init__(
-            f"{len(refused)} files were refused, and nothing of them was landed: {reasons}",
-            action=f"correct them and drop them again; they are kept as {refused[0].kept}",
+            f"{len(refused):,} files were refused, and nothing of them was landed: {reasons}{more}",
+            action=action,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """What became of a file: landed, a copy of one landed before, empty, changing, or refused.
+    """What became of a file: landed, a copy of one landed before, empty, still changing, waiting
+    until there is room for it, or refused.
 
-    `kept` is where the original is now, `claim` its place in the lake.
+    `kept` is where the original is now, empty where it was, `claim` its place in the lake.
     """
 
     name: str
-    outcome: Literal["landed", "copy", "empty", "changing", "refused"]
+    outcome: Literal["landed", "copy", "empty", "changing", "waiting", "refused"]
     rows: int = 0
     detail: str = ""
     kept: str = ""
@@ -71,6 +80,12 @@ class Handled:
 
 
 Note = Callable[[Handled], None]
+
+STRANGE = 1000
+"""Entries that a run moves aside because they are no files; the next one goes on."""
+FAILURES = 3
+"""Files that a run fails to read before it takes their store for unavailable."""
+_TOLD = 5  # refused files that an error names
 
 
 class Door:
@@ -95,22 +110,34 @@ class Door:
     def land_waiting(self, settle: float, note: Note) -> Iterator[Landed]:
         """Land the files of the zone that did not change for `settle` seconds, oldest first.
 
-        A file that cannot be parsed is moved aside with the reason, and noted.
+        A file that cannot be taken or parsed is moved aside with the reason, and noted; one that
+        has no room, or whose store does not answer for it, waits. No file keeps others from being
+        landed.
 
         Raises:
             PositionMoved: another writer was quicker; start again.
             HalfLanded: a file cannot be ended; those of the zone wait.
-            StoreUnavailable: a store does not answer.
+            StoreUnavailable: a store does not answer, or some files wait and the others are landed.
         """
         arrivals = self.zone.settled(settle)
+        self.zone.forget_gone()
         if not arrivals and unfinished(self._lake, self._topic) is None:
             return
+        for arrival in [each for each in arrivals if each.own]:
+            self._set_aside(arrival, arrival.problem, note)
+        delayed: list[StoreUnavailable] = []
         with Spool(self._spool) as spool:
             broken = yield from self._finish(spool)
-            for arrival in arrivals:
-                yield from self._land_arrival(arrival, spool, note, broken)
+            for arrival in [each for each in arrivals if not each.problem]:
+                yield from self._land_arrival(arrival, spool, note, broken, delayed)
+                spool.clear()
+        strange = [each for each in arrivals if each.problem and not each.own]
+        for arrival in strange[:STRANGE]:
+            self._set_aside(arrival, arrival.problem, note)
         if broken is not None and unfinished(self._lake, self._topic) is not None:
             raise broken
+        if delayed:
+            raise delayed[0]
 
     def land_file(
         self, file: Path, note: Note, on_read: Callable[[int], None] = lambda _: None
@@ -140,15 +167,30 @@ class Door:
         return open_copy(copied, format_of(copied.name, self._format), spool, self._limits)
 
     def _land_arrival(
-        self, arrival: Arrival, spool: Spool, note: Note, broken: HalfLanded | None
+        self,
+        arrival: Arrival,
+        spool: Spool,
+        note: Note,
+        broken: HalfLanded | None,
+        delayed: list[StoreUnavailable],
     ) -> Iterator[Landed]:
-        taken = self.zone.take(arrival)
+        """Land a file of the zone; its own faults are noted, and affect no other file."""
+        taken = arrival
         try:
-            chunks = self.zone.store.chunks(taken.entry.path)
-            copied = copy_in(taken.name, chunks, spool, self._limits)
+            check_size(arrival.name, arrival.entry.size, self._limits)
+            taken = self.zone.take(arrival)
+            copied = self._copied(taken, spool)
         except FileNotFoundError:
             return  # another run has dealt with it
-        if not self.zone.unchanged(taken):
+        except Busy:
+            copied = None
+        except (Unfit, BeyondLimit) as error:
+            self._set_aside(taken, error.problem, note)
+            return
+        except StoreUnavailable as error:
+            self._delay(taken, error, delayed, note)
+            return
+        if copied is None or not self.zone.unchanged(taken):
             note(Handled(taken.name, "changing", detail="it is still being written: it waits"))
             return
         try:
@@ -156,9 +198,46 @@ class Door:
         except UnreadableFile as error:
             kept = self.zone.refuse(copied, error.message)
             note(Handled(taken.name, "refused", detail=error.problem, kept=kept))
+        except NoRoom as error:
+            self._delay(taken, error, delayed, note)
+            return
         except HalfLanded:
             return  # it waits for the one ahead
         self.zone.remove(taken)
+
+    def _copied(self, taken: Arrival, spool: Spool) -> Copied | None:
+        """A copy of a file of the zone; None when it grows meanwhile."""
+        size = taken.entry.size
+        spool.need(size)
+
+        def chunks() -> Iterator[bytes]:
+            left = size
+            for chunk in self.zone.chunks(taken):
+                left -= len(chunk)
+                yield chunk
+                if left < 0:  # whoever writes on must not keep this from ending
+                    return
+
+        copied = copy_in(taken.name, chunks(), spool, self._limits)
+        return copied if copied.size == size else None
+
+    def _set_aside(self, arrival: Arrival, problem: str, note: Note) -> None:
+        kept = self.zone.set_aside(arrival, problem)
+        said = problem if kept else f"{problem}; it cannot be moved, and is skipped"
+        note(Handled(arrival.name, "refused", detail=said, kept=kept))
+
+    def _delay(
+        self,
+        arrival: Arrival,
+        error: StoreUnavailable,
+        delayed: list[StoreUnavailable],
+        note: Note,
+    ) -> None:
+        """Leave a file for a later run, and go on with others unless none seems to succeed."""
+        note(Handled(arrival.name, "waiting", detail=error.message))
+        delayed.append(error)
+        if len([each for each in delayed if not isinstance(each, NoRoom)]) >= FAILURES:
+            raise error
 
     def _land(
         self,
@@ -199,7 +278,7 @@ class Door:
         drop = self.zone.store
         try:
             copied = copy_in(claim.name, drop.chunks(claim.archive), spool)
-        except FileNotFoundError:
+        except (FileNotFoundError, Unfit):
             copied = None
         if copied is None or copied.sha256 != claim.sha256:
             done = landed_end(self._lake, self._topic, claim) - claim.start

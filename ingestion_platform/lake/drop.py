@@ -3,15 +3,22 @@
     <folder>/**                            waiting, at any depth
     <folder>/_taken/<id>@<name>            being dealt with, so that nobody appends unseen
     <folder>/_archive/<day>/<sha256>/      originals, unchanged
-    <folder>/_refused/<day>/<sha256>/      files that cannot be parsed, with the reason beside
+    <folder>/_refused/<day>/<id>/          files that cannot be taken, with the reason beside
+    <folder>/_skipped/<id>.json            what cannot be taken and cannot be moved either
 
-Names that start with `.` or `_`, or end in `.tmp` or `.part`, are nobody's business.
+Names that start with `.` or `_`, or end in `.tmp` or `.part`, are nobody's business. A zone is a
+trust boundary: whoever may put files there must not stop, fill or read the host. So only regular
+files are taken, links are not followed, and no entry keeps another one from being taken.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import re
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,22 +27,37 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from ingestion_platform.errors import StoreUnavailable
+from ingestion_platform.errors import Permanent, PlatformError, StoreUnavailable
+from ingestion_platform.lake.guarded import Unfit
 from ingestion_platform.lake.store import Entry, Store
 from ingestion_platform.sources.files import SUFFIXES, Copied, plain_name
 from ingestion_platform.streams import FileDoor
 
-_TAKEN, _ARCHIVE, _REFUSED = "_taken", "_archive", "_refused"
+LOG = logging.getLogger(__name__)
+
+_TAKEN, _ARCHIVE, _REFUSED, _SKIPPED = "_taken", "_archive", "_refused", "_skipped"
+_OWN = (_TAKEN, _ARCHIVE, _REFUSED, _SKIPPED)
 _UNFINISHED = (".tmp", ".part")
 _LONG = 240  # bytes of a name that a file system surely takes with an id ahead of it
+_LONGEST_PATH = 1000  # bytes of a path in the zone: S3 takes 1024 in all
+_DEEPEST = 32  # folders within each other
+_NEVER = datetime.fromtimestamp(0, UTC)
+_BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A file of a zone; `name` is its path in the zone as it was dropped."""
+    """A file of a zone; `name` is its path in the zone as it was dropped, fit to be shown.
+
+    `problem` says why it cannot be taken; `own` is what stands in the place of the platform's own
+    folders, and must go first.
+    """
 
     name: str
     entry: Entry
+    problem: str = ""
+    own: bool = False
 
 
 class DropZone:
@@ -53,35 +75,58 @@ class DropZone:
         return f"{self.store.url}/{self._folder}"
 
     def waiting(self) -> list[Arrival]:
-        """The files that are there, the oldest first."""
-        found = [Arrival(e.path.removeprefix(self._folder), e) for e in self._walk(self._folder)]
-        taken = f"{self._folder}{_TAKEN}/"
-        found += [
-            Arrival(unquote(e.path.removeprefix(taken).partition("@")[2]), e)
-            for e in self._walk(taken)
-        ]
-        mine = [arrival for arrival in found if self._matches(arrival.name)]
-        return sorted(mine, key=lambda arrival: (arrival.entry.modified, arrival.name))
+        """The files that are there, the oldest first, then what cannot be taken; without what was
+        skipped already."""
+        skipped = {name for name, _ in self._skips()}
+        mine = [each for each in self._all() if self._concerns(each) and _id(each) not in skipped]
+        return sorted(mine, key=lambda each: (each.problem != "", each.entry.modified, each.name))
 
     def settled(self, seconds: float) -> list[Arrival]:
         """Those of them that do not change for some seconds."""
-        before = self.waiting()
+        before = set(self.waiting())
         if not before:
             return []
         time.sleep(seconds)
-        now = self.waiting()
-        return [arrival for arrival in now if arrival in before]
+        return [arrival for arrival in self.waiting() if arrival in before]
 
     def take(self, arrival: Arrival) -> Arrival:
-        """Move a file aside, where the store can, so that a new one of its name is another."""
+        """Move a file aside, where the store can, so that a new one of its name is another.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            Busy: its writer has locked it.
+            Unfit: it cannot be moved.
+        """
         if arrival.entry.path.startswith(f"{self._folder}{_TAKEN}/"):
             return arrival
-        name = arrival.name.replace("%", "%25").replace("/", "%2F")
+        name = _quoted(arrival.name)
+        if len(name.encode()) > _LONG:  # a run that dies here leaves it under a shorter name
+            name = _quoted(_kept_name(arrival.name))
         path = f"{self._folder}{_TAKEN}/{uuid.uuid4().hex[:8]}@{name}"
-        if len(name.encode()) > _LONG or not self.store.rename(arrival.entry.path, path):
+        try:
+            moved = self.store.rename(arrival.entry.path, path)
+        except Permanent as error:
+            raise Unfit(arrival.name, f"cannot be moved: {error.message}") from error
+        if not moved:
             return arrival
         found = self.store.entry(path)
-        return arrival if found is None else Arrival(arrival.name, found)
+        if found is None or found.problem:  # exchanged since it was listed: the next run sees it
+            raise FileNotFoundError(path)
+        return Arrival(arrival.name, found)
+
+    def chunks(self, arrival: Arrival) -> Iterator[bytes]:
+        """The content of a file, piece by piece.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            Unfit: it must not, or cannot, be read.
+        """
+        try:
+            yield from self.store.chunks(arrival.entry.path)
+        except Unfit:
+            raise
+        except Permanent as error:
+            raise Unfit(arrival.name, f"cannot be read: {error.message}") from error
 
     def unchanged(self, arrival: Arrival) -> bool:
         """Whether a file is still what it was."""
@@ -92,9 +137,16 @@ class DropZone:
         )
 
     def remove(self, arrival: Arrival) -> None:
-        """Remove a file that was dealt with, unless it has changed: then it is a new one."""
-        if self.unchanged(arrival):
-            self.store.remove(arrival.entry.path)
+        """Remove a file that was dealt with, unless it has changed: then it is a new one.
+
+        One that cannot be removed is skipped from now on.
+        """
+        try:
+            if self.unchanged(arrival):
+                self.store.remove(arrival.entry.path)
+        except Permanent as error:
+            LOG.warning("%s: %s stays: %s", self.url, arrival.name, error.message)
+            self._skip(arrival, f"was dealt with, and cannot be removed: {error.message}")
 
     def archive(self, content: Copied) -> str:
         """Keep an original; gives its path in the store.
@@ -110,9 +162,58 @@ class DropZone:
         self.store.write(f"{path}.reason.txt", f"{reason}\n".encode())
         return path
 
+    def set_aside(self, arrival: Arrival, reason: str) -> str:
+        """Move what cannot be taken out of the way, unread, with the reason beside.
+
+        Gives its path in the store; empty when it cannot be moved, and is skipped from now on.
+        """
+        path = self._aside(arrival)
+        try:
+            moved = self.store.rename(arrival.entry.path, path)
+        except PlatformError:
+            moved = False
+        if moved:
+            self.store.write(f"{path}.reason.txt", f"{arrival.name} {reason}\n".encode())
+            return path
+        self._skip(arrival, reason)
+        return ""
+
+    def forget_gone(self) -> None:
+        """Forget what was skipped and is no longer there."""
+        skips = self._skips()
+        if skips:
+            there = {_id(arrival) for arrival in self._all()}
+            for name, path in skips:
+                if name not in there:
+                    self.store.remove(path)
+
+    def _aside(self, arrival: Arrival) -> str:
+        if arrival.own:
+            return f"{self._folder}.set-aside-{uuid.uuid4().hex[:16]}"
+        day = datetime.now(UTC).date().isoformat()
+        name = _kept_name(arrival.name)
+        return f"{self._folder}{_REFUSED}/{day}/{uuid.uuid4().hex[:16]}/{name}"
+
+    def _skip(self, arrival: Arrival, reason: str) -> None:
+        said = {
+            "name": arrival.name,
+            "reason": reason,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        path = f"{self._folder}{_SKIPPED}/{_id(arrival)}.json"
+        self.store.write(path, json.dumps(said, indent=2).encode())
+
+    def _skips(self) -> list[tuple[str, str]]:
+        """What is skipped: its id, and the path of what was written of it."""
+        try:
+            found = self.store.listing(f"{self._folder}{_SKIPPED}/")[0]
+        except Permanent:  # a stranger in its place, which is set aside first
+            return []
+        return [(PurePosixPath(e.path).stem, e.path) for e in found if not e.problem]
+
     def _keep(self, where: str, content: Copied) -> str:
         day = datetime.now(UTC).date().isoformat()
-        name = PurePosixPath(content.name).name
+        name = _kept_name(content.name)
         path = f"{self._folder}{where}/{day}/{content.sha256[:16]}/{name}"
         self.store.write_file(path, content.path)
         if _digest(self.store, path) != content.sha256:
@@ -122,17 +223,112 @@ class DropZone:
             )
         return path
 
-    def _walk(self, folder: str) -> Iterator[Entry]:
-        entries, folders = self.store.listing(folder)
-        yield from (e for e in entries if not _hidden(PurePosixPath(e.path).name))
-        for name in folders:
-            if not _hidden(name):
-                yield from self._walk(f"{folder}{name}/")
+    def _all(self) -> list[Arrival]:
+        """All that lies in the zone, and what was taken of it."""
+        found = list(self._walk())
+        try:
+            entries = self.store.listing(f"{self._folder}{_TAKEN}/")[0]
+        except Permanent:  # a stranger in its place, which is set aside first
+            return found
+        for entry in entries:
+            name = unquote(PurePosixPath(entry.path).name.partition("@")[2])
+            found.append(_arrival(name, entry))
+        return found
 
-    def _matches(self, name: str) -> bool:
+    def _walk(self) -> Iterator[Arrival]:
+        """The files of the zone, at any depth, and the folders that cannot be looked into."""
+        left = [(self._folder, 0)]
+        while left:
+            folder, depth = left.pop()
+            try:
+                entries, folders = self.store.listing(folder)
+            except Permanent as error:
+                if depth == 0:
+                    raise
+                yield self._unfit_folder(folder, f"cannot be listed: {error.message}")
+                continue
+            for entry in entries:
+                name = entry.path.removeprefix(self._folder)
+                if depth == 0 and name in _OWN:
+                    problem = "stands where the platform keeps its own files"
+                    yield Arrival(name, entry, problem, own=True)
+                elif not _hidden(PurePosixPath(name).name):
+                    yield _arrival(name, entry)
+            inner = [f"{folder}{name}/" for name in folders if not _hidden(name)]
+            if depth < _DEEPEST:
+                left += [(each, depth + 1) for each in inner]
+            else:
+                deep = f"lies deeper than {_DEEPEST} folders"
+                yield from (self._unfit_folder(each, deep) for each in inner)
+
+    def _unfit_folder(self, folder: str, problem: str) -> Arrival:
+        path = folder.rstrip("/")
+        name = path.removeprefix(self._folder)
+        return Arrival(f"{_shown(name)}/", Entry(path, 0, _NEVER, problem, problem), problem)
+
+    def _concerns(self, arrival: Arrival) -> bool:
+        """Whether the stream takes a file of this name; a folder may have files of any stream."""
+        name = arrival.name
+        if name.endswith("/") or arrival.own:
+            return True
         last = PurePosixPath(name).name
         names = {last.lower(), plain_name(last).lower()}
         return any(fnmatchcase(n, pattern.lower()) for n in names for pattern in self._patterns)
+
+
+def name_problem(name: str) -> str:
+    """Say why no file may have this path in a zone; empty when it may."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8"
+    parts = name.split("/")
+    if size > _LONGEST_PATH:
+        return f"has a name of more than {_LONGEST_PATH:,} bytes"
+    if any(_is_control(letter) for letter in name):
+        return "has control characters in its name"
+    if any(part.startswith("-") for part in parts):
+        return "has a name that looks like an option of a command"
+    if not {"", ".", ".."}.isdisjoint(parts):
+        return "has a name with an empty or relative part"
+    return ""
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in _CONTROLS or unicodedata.bidirectional(letter) in _BIDI
+
+
+def _arrival(name: str, entry: Entry) -> Arrival:
+    return Arrival(_shown(name), entry, entry.problem or name_problem(name))
+
+
+def _shown(name: str) -> str:
+    """A name as text that can be shown and stored, whatever bytes it has."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(
+        letter.encode("unicode_escape").decode() if _is_control(letter) else letter
+        for letter in text
+    )
+
+
+def _quoted(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _kept_name(name: str) -> str:
+    """The last part of a name, as one that every store takes with something added."""
+    last = re.sub(r"^[-.]+", "", _shown(name).rstrip("/").rpartition("/")[2]) or "unnamed"
+    data = last.encode()
+    if len(data) <= _LONG - 20:
+        return last
+    return (data[:160] + data[-40:]).decode(errors="ignore")
+
+
+def _id(arrival: Arrival) -> str:
+    """An id of what lies in a zone: another one when it changes."""
+    entry = arrival.entry
+    text = f"{entry.path}\0{entry.version}\0{entry.size}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _hidden(name: str) -> bool:

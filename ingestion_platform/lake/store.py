@@ -24,6 +24,7 @@ from ingestion_platform.settings import Settings
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import S3Store as ObstoreS3
+    from pyarrow.fs import S3FileSystem
 
 
 CHUNK = 8 * 1024 * 1024
@@ -33,12 +34,13 @@ _PAUSES = (0.1, 0.5)  # seconds between attempts to create
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One stored object: its size in bytes, when it was written (to a second or better), and what
-    changes with its content."""
+    changes with its content. `problem` says why it must not, or cannot, be read."""
 
     path: str
     size: int
     modified: datetime
     version: str
+    problem: str = ""
 
 
 class Store(Protocol):
@@ -114,7 +116,12 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_drop(settings: Settings) -> Store:
-    """The store that DROP_URL names; the drop zones of the file door are folders of it."""
+    """The store that DROP_URL names; the drop zones are folders of it, and others write there."""
+    from ingestion_platform.lake.guarded import GuardedStore
+
+    parts = urlsplit(settings.drop_url)
+    if parts.scheme == "file":
+        return GuardedStore(Path(unquote(parts.path)), "DROP_URL")
     return store_at(settings.drop_url, settings.s3, setting="DROP_URL")
 
 
@@ -210,7 +217,7 @@ class LocalStore:
         """See Store."""
         for folder, _, names in os.walk(self._root / prefix):
             for name in names:
-                if not name.startswith(_STAGED) and (found := self._entry(Path(folder) / name)):
+                if not name.startswith(STAGED) and (found := self._entry(Path(folder) / name)):
                     yield found
 
     def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
@@ -221,7 +228,7 @@ class LocalStore:
             for child in sorted(folder.iterdir()) if folder.is_dir() else []:
                 if child.is_dir():
                     folders.append(child.name)
-                elif not child.name.startswith(_STAGED) and (found := self._entry(child)):
+                elif not child.name.startswith(STAGED) and (found := self._entry(child)):
                     entries.append(found)
         return entries, folders
 
@@ -235,7 +242,7 @@ class LocalStore:
             (self._root / path).unlink(missing_ok=True)
 
     def _errors(self, path: str) -> AbstractContextManager[None]:
-        return _local_errors(path, self._setting)
+        return local_errors(path, self._setting)
 
 
 class S3Store:
@@ -248,6 +255,7 @@ class S3Store:
 
         self._url = url
         self._setting = setting
+        self._bucket, self._prefix, self._s3 = bucket, prefix, s3
         config: Any = {**s3, "virtual_hosted_style_request": False}
         plain = s3.get("endpoint", "").startswith("http://")
         self._client: ObstoreS3 = Client(
@@ -330,10 +338,52 @@ class S3Store:
 
     def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
         """See Store."""
+        from obstore.exceptions import InvalidPathError
+
         with self._errors(prefix):
-            found = self._client.list_with_delimiter(prefix)
+            try:
+                found = self._client.list_with_delimiter(prefix)
+            except InvalidPathError:
+                return self._listing_of_any_keys(prefix)
         folders = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
-        return [_remote_entry(each) for each in found["objects"]], folders
+        # An object of the folder's own name is how some tools mark that the folder is there.
+        objects = [each for each in found["objects"] if f"{each['path']}/" != prefix]
+        return [_remote_entry(each) for each in objects], folders
+
+    def _listing_of_any_keys(self, prefix: str) -> tuple[list[Entry], list[str]]:
+        """As `listing`, where a key is one that the usual client cannot name: such an object has
+        a problem, and does not hide the others."""
+        from pyarrow.fs import FileSelector, FileType
+
+        root = f"{self._bucket}/{self._prefix}".rstrip("/")
+        selector = FileSelector(f"{root}/{prefix}".rstrip("/"), allow_not_found=True)
+        entries: list[Entry] = []
+        folders: list[str] = []
+        for found in self._any_keys().get_file_info(selector):
+            path = found.path.removeprefix(f"{root}/")
+            if found.type == FileType.Directory:
+                name = path.rsplit("/", 1)[-1]
+                if name and not _unnameable(path):
+                    folders.append(name)
+            elif _unnameable(path):
+                version = f"{found.mtime}-{found.size}"
+                entries.append(Entry(path, found.size, found.mtime, version, _NO_NAME))
+            elif (entry := self.entry(path)) is not None:
+                entries.append(entry)
+        return entries, sorted(set(folders))
+
+    def _any_keys(self) -> S3FileSystem:
+        from pyarrow.fs import S3FileSystem
+
+        endpoint = urlsplit(self._s3.get("endpoint", ""))
+        return S3FileSystem(
+            access_key=self._s3.get("access_key_id"),
+            secret_key=self._s3.get("secret_access_key"),
+            session_token=self._s3.get("session_token"),
+            region=self._s3.get("region"),
+            scheme=endpoint.scheme or "https",
+            endpoint_override=endpoint.netloc or None,
+        )
 
     def folders(self, prefix: str) -> list[str]:
         """See Store."""
@@ -351,12 +401,22 @@ class S3Store:
         return _remote_errors(self._url, path, self._setting)
 
 
+_NO_NAME = "has a key with an empty or relative part, or with control characters"
+
+
+def _unnameable(path: str) -> bool:
+    """Whether the usual client cannot name an object of that key."""
+    parts = path.rstrip("/").split("/")
+    controls = any(ord(letter) < 32 or ord(letter) == 127 for letter in path)
+    return controls or not {"", ".", ".."}.isdisjoint(parts)
+
+
 def _remote_entry(found: ObjectMeta) -> Entry:
     version = found["e_tag"] or found["version"] or str(found["last_modified"])
     return Entry(found["path"], found["size"], found["last_modified"], version)
 
 
-_STAGED = "._staged-"
+STAGED = "._staged-"
 
 
 @contextmanager
@@ -364,7 +424,7 @@ def _staged(target: Path, content: bytes | Path) -> Iterator[Path]:
     """A synced temporary file beside `target`, gone at the end; a local file is linked if it can
     be."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.parent / f"{_STAGED}{uuid.uuid4().hex}"
+    staged = target.parent / f"{STAGED}{uuid.uuid4().hex}"
     try:
         if isinstance(content, bytes):
             staged.write_bytes(content)
@@ -393,7 +453,8 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _local_errors(path: str, setting: str) -> Iterator[None]:
+def local_errors(path: str, setting: str) -> Iterator[None]:
+    """Raise errors of the file system as those of a store, but FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:

@@ -117,9 +117,11 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                 context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
 
         def note_file(handled: "Handled") -> None:
-            told = context.log.warning if handled.outcome == "refused" else context.log.info
+            loud = handled.outcome in ("refused", "waiting")
+            told = context.log.warning if loud else context.log.info
             said = f": {handled.detail}" if handled.detail else ""
-            told(f"file {handled.name} {handled.outcome}{said} (now {handled.kept})")
+            kept = f" (now {handled.kept})" if handled.kept else ""
+            told(f"file {handled.name} {handled.outcome}{said}{kept}")
 
         refused: FilesRefused | None = None
         rows = 0

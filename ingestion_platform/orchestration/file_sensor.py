@@ -4,6 +4,7 @@ files.
 A file is asked for when it looks as it did a tick ago; the run itself looks twice again.
 """
 
+import random
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,8 @@ from ingestion_platform.progress.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.streams import Stream
 
 LOOKED_AT = 200
-"""Files that a tick remembers, the oldest of the zone: a run takes the others too."""
+"""Files that a tick remembers, any of the zone, so that none of them is in the way of others: one
+that is ready is enough, since a run takes the others too."""
 
 
 def file_sensor(stream: Stream) -> dg.SensorDefinition:
@@ -62,10 +64,11 @@ def _unchanged(backlog: FilesBacklog, cursor: Cursor) -> list[str]:
     """The paths of the files that look as they did at the last tick; remembers how they look."""
     looks = {
         arrival.entry.path: f"{arrival.entry.version} {arrival.entry.size}"
-        for arrival in backlog.waiting[:LOOKED_AT]
+        for arrival in backlog.waiting
     }
     same = [path for path, look in looks.items() if cursor.seen.get(path) == look]
-    cursor.seen = looks
+    remembered = random.sample(sorted(looks), min(LOOKED_AT, len(looks)))
+    cursor.seen = {path: looks[path] for path in remembered}
     return same
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
@@ -97,6 +99,37 @@ def test_a_file_that_cannot_be_parsed_fails_its_run_alone(lab: Lab) -> None:
     lab.materialize((TODAY, FILES))
     assert lab.rows() == 30
     assert lab.platform.door(lab.stream).zone.waiting() == []
+
+
+def test_pipe_costs_one_run(lab: Lab) -> None:
+    """It is asked for like a file, set aside by a run that lands the others, and then gone."""
+    drop(lab, "good.jsonl", 30)
+    zone = Path(urlsplit(lab.settings.drop_url).path) / "zone"
+    os.mkfifo(zone / "pipe.jsonl")
+    (zone / "loop.jsonl").symlink_to(".")
+    first = tick(lab)
+    second = tick(lab, first.cursor)
+    assert second.run_requests
+    with pytest.raises(dg.Failure, match=r"2 files were refused.*is a named pipe"):
+        lab.materialize((TODAY, FILES))
+    lab.materialize((TODAY, FILES))
+    assert lab.rows() == 30
+
+
+def test_files_that_change_for_ever_hide_no_others(lab: Lab) -> None:
+    """More of them than a tick remembers."""
+    zone = Path(urlsplit(lab.settings.drop_url).path) / "zone"
+    drop(lab, "good.jsonl", 30)
+    text, asked = None, False
+    for number in range(40):
+        for other in range(300):
+            (zone / f"{other}.jsonl").write_bytes(b" " * number)
+            os.utime(zone / f"{other}.jsonl", (0, 0))
+        answer = tick(lab, text)
+        text, asked = answer.cursor, asked or bool(answer.run_requests)
+        if asked:
+            break
+    assert asked
 
 
 def test_a_stream_of_files_alone_needs_no_broker(lab: Lab) -> None:
