@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.bronze.load import Judge
+from ingestion_platform.bronze.tokens import as_sent, with_json
 from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.model import Field
 from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.land import BYTES, ROWS
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 ATTEMPTS = 10
+_NONE = np.array([], np.int64)
 # Made anew by each load, or by whichever call placed the record: no part of its content.
 _VOLATILE = {c.INGESTED_AT, c.WINDOW, c.ORIGIN}
 
@@ -108,7 +111,7 @@ def verify_stream(
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
         ChainBroken: the lake itself lacks files.
     """
-    tally = _Tally()
+    tally = _Tally(with_json(stream.contract.fields))
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
     datasets = [None if t is None else TableDataset(t) for t in (bronze, quarantine)]
@@ -373,8 +376,9 @@ def _by_slice(table: Table | None, windows: list[date]) -> dict[tuple[date, int]
 
 @dataclass
 class _Tally:
-    """Adds up what is found, batch by batch."""
+    """Adds up what is found, batch by batch; `json` are the fields compared by their tokens."""
 
+    json: tuple[Field, ...] = ()
     expected: int = 0
     bronze: int = 0
     quarantined: int = 0
@@ -412,8 +416,10 @@ class _Tally:
             self.stale += len(every)
             return
         both = np.intersect1d(every, unique[counts == 1])
-        for wanted, got in zip(expected, present, strict=True):
-            self._note("mismatched", batch, np.intersect1d(_different(wanted, got), both))
+        altered = _altered(self.json, batch, present[0]) if self.json else _NONE
+        for wanted, got, more in zip(expected, present, (altered, _NONE), strict=True):
+            found_here = np.union1d(_different(wanted, got), more)
+            self._note("mismatched", batch, np.intersect1d(found_here, both))
 
     def surplus(self, table: Table | None, counted: int) -> None:
         """Rows of the log that a table has beyond those that the lake accounts for."""
@@ -456,6 +462,20 @@ class _Tally:
 
 def _offsets(*tables: pa.Table) -> np.ndarray:
     return np.concatenate([table[c.OFFSET].to_numpy() for table in tables])
+
+
+def _altered(fields: tuple[Field, ...], batch: list[_Part], got: pa.Table) -> np.ndarray:
+    """The offsets of the rows of bronze that have other JSON tokens than their records."""
+    records = pa.concat_tables(part.records for part in batch)
+    values = dict(zip(records["offset"].to_pylist(), records["value"].to_pylist(), strict=True))
+    rows = got.select([c.OFFSET, *(f.name for f in fields)])
+    changed = [
+        row[c.OFFSET]
+        for part in rows.to_batches(max_chunksize=ROWS)
+        for row in part.to_pylist()
+        if (value := values.get(row[c.OFFSET])) is not None and not as_sent(fields, value, row)
+    ]
+    return np.array(changed, np.int64)
 
 
 def _different(wanted: pa.Table, got: pa.Table) -> np.ndarray:

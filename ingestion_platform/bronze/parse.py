@@ -6,6 +6,7 @@ that the gate refuses are looked at in Python. One record can never spoil anothe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -14,12 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.bronze.engine import Engine
-from ingestion_platform.contract.decoder import Decoder, Examined, object_keys
-from ingestion_platform.contract.model import Contract, Kind
+from ingestion_platform.contract.decoder import Decoder, Examined
+from ingestion_platform.contract.exact import Column
+from ingestion_platform.contract.json_text import object_keys
+from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import arrow_schema
-from ingestion_platform.contract.sql import INPUT, INPUT_SCHEMA, REASONS, SEPARATOR, parse_query
+from ingestion_platform.contract.sql import (
+    EXACT,
+    INPUT,
+    REASONS,
+    SEPARATOR,
+    input_schema,
+    parse_query,
+)
 
-VERSION = "1"
+VERSION = "2"
 """Part of every table's record of how it was made: raise it when the same contract would judge
 records differently."""
 
@@ -68,12 +78,12 @@ class Parser:
         self._decoder = Decoder(contract)
         self._strict = parse_query(contract, strict=True)
         self._lenient = parse_query(contract, strict=False)
-        # A double holds fifteen digits of a decimal for sure; beyond, text has to carry them.
-        self._careful = any(
-            f.kind is Kind.DECIMAL and (f.precision or 0) > 15 for f in contract.fields
-        )
         self._sent = {f.name for f in contract.fields if f.derived is None}
-        self._engine = Engine(INPUT, INPUT_SCHEMA)
+        self._input = input_schema(contract)
+        self._engine = Engine(INPUT, self._input)
+        self._exact = [
+            name.removeprefix(EXACT) for name in self._input.names if name.startswith(EXACT)
+        ]
         # What the last records were like: nearly all had every field, none had one twice.
         self._whole = self._single = True
 
@@ -98,32 +108,56 @@ class Parser:
     ) -> tuple[_Verdicts, dict[int, bytes | None]]:
         """Judge a batch whose first record has the place `start`; gives the odd ones unjudged."""
         listed = values.to_pylist()
-        odd = self._gate(listed)
+        odd, exact = self._gate(listed)
         texts = _others(values, listed, odd)
-        judged = self._judge_quickly(texts)
+        batch = self._input_of(texts, exact, odd)
+        judged = self._judge_quickly(batch)
         if judged is None:
-            judged = self._judge_carefully(texts, odd)
+            judged = self._judge_carefully(batch, odd)
         verdicts = self._told_apart(judged, ~odd, np.arange(start, start + len(listed)))
         return verdicts, {start + int(i): listed[i] for i in np.flatnonzero(odd)}
 
-    def _gate(self, listed: list[bytes | None]) -> np.ndarray:
-        """A mask of the records that have to be examined one by one."""
-        odd = np.full(len(listed), self._careful)
-        if self._careful:
-            return odd
-        refused = self._decoder.refused(listed, whole=self._whole)
-        if self._whole and len(refused) > len(listed) * FEW:
-            still = self._decoder.refused([listed[i] for i in refused])
-            if len(refused) - len(still) > len(listed) * FEW:
+    def _gate(self, listed: list[bytes | None]) -> tuple[np.ndarray, dict[str, Column]]:
+        """A mask of the records that have to be examined one by one, and exact texts of others."""
+        if self._decoder.never:
+            nothing: Column = [None] * len(listed)
+            return np.ones(len(listed), bool), dict.fromkeys(self._exact, nothing)
+        screened = self._decoder.screen(listed, whole=self._whole)
+        odd = np.zeros(len(listed), bool)
+        odd[screened.odd] = True
+        if self._whole and len(screened.odd) > len(listed) * FEW:
+            again = self._decoder.screen([listed[i] for i in screened.odd])
+            if len(screened.odd) - len(again.odd) > len(listed) * FEW:
                 self._whole = False
-                refused = [refused[i] for i in still]
-        odd[refused] = True
-        return odd
+                return self._gate(listed)
+        return odd, screened.texts
+
+    def _input_of(
+        self, texts: pa.ChunkedArray, exact: Mapping[str, Column], odd: np.ndarray
+    ) -> pa.Table:
+        """The query's input for records that have no reason against them yet."""
+        none_given = pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())
+        columns = [pa.array(exact[name], pa.binary()) for name in self._exact]
+        shown = [_hidden(pa.chunked_array([column]), odd).cast(pa.string()) for column in columns]
+        return pa.table([texts, *none_given, *shown], schema=self._input)
 
     def _examine(self, places: np.ndarray, listed: list[bytes | None]) -> _Verdicts:
         """The verdicts on records that passed no gate."""
-        judged = self._judge(_examined([self._decoder.examine(value) for value in listed]))
+        judged = self._judge(self._examined([self._decoder.examine(value) for value in listed]))
         return self._told_apart(judged, np.ones(len(places), bool), places)
+
+    def _examined(self, examined: list[Examined]) -> pa.Table:
+        """The query's input for records that were examined: what is kept of them, and what not."""
+        texts = [[e.texts.get(name) for e in examined] for name in self._exact]
+        return pa.table(
+            [
+                pa.array([e.clean for e in examined], pa.binary()).cast(pa.string()),
+                pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
+                pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
+                *(pa.array(column, pa.binary()).cast(pa.string()) for column in texts),
+            ],
+            schema=self._input,
+        )
 
     def _parsed(self, found: list[_Verdicts]) -> Parsed:
         rows = pa.concat_tables([v.rows for v in found])
@@ -146,41 +180,43 @@ class Parser:
             rows = rows.filter(pa.array(valid))
         return _Verdicts(places[valid], rows, places[refused], reasons.filter(pa.array(refused)))
 
-    def _judge_quickly(self, texts: pa.ChunkedArray) -> pa.Table | None:
+    def _judge_quickly(self, batch: pa.Table) -> pa.Table | None:
         """All records at once, None when one of them may lack a field or has one twice."""
         if not (self._whole and self._single):
             return None
         try:
-            return self._engine.run(self._strict, _plain(texts))
+            return self._engine.run(self._strict, batch)
         except duckdb.Error:
             return None
 
-    def _judge_carefully(self, texts: pa.ChunkedArray, odd: np.ndarray) -> pa.Table:
+    def _judge_carefully(self, batch: pa.Table, odd: np.ndarray) -> pa.Table:
         """Judge all but the odd records, and mark further ones as odd.
 
         Those are the ones with a field twice, and those that lack one, when they are few.
         """
-        doubled, lacking = self._by_keys(texts)
+        doubled, lacking = self._by_keys(batch)
         odd |= doubled
         self._single = not doubled.any()
-        self._whole = lacking.sum() <= len(texts) * FEW
+        self._whole = lacking.sum() <= batch.num_rows * FEW
         if self._whole:
             odd |= lacking
             try:
-                return self._engine.run(self._strict, _plain(_hidden(texts, odd)))
+                return self._engine.run(self._strict, _without(batch, odd))
             except duckdb.Error:
                 pass  # a record that only the engine cannot read: it is found below
         if self._decoder.nested:
+            texts = batch["_value"]
             for place in np.flatnonzero(~odd):
                 odd[place] = self._decoder.doubled_inside(texts[int(place)].as_py())
-        return self._judge(_plain(_hidden(texts, odd)))
+        return self._judge(_without(batch, odd))
 
-    def _by_keys(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    def _by_keys(self, batch: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the records with a key twice, and of those that lack one.
 
         Records with the same list of keys are told apart from others once for all.
         """
-        hashes = self._engine.run(_KEYS, _plain(texts))["keys"].to_numpy()
+        texts = batch["_value"]
+        hashes = self._engine.run(_KEYS, batch)["keys"].to_numpy()
         doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
             text = texts[int(first)].as_py()
@@ -207,7 +243,7 @@ class Parser:
     def _unjudged(self, problem: str) -> pa.Table:
         """One row of nulls with the engine's own words as its reason."""
         reason = f"value: cannot be judged: {problem.splitlines()[0]}"
-        shape = self._engine.run(self._lenient, _plain(pa.array([], pa.string()))).schema
+        shape = self._engine.run(self._lenient, self._input.empty_table()).schema
         nothing = [pa.nulls(1, column.type) for column in shape]
         nothing[shape.get_field_index(REASONS)] = pa.array([reason])
         return pa.table(nothing, schema=shape)
@@ -258,22 +294,10 @@ def _utf8(value: bytes | None) -> bool:
     return True
 
 
-def _plain(texts: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """The query's input for records that have no reason against them yet."""
-    count = len(texts)
-    return pa.table(
-        [texts, pa.nulls(count, pa.list_(pa.string())), pa.nulls(count, pa.string())],
-        schema=INPUT_SCHEMA,
-    )
-
-
-def _examined(examined: list[Examined]) -> pa.Table:
-    """The query's input for records that were examined: what is kept of them, and what is not."""
-    return pa.table(
-        [
-            pa.array([e.clean for e in examined], pa.binary()).cast(pa.string()),
-            pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
-            pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
-        ],
-        schema=INPUT_SCHEMA,
-    )
+def _without(batch: pa.Table, odd: np.ndarray) -> pa.Table:
+    """The batch with nulls in place of the odd records."""
+    if not odd.any():
+        return batch
+    shown = pa.array(~odd)
+    columns = [pc.if_else(shown, column, None) for column in batch.columns]
+    return pa.table(columns, schema=batch.schema)

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.contract.decoder import object_keys
+from ingestion_platform.contract.json_text import object_keys
 from ingestion_platform.contract.model import Contract, Field
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -12,28 +12,43 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any, Literal, Optional, cast
 
 import msgspec
 
+from ingestion_platform.contract.exact import NULL, Column, Exact, exact_of
+from ingestion_platform.contract.json_text import SHALLOW, check_depth, minified, object_keys
 from ingestion_platform.contract.model import Contract, Field, Kind
 
-MAX_DEPTH = 500
-"""Deeper records are refused; far below where Python's own, varying, limit would judge."""
 _SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """A refused record after a closer look.
+class Screened:
+    """What the fast path made of some records.
 
-    `clean` is JSON with every field, null where it is missing or ill typed, None when nothing
-    can be read; `broken` names the ill typed fields (`*` for all), `reasons` says why.
+    `odd` has the places of the records that have to be examined. `texts` has, by name, a column
+    for each field that travels as text; None where the record is odd.
+    """
+
+    odd: list[int]
+    texts: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An odd record after a closer look.
+
+    `clean` is JSON with every field but those in `texts`, null where it is missing or ill typed,
+    None when nothing can be read; `broken` names the ill typed fields (`*` for all), `reasons`
+    says why.
     """
 
     clean: bytes | None
     broken: list[str]
     reasons: list[str] = field(default_factory=list)
+    texts: dict[str, bytes | None] = field(default_factory=dict)
 
 
 class Decoder:
@@ -45,41 +60,47 @@ class Decoder:
         self._decode_whole = _decoder(_record_type(self._fields, whole=True))
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
-        self._exact = {f.name for f in self._fields if f.kind is Kind.DECIMAL}
         nested = [f for f in self._fields if f.kind in (Kind.OBJECT, Kind.ARRAY)]
         self.nested = {f.name: f for f in nested}
         """The fields that hold declared fields of their own."""
         self._times_inside = any(_has(f, Kind.TIMESTAMP) for f in nested)
-        # Attributes of a decoded record that may hold JSON as text, which is then decoded too.
-        self._embedded = [f"f{i}" for i, f in enumerate(self._fields) if f.kind is Kind.JSON]
+        exact = {f.name: exact_of(f) for f in self._fields}
+        self._exact: dict[str, Exact] = {n: e for n, e in exact.items() if e is not None}
+        self.never = any(_has(f, Kind.JSON) for f in nested)
+        """Whether every record has to be examined, since the query would rewrite tokens inside."""
+        self._nothing = self._decode(b"{}")
+        places = enumerate(f.name for f in self._fields)
+        self._getters = [(attrgetter(f"f{i}"), name) for i, name in places if name in self._exact]
 
-    def refused(self, values: Sequence[bytes | None], *, whole: bool = False) -> list[int]:
-        """The positions of the records that the gate refuses; `whole` ones must have every field.
+    def screen(self, values: Sequence[bytes | None], *, whole: bool = False) -> Screened:
+        """Return which records are odd, and the exact texts of the others.
 
-        Some of them may be fine after all: `examine` tells.
+        `whole` records must have every field. Odd ones may be fine after all: `examine` says.
         """
         decode = self._decode_whole if whole else self._decode
         times_inside = self._times_inside
-        embedded = self._embedded
-        refused = []
-        for position, value in enumerate(cast(Sequence[bytes], values)):
+        tokens: dict[str, list[msgspec.Raw]] = {name: [] for name in self._exact}
+        steps = [(of, tokens[name].append) for of, name in self._getters]
+        odd = []
+        for place, value in enumerate(cast(Sequence[bytes], values)):
             try:
                 record = decode(value)
-                for name in embedded:
-                    inner = getattr(record, name)
-                    if inner.__class__ is str:
-                        _decode_open(inner)
-                        if len(inner) > _SHALLOW:
-                            _check_depth(inner.encode())
-                if len(value) > _SHALLOW:
-                    _check_depth(value)
+                if len(value) > SHALLOW:
+                    check_depth(value)
             except Exception:
                 # Whatever the decoder raises (RecursionError included), the record is the reason.
-                refused.append(position)
+                odd.append(place)
+                record = self._nothing
             else:
                 if times_inside and _EDGE_OF_TIME.search(value):
-                    refused.append(position)
-        return refused
+                    odd.append(place)
+            for of, add in steps:
+                add(of(record))
+        texts: dict[str, Column] = {}
+        for name, exact in self._exact.items():
+            texts[name], more = exact.many(tokens[name])
+            odd += more
+        return Screened(odd, texts)
 
     def doubled_inside(self, value: str) -> bool:
         """Whether an object inside a field has one of its declared keys twice."""
@@ -87,12 +108,12 @@ class Decoder:
         return any(_repeated(f, bytes(pieces[n])) for n, f in self.nested.items() if n in pieces)
 
     def examine(self, value: bytes | None) -> Examined:
-        """What is wrong with a record, field by field, and what can be kept of it."""
+        """Say what is wrong with a record, field by field, and what can be kept of it."""
         if problem := _unreadable(value):
             return Examined(None, ["*"], [problem])
         assert value is not None
         try:
-            _check_depth(value)
+            check_depth(value)
             pieces = self._raw(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Examined(None, ["*"], [_not_an_object(value, error)])
@@ -103,15 +124,21 @@ class Decoder:
             examined.broken.append(name)
         kept = []
         for item in self._fields:
-            text = bytes(pieces.get(item.name, b"null"))
-            if problem := self._problem(item, text):
+            token = pieces.get(item.name, NULL)
+            if problem := self._problem(item, bytes(token)):
                 examined.reasons.append(f"{item.name}: {problem}")
                 examined.broken.append(item.name)
-                text = b"null"
-            kept.append(json.dumps(item.name).encode() + b":" + self._kept(item, text))
-        return Examined(b"{" + b",".join(kept) + b"}", examined.broken, examined.reasons)
+                token = NULL
+            if item.name in self._exact:
+                examined.texts[item.name] = self._exact[item.name].one(token)
+                token = NULL
+            kept.append(json.dumps(item.name).encode() + b":" + self._kept(item, bytes(token)))
+        clean = b"{" + b",".join(kept) + b"}"
+        return Examined(clean, examined.broken, examined.reasons, examined.texts)
 
     def _problem(self, item: Field, text: bytes) -> str | None:
+        if item.name in self._exact and self._is_read(item.name, text):
+            return None
         try:
             text.decode()
             value = self._each[item.name](text)
@@ -125,9 +152,36 @@ class Decoder:
             return f"{_plain(error)} (is {_shown(text)})"
         return None
 
+    def _is_read(self, name: str, text: bytes) -> bool:
+        try:
+            self._exact[name].one(msgspec.Raw(text))
+        except (ValueError, RecursionError):
+            return False  # the decoder of the type has words for it
+        return True
+
     def _kept(self, item: Field, text: bytes) -> bytes:
-        # A decimal goes on as text, so that no reader takes it through a double.
-        return b'"' + text + b'"' if item.name in self._exact and text != b"null" else text
+        """What the query reads of a field: JSON inside a nested one as a string."""
+        return _enclosed(item, text) if self.never and _has(item, Kind.JSON) else text
+
+
+def _enclosed(item: Field, text: bytes) -> bytes:
+    """A value with each open object or array in it as a string that holds its minified text."""
+    if text == b"null" or not _has(item, Kind.JSON):
+        return text
+    if item.kind is Kind.JSON:
+        return msgspec.json.encode(minified(text).decode())
+    if item.kind is Kind.ARRAY and item.item is not None:
+        parts = msgspec.json.decode(text, type=list[msgspec.Raw])
+        return b"[" + b",".join(_enclosed(item.item, bytes(part)) for part in parts) + b"]"
+    members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    inner = {f.name: f for f in item.fields}
+    return msgspec.json.encode(
+        {
+            name: msgspec.Raw(_enclosed(inner[name], bytes(part)))
+            for name, part in members.items()
+            if name in inner
+        }
+    )
 
 
 class _Open(msgspec.Struct):
@@ -141,7 +195,7 @@ def _embedded_problem(text: str) -> str | None:
     """Why a string is not the JSON text of an object or array, None when it is."""
     try:
         _decode_open(text)
-        _check_depth(text.encode())
+        check_depth(text.encode())
     except msgspec.ValidationError:
         return f"must be a JSON object or array, or its text (is {_shown(text.encode())})"
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -170,22 +224,6 @@ def _not_an_object(value: bytes, error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):
         return f"value: must be a JSON object (is {_shown(value)})"
     return f"value: is not valid JSON: {_plain(error)}"
-
-
-_SHALLOW = 2 * MAX_DEPTH  # bytes: what is shorter cannot be too deep
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
-
-
-def _check_depth(value: bytes) -> None:
-    """Raise RecursionError for a JSON text that is nested deeper than MAX_DEPTH."""
-    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
-        return
-    depth = 0
-    for found in _STRUCTURE.finditer(value):
-        token = found[0]
-        depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
-        if depth > MAX_DEPTH:
-            raise RecursionError
 
 
 # Only here can an offset lead out of the years that there are.
@@ -241,21 +279,6 @@ def _beyond(value: Any) -> bool:
     return isinstance(value, list) and any(map(_beyond, value))
 
 
-def object_keys(value: bytes | str) -> list[str]:
-    """The keys of a JSON object in order, with repetitions; none if it is not an object."""
-    keys: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        # The outermost object is closed last, so its keys are those that stay.
-        keys[:] = [key for key, _ in pairs]
-
-    try:
-        is_object = isinstance(json.loads(value, object_pairs_hook=note), type(None))
-    except (ValueError, RecursionError):
-        return []
-    return keys if is_object else []
-
-
 _NAMES = {
     "str": "string",
     "int": "integer",
@@ -299,9 +322,10 @@ def _decoder(kind: type) -> Callable[[Any], Any]:
 
 def _record_type(fields: Sequence[Field], *, whole: bool) -> type:
     # Plain attribute names with a rename, since a field may have the name of a keyword.
-    columns: list[Any] = [(f"f{i}", _optional(f)) for i, f in enumerate(fields)]
-    if not whole:
-        columns = [(*column, None) for column in columns]
+    columns: list[Any] = []
+    for i, each in enumerate(fields):
+        kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_optional(each), None)
+        columns.append((f"f{i}", kind) if whole else (f"f{i}", kind, default))
     names = {f"f{i}": f.name for i, f in enumerate(fields)}
     return msgspec.defstruct("Record", columns, rename=names, gc=False)
 

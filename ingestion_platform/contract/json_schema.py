@@ -13,8 +13,9 @@ from decimal import Decimal
 from itertools import chain
 from typing import Any
 
+from ingestion_platform.contract.decoder import Decoder
 from ingestion_platform.contract.model import Contract, Field, Kind
-from ingestion_platform.contract.sql import INPUT, parse_query, text
+from ingestion_platform.contract.sql import EXACT, INPUT, parse_query, quoted, text
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -97,14 +98,20 @@ def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator
     """Those of the records that the contract accepts."""
     import duckdb
 
-    query = parse_query(contract, strict=False)
+    query, examine = parse_query(contract, strict=False), Decoder(contract).examine
     with duckdb.connect(config={"threads": "1"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for record in records:
-            batch = f"SELECT {text(json.dumps(record))} AS _value, {_NO_REASONS}"
+            examined = examine(json.dumps(record).encode())
+            exact = "".join(
+                f", {'NULL' if value is None else text(value.decode())} AS {quoted(EXACT + name)}"
+                for name, value in examined.texts.items()
+            )
+            clean = text((examined.clean or b"").decode())
+            batch = f"SELECT {clean} AS _value, {_NO_REASONS}{exact}"
             connection.execute(f"CREATE OR REPLACE VIEW {INPUT} AS {batch}")
             row = connection.execute(query).fetchone()
-            if row is not None and not row[-1]:
+            if row is not None and not row[-1] and not examined.reasons:
                 yield record
 
 

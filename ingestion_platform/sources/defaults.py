@@ -23,7 +23,7 @@ def completer(contract: Contract) -> Callable[[bytes], bytes]:
         return lambda value: value
     import msgspec
 
-    from ingestion_platform.contract.decoder import object_keys
+    from ingestion_platform.contract.json_text import object_keys
 
     fields = [(f"f{i}", Any, None) for i in range(len(names))]
     rename = {f"f{i}": name for i, name in enumerate(names)}

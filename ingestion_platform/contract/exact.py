@@ -1,0 +1,106 @@
+"""Fields whose values Python reads from their JSON token, since the query would change them.
+
+One function per kind takes the token and returns the value, None for null, or raises. The query
+gets the values in columns of their own, beside the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from ingestion_platform.contract.json_text import SHALLOW, all_minified, check_depth, minified
+from ingestion_platform.contract.model import Field, Kind
+
+Reader = Callable[[msgspec.Raw], bytes | None]
+Column = list[bytes | None]
+"""The exact values of one field, in the order of the records; None where there is none."""
+
+NULL = msgspec.Raw(b"null")
+_QUOTE, _OPENING = ord('"'), b"{["
+_NUMBER_STARTS = b"-0123456789"
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+def json_text(token: msgspec.Raw) -> bytes | None:
+    """Return what a JSON column stores: the minified text of an object or array.
+
+    The token is the object or array itself, or a string that holds its text.
+
+    Raises:
+        ValueError: it is neither (a msgspec.MsgspecError where the text is not JSON).
+        RecursionError: it is nested too deeply.
+    """
+    text = bytes(token)
+    if text == b"null":
+        return None
+    text = minified(_decode_string(text).encode() if text[0] == _QUOTE else text)
+    if text[0] not in _OPENING:
+        raise ValueError("is not a JSON object or array, or its text")
+    if len(text) > SHALLOW:
+        check_depth(text)
+    return text
+
+
+def decimal_text(token: msgspec.Raw) -> bytes | None:
+    """Return the text of a JSON number as it was written, of any size and precision.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    text = bytes(token)
+    if text == b"null":
+        return None
+    if text[0] not in _NUMBER_STARTS:
+        raise ValueError("is not a number")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """How a kind's tokens are read: `one` decides, `many` gives the same for a whole column.
+
+    `plain` makes the values of tokens that start with one of `starts` and are not long.
+    """
+
+    one: Reader
+    plain: Callable[[list[bytes]], list[bytes]]
+    starts: bytes
+
+    def many(self, tokens: Sequence[msgspec.Raw]) -> tuple[Column, list[int]]:
+        """Return the values of tokens, each of valid JSON, and the places of those without one."""
+        texts = list(map(bytes, tokens))
+        read: dict[int, bytes | None] = {}
+        odd = []
+        for place in self._unclear(texts):
+            texts[place], read[place] = b"null", None
+            try:
+                read[place] = self.one(tokens[place])
+            except (ValueError, RecursionError):
+                odd.append(place)
+        values: Column = [*self.plain(texts)]
+        for place, value in read.items():
+            values[place] = value
+        return values, odd
+
+    def _unclear(self, texts: list[bytes]) -> list[int]:
+        """The places of the texts that are not plain."""
+        firsts = np.frombuffer(bytes([text[0] for text in texts]), np.uint8)
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        plain = np.isin(firsts, list(self.starts)) & (sizes <= SHALLOW)
+        places: list[int] = np.flatnonzero(~plain).tolist()
+        return places
+
+
+def exact_of(field: Field) -> Exact | None:
+    """Return how a top-level field's tokens are read; None where the query reads them well."""
+    return None if field.derived is not None else KINDS.get(field.kind)
+
+
+KINDS: dict[Kind, Exact] = {
+    Kind.JSON: Exact(json_text, all_minified, _OPENING),
+    Kind.DECIMAL: Exact(decimal_text, list, _NUMBER_STARTS),
+}

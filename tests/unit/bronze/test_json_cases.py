@@ -1,0 +1,58 @@
+"""The documented cases of JSON hold, alone and beside records of other shapes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from formats import json_cases
+from formats.case import FormatCase
+
+from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.contract.odcs import load_contract
+
+FILE = Path(json_cases.__file__).with_name("json_contract.yaml")
+FULL = (
+    b'{"id":7,"open":{"a":1},"price":1.5}',
+    b'{"id":8,"open":null,"price":null}',
+)
+
+
+@pytest.fixture(scope="module")
+def parser() -> Parser:
+    """Of the contract that the cases speak of."""
+    return Parser(load_contract(FILE))
+
+
+def outcome(parser: Parser, *values: bytes, at: int) -> tuple[dict[str, Any] | None, list[str]]:
+    """The row of one of some records, or the reasons against it."""
+    found = parser.parse(pa.array(values, pa.binary()))
+    rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
+    reasons = dict(zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True))
+    return rows.get(at), reasons.get(at, [])
+
+
+def shown(value: Any) -> str:
+    """A stored value as the page shows it."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+@pytest.mark.parametrize("case", json_cases.CASES, ids=lambda c: c.title)
+def test_documented_case_holds(parser: Parser, case: FormatCase) -> None:
+    """The stored value or the reason, on whichever way the record takes."""
+    ways = [
+        outcome(parser, case.given, at=0),
+        outcome(parser, FULL[0], case.given, FULL[1], at=1),
+        outcome(parser, *[b'{"id":1}'] * 4, case.given, at=4),
+    ]
+    assert ways[0] == ways[1] == ways[2]
+    row, reasons = ways[0]
+    if case.outcome == "rejected":
+        assert any(case.result in reason for reason in reasons), reasons
+        return
+    assert row is not None, reasons
+    field, _, value = case.result.partition(": ")
+    assert shown(row[field]) == value
