@@ -6,6 +6,7 @@ A `.env` file in the working directory fills what the environment does not set.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -70,10 +71,26 @@ class GatewaySettings:
     """Objects and arrays within each other, from the body's outermost."""
     max_requests: int = 64
     """Requests in progress at once; more are told to come again."""
+    client_requests: int = 16
+    """Of them, requests of one client."""
+    address_requests: int = 32
+    """Of them, requests from one address."""
+    max_connections: int = 1000
+    """Open connections."""
+    address_connections: int = 250
+    """Of them, connections from one address that is no trusted proxy."""
     rate_records: int = 50_000
-    """Records (requests without any count as one) per second and client; 0 is no limit."""
+    """Records (requests without any count as one) per second and client, two seconds' worth at
+    once; 0 is no limit."""
+    rate_anonymous: int = 200
+    """Requests without a known key per second and address, two seconds' worth at once; 0 is no
+    limit."""
     body_seconds: int = 30
     """For a whole request body to arrive."""
+    body_rate: int = 1000
+    """Bytes per second at which a body has to arrive on the whole; 0 is any rate."""
+    write_seconds: int = 10
+    """For a client to take what it was answered, while it takes next to nothing."""
     ack_seconds: int = 30
     """For Kafka to acknowledge a record before it is given up: longer than a broker is usually
     away, since a record that was given up may have arrived."""
@@ -81,6 +98,8 @@ class GatewaySettings:
     """How long the answer to an Idempotency-Key is remembered."""
     idempotency_bytes: int = 64 * 1024 * 1024
     """Of remembered answers; the oldest go first."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For names the client's address."""
 
 
 @dataclass(frozen=True)
@@ -403,11 +422,26 @@ def _gateway(env: Mapping[str, str]) -> GatewaySettings:
     limits: dict[str, int] = {}
     for limit in fields(GatewaySettings):
         if isinstance(limit.default, int) and not isinstance(limit.default, bool):
-            least = 0 if limit.name == "rate_records" else 1
+            least = 0 if limit.name.startswith("rate_") or limit.name == "body_rate" else 1
             limits[limit.name] = _whole(env, f"GATEWAY_{limit.name.upper()}", limit.default, least)
     return GatewaySettings(
-        auth=_switch(env, "GATEWAY_AUTH", default=True), api_keys=_api_keys(env), **limits
+        auth=_switch(env, "GATEWAY_AUTH", default=True),
+        api_keys=_api_keys(env),
+        trusted_proxies=_networks(env, "GATEWAY_TRUSTED_PROXIES"),
+        **limits,
     )
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Addresses and networks, separated by commas."""
+    found = [each.strip() for each in env.get(name, "").split(",") if each.strip()]
+    for each in found:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            problem = f"{each!r} is neither an address nor a network"
+            raise SettingError(name, problem, example="10.0.0.7,10.1.0.0/16") from None
+    return tuple(found)
 
 
 def _worker(env: Mapping[str, str]) -> WorkerSettings:

@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -17,9 +18,12 @@ from starlette.responses import Response
 
 from ingestion_platform import __version__
 from ingestion_platform.errors import Transient
+from ingestion_platform.escaping import visible
 from ingestion_platform.gateway import routes
+from ingestion_platform.gateway.documents import documents
 from ingestion_platform.gateway.door import Door
 from ingestion_platform.gateway.front import Front
+from ingestion_platform.gateway.media import RECORDS
 from ingestion_platform.gateway.openapi import (
     DESCRIPTION,
     components,
@@ -58,7 +62,7 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
         title="Ingestion platform: the HTTP door",
         version=__version__,
         description=DESCRIPTION,
-        redoc_url=None,
+        openapi_url=None,  # and so no pages of FastAPI's own: their scripts are elsewhere
         redirect_slashes=False,
         lifespan=partial(_lifespan, door),
     )
@@ -70,11 +74,12 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
     samples = {name: schema["examples"][0] for name, schema in records.items()}
     _add_shop(app, door, samples)
     _add_streams(app, door, samples)
-    # Made here, not when it is first asked for: that would keep everybody else waiting.
-    document = get_openapi(
+    description = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     ) | {"components": components(records)}
-    app.openapi = lambda: document  # type: ignore[method-assign]
+    found = documents(app.title, msgspec.json.encode(description))
+    for path, document in found.items():
+        app.add_route(path, document.answer, methods=["GET"], include_in_schema=False)
     return app
 
 
@@ -192,21 +197,31 @@ def _add_problems(app: FastAPI) -> None:
     async def status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            missing = f"there is no {request.url.path[:200]}"
+            missing = f"there is no {visible(request.url.path[:200])}"
             action = "GET /openapi.json lists the paths, with the streams there are"
             return Problem("not-found", missing, action=action).response()
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _other_method(request, error)
         return of_status(error.status_code, str(error.detail), error.headers).response()
 
     async def left(_: Request, error: Exception) -> Response:
         assert isinstance(error, ClientDisconnect)
         return Problem("malformed", "the client left before its body was complete").response()
 
-    async def unexpected(_: Request, error: Exception) -> Response:
-        # Its words may hold anything: they go to the log only.
-        return Problem("unexpected", f"{type(error).__name__}; see the door's log").response()
-
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(Transient, transient)
     app.add_exception_handler(HTTPException, status)
     app.add_exception_handler(ClientDisconnect, left)
-    app.add_exception_handler(Exception, unexpected)
+
+
+def _other_method(request: Request, error: HTTPException) -> Response:
+    """Answer a method that the resource does not have: OPTIONS lists those that it has."""
+    methods = {each.strip() for each in (error.headers or {}).get("Allow", "").split(",")}
+    allowed = sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+    headers = {"Allow": ", ".join(allowed)}
+    if "POST" in methods:
+        headers["Accept-Post"] = ", ".join(RECORDS)
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    said = f"{visible(request.method[:20])} is not one of {headers['Allow']}"
+    return Problem("method-not-allowed", said, headers=headers).response()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from ingestion_platform.gateway.problems import Problem
 
 _CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
+_START = 5.0  # seconds that a body may take whatever its rate
 _CLOSE = {"Connection": "close"}
 # An unterminated string ends with the body, so that no part is looked at twice.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -17,9 +18,17 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 async def read_body(
-    chunks: AsyncIterator[bytes], *, length: str | None, limit: int, seconds: float
+    chunks: AsyncIterator[bytes],
+    *,
+    length: str | None,
+    limit: int,
+    seconds: float,
+    rate: float = 0,
 ) -> bytes:
-    """The body as it was sent; never more than `limit` bytes of it are held.
+    """Return the body as it was sent; never more than `limit` bytes of it are held.
+
+    It has to arrive within `seconds` and, after a few seconds to begin with, at `rate` bytes per
+    second on the whole; 0 is any rate.
 
     Raises:
         Problem: it is longer (by its Content-Length already, or as it arrives), or too slow.
@@ -27,16 +36,23 @@ async def read_body(
     if length is not None and length.isdecimal() and int(length) > limit:
         raise _too_long(limit)
     body = bytearray()
+    began = asyncio.get_running_loop().time()
+
+    def due() -> float:
+        return began + min(seconds, _START + len(body) / rate if rate else seconds)
+
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(due()) as deadline:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > limit:
                     raise _too_long(limit)
+                deadline.reschedule(due())
     except TimeoutError:
-        raise Problem(
-            "slow-body", f"the body did not arrive within {seconds:g} s", headers=_CLOSE
-        ) from None
+        said = f"the body did not arrive within {seconds:g} s"
+        if rate:
+            said = f"{said}, at {rate:,.0f} bytes per second or more"
+        raise Problem("slow-request", said, headers=_CLOSE) from None
     return bytes(body)
 
 

@@ -19,7 +19,8 @@ from ingestion_platform.failures import note
 from ingestion_platform.gateway.envelopes import Envelope
 from ingestion_platform.gateway.idempotency import Answer, Done, Memory
 from ingestion_platform.gateway.judge import Judge, Verdict
-from ingestion_platform.gateway.limits import Rate
+from ingestion_platform.gateway.limits import Rate, Shares
+from ingestion_platform.gateway.media import JSON
 from ingestion_platform.gateway.problems import MEDIA_TYPE, Problem, later
 from ingestion_platform.gateway.publish import Delivered, Failed, Outcome, Publisher
 from ingestion_platform.gateway.refusals import Finding
@@ -33,7 +34,6 @@ from ingestion_platform.streams import Stream
 
 LOG = logging.getLogger("ingestion_platform.gateway")
 
-JSON = "application/json"
 _JUDGES = 2  # threads: DuckDB and the decoder leave the interpreter to others
 _RETRY = 2.0  # seconds
 
@@ -58,6 +58,14 @@ class Door:
     publisher: Publisher = field(init=False)
     memory: Memory = field(init=False)
     rate: Rate = field(init=False)
+    """Of records, by client."""
+    anonymous: Rate = field(init=False)
+    """Of requests that no key was needed for, or whose key is not known, by network."""
+    of_client: Shares = field(init=False)
+    of_address: Shares = field(init=False)
+    """Of requests in progress, by client and by network."""
+    connections: Shares = field(init=False)
+    """By the network that they come from."""
     kept: Kept = field(init=False)
     in_progress: int = 0
     """Requests that were begun and not yet answered."""
@@ -67,7 +75,16 @@ class Door:
         gateway = self.settings.gateway
         self.publisher = Publisher(self.settings)
         self.memory = Memory(gateway.idempotency_seconds, gateway.idempotency_bytes)
-        self.rate = Rate(gateway.rate_records, gateway.max_records)
+        self.rate = Rate("records", gateway.rate_records)
+        self.anonymous = Rate("requests without a key", gateway.rate_anonymous)
+        self.of_client = Shares("requests in progress", gateway.client_requests)
+        self.of_address = Shares("requests in progress", gateway.address_requests)
+        self.connections = Shares(
+            "connections",
+            gateway.address_connections,
+            gateway.max_connections,
+            exempt=gateway.trusted_proxies,
+        )
         self.kept = Kept(self.streams)
         self._threads = ThreadPoolExecutor(_JUDGES, thread_name_prefix="gateway-judge")
         self._judges: dict[str, Judge] = {}
@@ -219,7 +236,7 @@ def answer(stream: Stream, results: Sequence[Result]) -> Answer:
             "send smaller records",
             {**counts, "results": told},
         )
-    if not counts["accepted"]:
+    if results and not counts["accepted"]:
         return refused(results, {**counts, "results": told})
     status = 201 if counts["accepted"] == len(results) else 207
     body = {"stream": stream.name, **counts, "results": told}

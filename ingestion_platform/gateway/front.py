@@ -15,21 +15,31 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ingestion_platform.gateway import documents
 from ingestion_platform.gateway.door import Door
-from ingestion_platform.gateway.limits import client_of
+from ingestion_platform.gateway.limits import client_of, network_of
 from ingestion_platform.gateway.problems import Problem, later
 from ingestion_platform.logs import FIELDS
 
+LOG = logging.getLogger("ingestion_platform.gateway")
 ACCESS = logging.getLogger("ingestion_platform.gateway.access")
 HEALTH = frozenset({"/health", "/healthz", "/readyz"})
-OPEN = HEALTH | {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN = HEALTH | documents.PATHS
 """Paths that need no key and count for no limit."""
 UNCOUNTED = OPEN | {"/metrics"}
 """Paths whose answers tell nothing of how the door serves producers."""
 NO_ROUTE = "none"
 """The path of what was answered ahead of the application, or is no path of it."""
 
-_REQUEST_ID = "x-request-id"
+REQUEST_ID = "x-request-id"
+"""The header that names a request, in answers and in the log."""
+_HEAD = 64 * 1024  # bytes of a request's target and headers
+SAFETY = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Headers of every answer: data, which no page may show or run. /docs has a policy of its own."""
 
 
 class Front:
@@ -37,6 +47,7 @@ class Front:
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app, self._door = app, door
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -45,21 +56,39 @@ class Front:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
+        request_id = state.setdefault("request", request_id_of(headers))
         state.update(client="", noted={})
-        request_id = _request_id(headers)
-        status = 500
+        status, head_only = 0, scope["method"] == "HEAD"
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[_REQUEST_ID] = request_id
+                answer = MutableHeaders(scope=message)
+                answer[REQUEST_ID] = request_id
+                for name, value in SAFETY.items():
+                    answer.setdefault(name, value)
+            elif head_only:
+                message = {**message, "body": b""}
             await send(message)
 
         began = time.perf_counter()
+        # A resource that has GET has HEAD: the same without a body.
+        inner = {**scope, "method": "GET"} if head_only else scope
         try:
-            await self._admitted(scope, receive, sending, headers)
+            await self._admitted(inner, receive, sending, headers)
+        except Exception as error:
+            LOG.exception("request %s failed: %s", request_id, type(error).__name__)
+            if status:
+                raise  # begun: all that is left is to close the connection
+            # The error's words may hold anything: they go to the log only.
+            problem = Problem("unexpected", f"{type(error).__name__}; see the log of the HTTP API")
+            await problem.response()(scope, receive, sending)
         finally:
+            # The protocol answers by itself where a body cannot be read.
+            status = state.get("status") or status or 500
+            if head_only:
+                scope["route"] = inner.get("route")
             took = time.perf_counter() - began
             self._count(scope, status, took)
             _log(scope, state, status, request_id, took)
@@ -71,25 +100,57 @@ class Front:
             self._door.counters.answered(route, status, took)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        if scope["path"] in OPEN:
-            await self._app(scope, receive, send)
-            return
         try:
-            scope["state"]["client"] = self._client(scope, headers)
-            with self._place():
+            _check_head(scope)
+            with self._admission(scope, headers):
                 await self._app(scope, receive, send)
         except Problem as problem:
             # Before the application: one inside it was answered there.
             await problem.response()(scope, receive, send)
 
-    def _client(self, scope: Scope, headers: Headers) -> str:
+    @contextmanager
+    def _admission(self, scope: Scope, headers: Headers) -> Iterator[None]:
+        """Hold the places that a request takes, after its key was checked.
+
+        Raises:
+            Problem: no key that is known, or one of the limits.
+        """
+        door, network = self._door, network_of(self._address(scope, headers))
+        if scope["path"] in OPEN:
+            self._count_anonymous(network)
+            yield
+            return
+        try:
+            client = self._client(network, headers)
+        except Problem:
+            self._count_anonymous(network)
+            raise
+        scope["state"]["client"] = client
+        door.rate.take(client, 1)
+        with door.of_address.held(network), door.of_client.held(client), self._place():
+            yield
+
+    def _count_anonymous(self, network: str) -> None:
+        try:
+            self._door.anonymous.take(network, 1)
+        except Problem as problem:
+            # What the client has sent ahead on this connection goes unanswered.
+            problem.headers["Connection"] = "close"
+            raise
+
+    def _client(self, network: str, headers: Headers) -> str:
         gateway = self._door.settings.gateway
-        if gateway.auth:
-            client = client_of(headers, gateway.api_keys)
-        else:
-            client = scope["client"][0] if scope.get("client") else "unknown"
-        self._door.rate.take(client, 1)
-        return client
+        return client_of(headers, gateway.api_keys) if gateway.auth else network
+
+    def _address(self, scope: Scope, headers: Headers) -> str:
+        trusted = self._door.settings.gateway.trusted_proxies
+        if not trusted and not self._warned and "x-forwarded-for" in headers:
+            self._warned = True
+            LOG.warning(
+                "a request has X-Forwarded-For, and no proxy is trusted: all clients behind one "
+                "address share its limits; GATEWAY_TRUSTED_PROXIES names proxies"
+            )
+        return scope["client"][0] if scope.get("client") else ""
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -108,8 +169,25 @@ class Front:
             door.in_progress -= 1
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get(_REQUEST_ID, "")
+def _check_head(scope: Scope) -> None:
+    if not scope["http_version"].startswith("1."):
+        raise Problem(
+            "unsupported-version", "the server speaks HTTP/1.1", headers={"Connection": "close"}
+        )
+    size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > _HEAD:
+        raise Problem(
+            "head-too-large",
+            f"request line and headers are longer than {_HEAD:,} bytes",
+            action="send fewer or shorter headers",
+            headers={"Connection": "close"},
+        )
+
+
+def request_id_of(headers: Headers) -> str:
+    """Return the request id that the client sent, or a new one."""
+    given = headers.get(REQUEST_ID, "")
     usable = 0 < len(given) <= 64 and given.isascii() and given.replace("-", "").isalnum()
     return given if usable else str(uuid.uuid4())
 
@@ -131,3 +209,17 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
         **state["noted"],
     }
     ACCESS.log(level, "%s %s %s", scope["method"], path, status, extra={FIELDS: fields})
+
+
+def log_unread(
+    door: Door, client: tuple[str, int] | None, problem: Problem, request_id: str
+) -> None:
+    """Count and log an answer to what was no request that could be read."""
+    door.counters.answered(NO_ROUTE, problem.status, 0.0)
+    fields = {
+        "request": request_id,
+        "address": client[0] if client else None,
+        "status": problem.status,
+        "problem": problem.message,
+    }
+    ACCESS.info("no request: %s", problem.status, extra={FIELDS: fields})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ingestion_platform.contract.json_schema import json_schema
-from ingestion_platform.gateway.envelopes import EVENT, EVENTS, JSON, LINES
+from ingestion_platform.gateway.media import EVENT, EVENTS, JSON, LINES
 from ingestion_platform.gateway.problems import KINDS, MEDIA_TYPE
 from ingestion_platform.settings import GatewaySettings
 from ingestion_platform.streams import Stream
@@ -23,7 +23,7 @@ Records in, judged by their contract and acknowledged by all replicas of Kafka b
 """
 
 _REF = "#/components/schemas/"
-_REJECTIONS = (400, 401, 408, 413, 415, 422, 429, 503)
+_REJECTIONS = (400, 401, 406, 408, 413, 415, 422, 429, 503)
 _RETRY = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
 _EVENT = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "org.example.sent"}
 
@@ -147,9 +147,9 @@ def _attributes(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "specversion": {"const": "1.0"},
         "id": text,
-        "source": text,
+        "source": text | {"format": "uri-reference", "pattern": "^[!-~]+$"},
         "type": text,
-        "time": {"type": "string"},
+        "time": {"type": "string", "format": "date-time"},
         "partitionkey": {"type": "string", "description": "The record's Kafka key."},
         "datacontenttype": {"const": JSON},
         "data": record,

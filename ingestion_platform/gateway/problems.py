@@ -21,17 +21,21 @@ KINDS: dict[str, tuple[int, str]] = {
     "unauthorized": (401, "A valid API key is needed"),
     "not-found": (404, "There is no such resource"),
     "method-not-allowed": (405, "The resource does not know the method"),
+    "not-acceptable": (406, "The answer has no form that the client takes"),
     "no-topic": (409, "The stream takes no records by HTTP"),
-    "slow-body": (408, "The body did not arrive in time"),
+    "slow-request": (408, "The request did not arrive in time"),
     "too-large": (413, "The request is above a limit"),
     "unsupported-media-type": (415, "The content cannot be understood"),
+    "head-too-large": (431, "Request line and headers are above a limit"),
     "refused": (422, "The contract refuses what was sent"),
     "key-reused": (422, "The Idempotency-Key belongs to another request"),
-    "too-many": (429, "Too many records in too short a time"),
+    "too-many": (429, "The client sends too much at once"),
     "unexpected": (500, "The door failed"),
+    "not-implemented": (501, "The server does not know the transfer coding"),
     "not-possible": (501, "The settings do not allow it"),
     "not-acknowledged": (503, "Kafka did not acknowledge everything"),
     "unavailable": (503, "The door cannot take records now"),
+    "unsupported-version": (505, "The HTTP version is not supported"),
 }
 """Status and title of each kind of problem."""
 

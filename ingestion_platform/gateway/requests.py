@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from ingestion_platform.gateway.body import check_depth, decompressed, read_body
 from ingestion_platform.gateway.door import Door
-from ingestion_platform.gateway.envelopes import JSON, Envelope, one, split
+from ingestion_platform.gateway.envelopes import Envelope, split
 from ingestion_platform.gateway.idempotency import Answer, Done
+from ingestion_platform.gateway.media import EVENTS, JSON, check_accepts, content_type
 from ingestion_platform.gateway.problems import Problem
 
 IDEMPOTENCY_KEY = "idempotency-key"
@@ -27,18 +28,23 @@ Work = Callable[[Done], Awaitable[Answer]]
 
 
 async def received(door: Door, request: Request, *, single: bool = False) -> list[Envelope]:
-    """The request's records, at least one; exactly one JSON record when `single`.
+    """Return the request's records: at least one, exactly one when `single`.
+
+    A batch of CloudEvents may be empty: its specification says so.
 
     Raises:
         Problem: a limit is exceeded, or the body cannot be read.
     """
     limits = door.settings.gateway
     headers = request.headers
+    check_accepts(headers.get("accept"), JSON)
+    kind = headers.get("content-type", "")
     body = await read_body(
         request.stream(),
         length=headers.get("content-length"),
         limit=limits.max_body_bytes,
         seconds=limits.body_seconds,
+        rate=limits.body_rate,
     )
     request.state.fingerprint = _fingerprint(request, body)
     coding = headers.get("content-encoding", "")
@@ -46,29 +52,23 @@ async def received(door: Door, request: Request, *, single: bool = False) -> lis
     def cut() -> list[Envelope]:
         content = decompressed(body, coding, limits.max_body_bytes)
         check_depth(content, limits.max_json_depth)
-        media = headers.get("content-type", "")
-        return _single(content, media) if single else split(content, media, headers)
+        return split(content, kind, headers.items(), arrays=not single)
 
     envelopes = await asyncio.to_thread(cut) if len(body) > _LARGE or coding else cut()
-    if not envelopes:
+    if single and len(envelopes) > 1:
+        action = "send them to /v1/streams/…/records"
+        raise Problem("malformed", "the path takes exactly one record", action=action)
+    if not envelopes and (single or content_type(kind) != EVENTS):
         raise Problem("malformed", "the request holds no record", action="send at least one")
-    if len(envelopes) > limits.max_records:
+    most = min(limits.max_records, door.rate.most)
+    if len(envelopes) > most:
         raise Problem(
             "too-large",
-            f"{len(envelopes):,} records are more than the {limits.max_records:,} of one request",
+            f"{len(envelopes):,} records are more than the {most:,.0f} of one request",
             action="send fewer records per request",
         )
     door.rate.take(request.state.client, len(envelopes) - 1)  # one was taken on arrival
     return envelopes
-
-
-def _single(content: bytes, content_type: str) -> list[Envelope]:
-    media = content_type.lower().partition(";")[0].strip()
-    if media not in (JSON, ""):
-        raise Problem(
-            "unsupported-media-type", f"Content-Type {media} is not known", action=f"use {JSON}"
-        )
-    return one(content.strip(b" \t\r\n"))
 
 
 def _fingerprint(request: Request, body: bytes) -> bytes:

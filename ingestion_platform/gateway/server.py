@@ -7,21 +7,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ingestion_platform import logs
 from ingestion_platform.errors import Permanent, SettingError
 from ingestion_platform.gateway.app import build
 from ingestion_platform.gateway.door import Door
+from ingestion_platform.gateway.protocol import Protocol
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 
 LOG = logging.getLogger("ingestion_platform.gateway")
 
-_HEAD_SECONDS = 10.0  # for a request's line and headers to arrive
+_CHECK = 1.0  # seconds between two looks at the deadlines of connections
 _GRACE = 10  # seconds beyond those that body and acknowledgement may take
 
 
@@ -54,7 +55,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
         access_log=False,
         server_header=False,
         # A header that anybody can set must not say whose limit is counted.
-        proxy_headers=False,
+        proxy_headers=bool(gateway.trusted_proxies),
+        forwarded_allow_ips=list(gateway.trusted_proxies),
         timeout_graceful_shutdown=gateway.body_seconds + gateway.ack_seconds + _GRACE,
     )
     server = Server(config, app.state.door)
@@ -76,47 +78,20 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._door = door
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and hold the connections to their deadlines, until the process ends."""
+        await super().startup(sockets)
+        self._checking = asyncio.create_task(self._check_connections())
+
+    async def _check_connections(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.check(now)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Close, on a signal."""
         self._door.draining = True
         super().handle_exit(sig, frame)
-
-
-class Protocol(H11Protocol):
-    """Uvicorn's strict HTTP/1.1, which does not wait for ever for a request's headers."""
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection."""
-        super().connection_made(transport)
-        self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has arrived."""
-        super().data_received(data)
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Let the connection go."""
-        super().connection_lost(exc)
-        self._forget_deadline()
-
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def _expect_head(self) -> None:
-        if not self._idle():
-            self._forget_deadline()
-        elif self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(_HEAD_SECONDS, self._give_up)
-
-    def _forget_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _give_up(self) -> None:
-        self._deadline = None
-        if self._idle() and not self.transport.is_closing():
-            self.transport.close()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import pytest
 from door_process import DoorProcess, door_process, until
 
+from ingestion_platform.gateway.limits import key_hash
 from ingestion_platform.settings import Settings
 
 FORGED = "forged-line"
@@ -22,10 +27,15 @@ def exchange(door: DoorProcess, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", door.port), timeout=30) as link:
         link.sendall(request)
         link.shutdown(socket.SHUT_WR)
-        found = b""
-        while piece := link.recv(65_536):
-            found += piece
-        return found
+        return received(link)
+
+
+def received(link: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    found = b""
+    while piece := link.recv(65_536):
+        found += piece
+    return found
 
 
 @pytest.fixture(params=["console", "json"])
@@ -63,3 +73,243 @@ def test_no_request_forges_log_lines(logging_door: DoorProcess) -> None:
             assert not line.partition(" INFO ")[2].startswith(FORGED)
             assert not line.startswith(FORGED)
     assert FORGED in written.decode()
+
+
+LIMITS = {
+    "GATEWAY_ADDRESS_CONNECTIONS": "60",
+    "GATEWAY_MAX_CONNECTIONS": "200",
+    "GATEWAY_CLIENT_REQUESTS": "4",
+    "GATEWAY_ADDRESS_REQUESTS": "6",
+    "GATEWAY_WRITE_SECONDS": "1",
+    "GATEWAY_TRUSTED_PROXIES": "127.0.0.2",
+}
+SHOP, OTHER = "ik_shop", "ik_other"
+USER = {"user_id": 1, "age": 30, "gender": "F", "device": "Tablet"}
+
+
+@pytest.fixture(scope="module")
+def limited_door(_embedded_home: Path, tmp_path_factory: Any) -> Iterator[DoorProcess]:
+    """A door with two clients, and small shares."""
+    keys = ",".join(f"{key[3:]}:{key_hash(key)}" for key in (SHOP, OTHER))
+    environment = {
+        "PLATFORM_HOME": str(_embedded_home),
+        "GATEWAY_AUTH": "on",
+        "GATEWAY_API_KEYS": keys,
+        **LIMITS,
+    }
+    with door_process(environment, tmp_path_factory.mktemp("door")) as running:
+        yield running
+
+
+def connected(door: DoorProcess, source: str = "127.0.0.1", **how: int) -> socket.socket:
+    """A connection from an address of this machine; `receive` bytes are buffered of answers."""
+    link = socket.socket()
+    if "receive" in how:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, how["receive"])
+    link.bind((source, 0))
+    link.settimeout(30)
+    link.connect(("127.0.0.1", door.port))
+    return link
+
+
+def post_user(door: DoorProcess, key: str) -> int:
+    """The status that a client gets for a good record, from an address of its own."""
+    transport = httpx2.HTTPTransport(local_address="127.0.0.9")
+    with httpx2.Client(transport=transport, timeout=30) as client:
+        answer = client.post(f"{door.url}/users", json=USER, headers={"x-api-key": key})
+        return int(answer.status_code)
+
+
+def slow_body(door: DoorProcess, key: str, source: str, *more: str) -> socket.socket:
+    """A request whose body has begun and does not go on."""
+    link = connected(door, source)
+    lines = ("POST /users HTTP/1.1", "Host: x", f"X-API-Key: {key}", "Content-Length: 500", *more)
+    link.sendall("\r\n".join([*lines, "", "{"]).encode())
+    return link
+
+
+def status_of(answer: bytes) -> int:
+    """The status of an answer."""
+    return int(answer.split(b" ", 2)[1])
+
+
+def in_progress(door: DoorProcess) -> int:
+    """Requests that hold a place."""
+    return int(httpx2.get(f"{door.url}/readyz", timeout=30).json()["in_progress"])
+
+
+MALFORMED = {
+    "request line": (b"nonsense\r\n\r\n", 400),
+    "version": (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "binary": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "header line": (b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
+    "header name": (b"GET / HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n", 400),
+    "two lengths": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+                    b"Content-Length: 2\r\n\r\n{}", 400),
+    "length": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+    "coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    "endless header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 100_000, 431),
+    "endless line": (b"GET /" + b"x" * 100_000, 431),
+    "chunk": (b"POST /users HTTP/1.1\r\nHost: x\r\nX-API-Key: ik_shop\r\n"
+              b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
+    "late chunk": (b"POST /users HTTP/1.1\r\nHost: x\r\nX-API-Key: ik_shop\r\n"
+                   b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nzz\r\n", 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_unreadable_requests_are_problems(limited_door: DoorProcess, name: str) -> None:
+    """The parser's errors look like all others, with an id that the log has, too."""
+    request, status = MALFORMED[name]
+    head, _, body = exchange(limited_door, request).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert first.startswith(f"HTTP/1.1 {status} ")
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert json.loads(body)["status"] == status
+    found = headers["x-request-id"]
+    until(lambda: found in limited_door.log.read_text())
+    (line,) = [each for each in limited_door.log.read_text().splitlines() if found in each]
+    assert f"status={status}" in line or f" {status} " in line
+    assert "Traceback" not in limited_door.log.read_text()
+
+
+def test_slow_bodies_leave_places_to_others(limited_door: DoorProcess) -> None:
+    """A client has its share of places and no more, however many requests it begins."""
+    with ExitStack() as stack:
+        slow = [
+            stack.enter_context(slow_body(limited_door, SHOP, f"127.0.1.{n % 8}"))
+            for n in range(20)
+        ]
+        until(lambda: in_progress(limited_door) == 4)
+        assert post_user(limited_door, OTHER) == 201
+        assert post_user(limited_door, SHOP) == 429
+        refused = [link for link in slow if _answered(link)]
+        assert len(refused) == 16
+    until(lambda: in_progress(limited_door) == 0)
+    assert post_user(limited_door, SHOP) == 201
+
+
+def _answered(link: socket.socket) -> bool:
+    """Whether an answer is there, which must be 429."""
+    link.settimeout(0.05)
+    try:
+        answer = link.recv(10_000)
+    except TimeoutError:
+        return False
+    assert status_of(answer) == 429
+    return True
+
+
+def test_address_has_share_of_all_keys(limited_door: DoorProcess) -> None:
+    """Several keys at one address are not several shares of it."""
+    with ExitStack() as stack:
+        for key in (SHOP, OTHER) * 4:
+            stack.enter_context(slow_body(limited_door, key, "127.0.2.1"))
+        until(lambda: in_progress(limited_door) == 6)
+        assert post_user(limited_door, OTHER) == 201
+    until(lambda: in_progress(limited_door) == 0)
+
+
+def test_trusted_proxy_names_addresses(limited_door: DoorProcess) -> None:
+    """Behind it each client has shares of its own; from elsewhere the header is ignored."""
+    forwarded = [f"X-Forwarded-For: 203.0.113.{n // 3}" for n in range(12)]
+    for source, places in (("127.0.0.2", 8), ("127.0.0.3", 6)):
+        with ExitStack() as stack:
+            for n, header in enumerate(forwarded):
+                link = slow_body(limited_door, (SHOP, OTHER)[n % 2], source, header)
+                stack.enter_context(link)
+            until(lambda wanted=places: in_progress(limited_door) == wanted)  # type: ignore[misc]
+        until(lambda: in_progress(limited_door) == 0)
+
+
+def test_connections_of_an_address_are_bounded(limited_door: DoorProcess) -> None:
+    """What is above the share is answered 429 and closed; other addresses get in."""
+    with ExitStack() as stack:
+        links = [
+            stack.enter_context(connected(limited_door, "127.0.3.1"))
+            for _ in range(int(LIMITS["GATEWAY_ADDRESS_CONNECTIONS"]) + 5)
+        ]
+        for link in links[-5:]:
+            answer = received(link)
+            assert status_of(answer) == 429
+            assert b"problem+json" in answer
+        assert post_user(limited_door, SHOP) == 201
+
+
+def test_readers_that_never_read_are_disconnected(limited_door: DoorProcess) -> None:
+    """Pipelined requests for a large document, unread: the others are served meanwhile, and
+    each connection ends."""
+    request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        links = [
+            stack.enter_context(connected(limited_door, "127.0.4.1", receive=4096))
+            for _ in range(50)
+        ]
+        for link in links:
+            link.sendall(request * 100)
+        began = time.monotonic()
+        assert post_user(limited_door, SHOP) == 201
+        assert time.monotonic() - began < 5
+        until(lambda: all(_reset(link) for link in links), "a connection is still open")
+
+
+def _reset(link: socket.socket) -> bool:
+    """Whether the other side has ended the connection."""
+    link.settimeout(0.01)
+    try:
+        link.send(b"\r\n")
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def test_small_answers_unread_are_disconnected(limited_door: DoorProcess) -> None:
+    """Answers that fit the server's own buffers hold no connection either."""
+    with connected(limited_door, "127.0.5.1", receive=2048) as link:
+        link.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        until(lambda: _reset(link), "the connection is still open")
+
+
+def test_requests_without_key_have_a_rate(limited_door: DoorProcess) -> None:
+    """Above it they get 429 and lose what they have sent ahead; clients notice nothing."""
+    request = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    with connected(limited_door, "127.0.6.1") as link:
+        link.sendall(request * 2000)
+        answer = b""
+        try:
+            while piece := link.recv(100_000):
+                answer += piece
+        except ConnectionError:
+            pass  # closed with requests unread
+    assert answer.count(b"HTTP/1.1 401 ") >= 400
+    assert answer.count(b"HTTP/1.1 401 ") < 2000
+    assert answer.count(b"HTTP/1.1 429 ") <= 1
+    assert post_user(limited_door, SHOP) == 201
+
+
+def test_crawling_bodies_are_given_up(limited_door: DoorProcess) -> None:
+    """A body below the least rate ends after five seconds, not after GATEWAY_BODY_SECONDS."""
+    began = time.monotonic()
+    with slow_body(limited_door, SHOP, "127.0.8.1") as link:
+        assert status_of(received(link)) == 408
+    assert 4 < time.monotonic() - began < 25
+
+
+@pytest.mark.slow
+def test_trickling_headers_are_given_up(limited_door: DoorProcess) -> None:
+    """408 ten seconds after the connection, whatever comes meanwhile."""
+    with connected(limited_door, "127.0.7.1") as link:
+        began = time.monotonic()
+        link.sendall(b"GET / HTTP/1.1\r\n")
+        while time.monotonic() - began < 4:
+            link.sendall(b"X: y\r\n")
+            time.sleep(0.5)
+        answer = received(link)
+    assert status_of(answer) == 408
+    assert b"slow-request" in answer
+    assert 8 < time.monotonic() - began < 25

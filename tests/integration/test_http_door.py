@@ -275,25 +275,6 @@ def test_a_client_that_leaves_is_no_failure(door: DoorProcess) -> None:
     assert "Traceback" not in door.log.read_text()
 
 
-@pytest.mark.slow
-def test_headers_that_trickle_lose_their_connection(door: DoorProcess) -> None:
-    """A connection that never gets to the end of its headers is closed, whatever it sends."""
-    with socket.create_connection(("127.0.0.1", door.port)) as link:
-        link.sendall(b"POST /users HTTP/1.1\r\n")
-        link.settimeout(0.2)
-        deadline = time.monotonic() + 30
-        while True:
-            assert time.monotonic() < deadline
-            try:
-                link.sendall(b"X: y\r\n")
-                if not link.recv(100):
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-
-
 def received(link: socket.socket) -> bytes:
     """All that comes until the other side closes."""
     found = b""

@@ -173,3 +173,13 @@ def test_the_worker_s_settings(tmp_path: Path) -> None:
     for name in ("BATCH_SIZE", "FLUSH_INTERVAL_SEC", "FLUSH_BYTES"):
         with pytest.raises(SettingError, match=name):
             load(tmp_path, **{name: "many"})
+
+
+def test_trusted_proxies_are_networks(tmp_path: Path) -> None:
+    """Addresses and networks; anything else is named."""
+    found = Settings.load({"GATEWAY_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16"}, root=tmp_path)
+    assert found.gateway.trusted_proxies == ("10.0.0.7", "10.1.0.0/16")
+    assert Settings.load({}, root=tmp_path).gateway.trusted_proxies == ()
+    for wrong in ("*", "proxy.local", "10.0.0.0/33"):
+        with pytest.raises(SettingError, match="neither an address nor a network"):
+            Settings.load({"GATEWAY_TRUSTED_PROXIES": wrong}, root=tmp_path)

@@ -16,8 +16,9 @@ from httpx2 import Response
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestion_platform.gateway import body as body_module
 from ingestion_platform.gateway.body import check_depth, decompressed, read_body
-from ingestion_platform.gateway.limits import Rate
+from ingestion_platform.gateway.limits import Rate, Shares, network_of
 from ingestion_platform.gateway.problems import Problem
 
 Serve = Callable[..., Served]
@@ -205,7 +206,7 @@ def test_the_rate_of_a_client_is_limited(serve: Serve) -> None:
 def test_a_bucket_fills_with_time() -> None:
     """Tokens come back at the rate, up to the burst, for each client apart."""
     now = 0.0
-    rate = Rate(10, 5, clock=lambda: now)
+    rate = Rate("records", 10, clock=lambda: now)
     rate.take("a", 20)
     with pytest.raises(Problem) as caught:
         rate.take("a", 5)
@@ -221,9 +222,75 @@ def test_a_bucket_fills_with_time() -> None:
         rate.take("a", 1)
 
 
+def test_rate_allows_two_seconds_at_once(serve: Serve) -> None:
+    """As GATEWAY_RATE_RECORDS says, whatever a request may hold; more can never pass: 413."""
+    served = serve(rate_records=10, max_records=5000)
+    assert served.records("recomart_users", f"[{','.join([ONE] * 20)}]").status_code == 201
+    is_problem(served.records("recomart_users", f"[{','.join([ONE] * 20)}]"), 429)
+    other = serve(rate_records=10, max_records=5000)
+    is_problem(other.records("recomart_users", f"[{','.join([ONE] * 21)}]"), 413)
+    assert other.sent("recomart_users") == []
+
+
+def test_body_has_least_rate() -> None:
+    """It is given up when it falls behind, long before its time is over."""
+
+    async def crawling() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.02)
+
+    async def read() -> float:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Problem) as caught:
+            await read_body(crawling(), length=None, limit=10**6, seconds=60, rate=1e9)
+        assert caught.value.status == 408
+        return asyncio.get_running_loop().time() - began
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(body_module, "_START", 0.1)
+        assert asyncio.run(read()) < 10
+
+
+def test_shares_are_bounded_and_come_back() -> None:
+    """A holder has its share, all have the total, and exempt networks only the total."""
+    shares = Shares("connections", 2, total=4, exempt=["10.0.0.0/8"])
+    for holder in ("192.0.2.1", "192.0.2.1"):
+        shares.take(holder)
+    with pytest.raises(Problem) as caught:
+        shares.take("192.0.2.1")
+    assert caught.value.status == 429
+    shares.give_back("192.0.2.1")
+    for _ in range(3):
+        shares.take("10.1.2.3")
+    with pytest.raises(Problem) as caught:
+        shares.take("192.0.2.2")
+    assert caught.value.status == 503
+    shares.give_back("10.1.2.3")
+    with shares.held("192.0.2.2"), pytest.raises(Problem):
+        shares.take("192.0.2.3")
+    shares.take("192.0.2.3")
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_shares_go_by_network(address: str, network: str) -> None:
+    """An IPv6 address counts as its /64 network."""
+    assert network_of(address) == network
+
+
 def test_zero_is_no_rate_limit() -> None:
     """A rate of 0 lets everything pass."""
-    rate = Rate(0, 5)
+    rate = Rate("records", 0)
     for _ in range(1000):
         rate.take("a", 1000)
 
