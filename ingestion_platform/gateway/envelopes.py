@@ -1,18 +1,29 @@
 """What a body holds: one record, an array, lines, or CloudEvents; each record as its own bytes.
 
-Records are cut out, not decoded, so that Kafka gets them exactly as they were sent.
+Records are cut out, not decoded, so that Kafka gets them exactly as they were sent. Arrays and
+lines are read by the readers of files: the same bytes give the same records and reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from ingestion_platform.gateway import media
 from ingestion_platform.gateway.problems import Problem
-from ingestion_platform.gateway.refusals import Finding
+from ingestion_platform.gateway.refusals import RECORD, Finding, finding
+from ingestion_platform.sources.json_files import read_array, read_lines
+from ingestion_platform.sources.reading import (
+    InMemory,
+    Records,
+    UnreadableFile,
+    marked_encoding,
+    utf8_chunks,
+)
+
+_NAME = "the body"  # what readers call it
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -42,20 +53,59 @@ def split(
     essence = media.content_type(content_type)
     attributes = [(name, value) for name, value in headers if name.startswith(cloudevents.HEADER)]
     if essence == media.EVENTS:
-        return cloudevents.batch(array(body))
+        return cloudevents.batch(array(unmarked(body)))
     if essence == media.EVENT:
-        return [cloudevents.structured(body)]
+        return [cloudevents.structured(unmarked(body))]
     if attributes and not essence.startswith("application/cloudevents"):
         return [cloudevents.binary(body, content_type.strip(), attributes)]
     if essence in media.LINE_TYPES:
-        lines = (line.removesuffix(b"\r") for line in body.split(b"\n"))
-        return [Envelope(line) for line in lines if line.strip()]
+        return _read(read_lines(_NAME, InMemory(body)))
     if essence == "" or (media.is_json(essence) and not essence.startswith("application/cloud")):
-        whole = body.strip(b" \t\r\n")
+        whole = unmarked(body).strip(b" \t\r\n")
         if arrays and whole[:1] == b"[":
-            return [Envelope(raw) for raw in array(body)]
+            return _read(read_array(_NAME, InMemory(body)))
         return [Envelope(whole)] if whole else []
     raise media.unsupported(f"Content-Type {essence[:100]} is not supported")
+
+
+def _read(batches: Iterator[Records]) -> list[Envelope]:
+    """Return what a reader finds; a record that it objects to is refused for that.
+
+    Raises:
+        Problem: the reader cannot tell where the records are.
+    """
+    found: list[Envelope] = []
+    try:
+        for batch in batches:
+            for place, value in enumerate(batch.values.to_pylist()):
+                problems = batch.problems.get(place, ())
+                findings = tuple(finding(f"{RECORD}: {each.text}") for each in problems)
+                found.append(Envelope(value, findings=findings))
+    except UnreadableFile as error:
+        raise _malformed(error) from None
+    return found
+
+
+def unmarked(body: bytes) -> bytes:
+    """Return a body in UTF-8 and without the byte order mark that it may have.
+
+    Raises:
+        Problem: it is not in the encoding that its mark tells.
+    """
+    if marked_encoding(InMemory(body)) is None:
+        return body
+    try:
+        return b"".join(utf8_chunks(_NAME, InMemory(body)))
+    except UnreadableFile as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: UnreadableFile) -> Problem:
+    return Problem(
+        "malformed",
+        f"the body cannot be cut into records: {error.problem}",
+        action="nothing of it was taken; mend it, or send lines (application/x-ndjson)",
+    )
 
 
 def array(body: bytes) -> list[bytes]:

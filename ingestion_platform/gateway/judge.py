@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.load import Judge as Bronze
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.gateway.refusals import Finding, finding
 
@@ -76,11 +76,11 @@ class Judge:
         return taken
 
     @cached_property
-    def _parser(self) -> Parser:
-        return Parser(self._contract)
+    def _bronze(self) -> Bronze:
+        return Bronze(self._contract)
 
     def _verdicts(self, values: list[bytes]) -> list[Verdict]:
-        parsed = self._parser.parse(pa.array(values, pa.binary()))
+        parsed = self._bronze.parse(pa.array(values, pa.binary()), text=False)
         verdicts = [Verdict()] * len(values)
         refused = zip(parsed.refused.to_pylist(), parsed.reasons.to_pylist(), strict=True)
         for place, reasons in refused:

@@ -31,6 +31,7 @@ _RULES = tuple(
         (r"the key stands twice", "uniqueKeys"),
         (r"is not valid (JSON|UTF-8)|is empty|starts with a byte order mark", "json"),
         (r"is nested too deeply", "depth"),
+        (r"is longer than", "size"),
         (r"cannot be derived", "derived"),
     )
 )

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ingestion_platform.gateway.body import check_depth, decompressed, read_body
 from ingestion_platform.gateway.door import Door
-from ingestion_platform.gateway.envelopes import Envelope, split
+from ingestion_platform.gateway.envelopes import Envelope, split, unmarked
 from ingestion_platform.gateway.idempotency import Answer, Done
 from ingestion_platform.gateway.media import EVENTS, JSON, check_accepts, content_type
 from ingestion_platform.gateway.problems import Problem
@@ -51,7 +51,7 @@ async def received(door: Door, request: Request, *, single: bool = False) -> lis
 
     def cut() -> list[Envelope]:
         content = decompressed(body, coding, limits.max_body_bytes)
-        check_depth(content, limits.max_json_depth)
+        check_depth(unmarked(content), limits.max_json_depth)
         return split(content, kind, headers.items(), arrays=not single)
 
     envelopes = await asyncio.to_thread(cut) if len(body) > _LARGE or coding else cut()

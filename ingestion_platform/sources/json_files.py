@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ingestion_platform.sources import reading
@@ -13,6 +12,7 @@ from ingestion_platform.sources.reading import (
     BATCH,
     LONGEST,
     Problem,
+    Readable,
     Records,
     UnreadableFile,
     at_line,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ESCAPE = 16  # characters of the longest token that the end of a piece may cut, but for strings
 
 
-def read_lines(name: str, path: Path) -> Iterator[Records]:
+def read_lines(name: str, path: Readable) -> Iterator[Records]:
     """Each line of a file as it is; empty ones are passed over.
 
     Raises:
@@ -114,7 +114,7 @@ def _not_json(error: Exception) -> str:
     return f"is not valid JSON: {said[:1].lower()}{said[1:]}"
 
 
-def read_array(name: str, path: Path) -> Iterator[Records]:
+def read_array(name: str, path: Readable) -> Iterator[Records]:
     """Each item of an array as it is written.
 
     Raises:

@@ -7,11 +7,12 @@ validates it makes a reason of that. How a format is read is elsewhere.
 from __future__ import annotations
 
 import codecs
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ingestion_platform.errors import Permanent
 
@@ -105,14 +106,37 @@ _MARKS = (
 )
 
 
-def marked_encoding(path: Path) -> str | None:
+class InMemory:
+    """Content in memory that readers open as they open a file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def open(
+        self,
+        mode: str = "r",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open the content for reading; see `Path.open`."""
+        raw = io.BytesIO(self._content)
+        return raw if "b" in mode else io.TextIOWrapper(raw, encoding, errors, newline)
+
+
+Readable = Path | InMemory
+"""What a reader of JSON reads: a file, or the body of a request."""
+
+
+def marked_encoding(path: Readable) -> str | None:
     """The encoding that a file's byte order mark tells; None without a mark."""
     with path.open("rb") as file:
         head = file.read(4)
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
-def utf8_chunks(name: str, path: Path, encoding: str | None = None) -> Iterator[bytes]:
+def utf8_chunks(name: str, path: Readable, encoding: str | None = None) -> Iterator[bytes]:
     """A text file in pieces of UTF-8, without a byte order mark.
 
     Of UTF-8 itself the bytes are as they stand, valid or not; `encoding` is for files without a
