@@ -89,7 +89,10 @@ class Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
-                    connection.check(now)
+                    try:
+                        connection.check(now)
+                    except Exception:  # one connection must not stop the deadlines of others
+                        LOG.exception("the deadlines of a connection cannot be checked")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Close, on a signal."""
