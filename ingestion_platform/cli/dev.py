@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,9 +24,18 @@ if TYPE_CHECKING:
     from ingestion_platform.settings import Settings
 
 STREAM = "pgr_events"
+LOCATION = "ingestion_platform.definitions"
+"""The module with the definitions, which is also the code location's name in Dagster."""
+
 _BAD_RATIO = 0.01
 _POLL = 0.2
 _PATIENCE = 8.0  # seconds for a process to end when asked to
+
+_WORKSPACE = """load_from:
+  - grpc_server:
+      location_name: {location}
+      socket: {socket}
+"""
 
 
 def dev(
@@ -37,7 +48,8 @@ def dev(
     """Run the platform live: Dagster's web server and daemon, and a slow simulator of events.
 
     Starts the embedded broker if no Kafka is set and none runs. Ctrl-C ends
-    all that was started here, and nothing else.
+    all that was started here, and nothing else. LOG_LEVEL=INFO shows every
+    tick of Dagster's daemon; without it, only runs and problems are shown.
     """
     from ingestion_platform.orchestration.instance import prepare_dagster_home
     from ingestion_platform.settings import Settings
@@ -45,6 +57,7 @@ def dev(
     terminal: Terminal = ctx.obj
     settings = Settings.load()
     prepare_dagster_home(settings)
+    _require_free(port)
     with _stopped() as stopped, ExitStack() as started:
         _log(terminal, settings, started)
         if rate:
@@ -55,17 +68,19 @@ def dev(
             terminal.say(
                 f"simulating {rate:g} events a second into {STREAM}, log {literal(str(log))}"
             )
-        terminal.say(f"Dagster: http://127.0.0.1:{port}    Ctrl-C ends it all")
-        module = ["-m", "ingestion_platform.definitions", "-p", str(port)]
-        if settings.log.format == "json":
-            module += ["--log-format", "json"]
-        dagster = started.enter_context(_process([sys.executable, "-m", "dagster", "dev", *module]))
-        while not stopped and dagster.poll() is None:
-            time.sleep(_POLL)
+        terminal.say("starting Dagster")
+        servers = _dagster(settings, port, started, stopped)
+        if _wait(lambda: _accepts(("127.0.0.1", port)), servers, stopped):
+            terminal.say(f"Dagster: http://127.0.0.1:{port}    Ctrl-C ends it all")
+        _wait(lambda: False, servers, stopped)
         terminal.say("ending what was started")
-    if not stopped:
-        action = "read what Dagster said above; another port: `make dev PORT=3001`"
-        raise Permanent(f"dagster dev ended with {dagster.returncode}", action=action)
+
+
+def _require_free(port: int) -> None:
+    """Fail before anything is started if the port is taken."""
+    if _accepts(("127.0.0.1", port)):
+        action = f"end that one, or take another port: `make dev PORT={port + 1}`"
+        raise Permanent(f"another server listens on port {port}", action=action)
 
 
 def _log(terminal: Terminal, settings: Settings, started: ExitStack) -> None:
@@ -80,6 +95,72 @@ def _log(terminal: Terminal, settings: Settings, started: ExitStack) -> None:
         started.callback(broker.stop, settings.home)
         terminal.say(f"started the embedded broker: {address.bootstrap_servers}")
     ensure_topic(settings, stream.topic, stream.partitions)
+
+
+def _dagster(
+    settings: Settings, port: int, started: ExitStack, stopped: list[int]
+) -> Mapping[str, subprocess.Popen[bytes]]:
+    """Start Dagster's code server, then the web server and the daemon that use it.
+
+    `dagster dev` and `dg dev` start the same three. They are not used, because they warn about the
+    checkout's dagster.yaml, although DAGSTER_HOME has a link to it.
+    """
+    folder = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="dagster-")))
+    code, workspace = folder / "code.sock", folder / "workspace.yaml"
+    workspace.write_text(_WORKSPACE.format(location=LOCATION, socket=code))
+    level = (settings.log.level or "WARNING").lower()
+    logged = ["--log-format", "json"] if settings.log.format == "json" else []
+    python = [sys.executable, "-m"]
+    served = ["-m", LOCATION, "--location-name", LOCATION, "--socket", str(code)]
+    commands = {
+        "dagster code-server": [
+            *(*python, "dagster", "code-server", "start", *served),
+            *("--log-level", "warning", "--use-python-environment-entry-point"),
+        ],
+        "dagster-webserver": [
+            *(*python, "dagster_webserver", "--port", str(port), "-w", str(workspace)),
+            *("--dagster-log-level", level),
+        ],
+        "dagster-daemon": [
+            *(*python, "dagster._daemon", "run", "-w", str(workspace), "--log-level", level),
+        ],
+    }
+    servers: dict[str, subprocess.Popen[bytes]] = {}
+    for name, command in commands.items():
+        servers[name] = started.enter_context(_process([*command, *logged]))
+        # The code server opens its socket once the definitions are loaded.
+        if not _wait(lambda: _accepts(str(code)), servers, stopped):
+            break
+    return servers
+
+
+def _wait(
+    condition: Callable[[], bool],
+    servers: Mapping[str, subprocess.Popen[bytes]],
+    stopped: list[int],
+) -> bool:
+    """Wait until the condition is true or a stop is asked for; return whether it is true.
+
+    Raises:
+        Permanent: one of the servers ended.
+    """
+    while not stopped:
+        for name, server in servers.items():
+            if server.poll() is not None:
+                action = "read what it printed above"
+                raise Permanent(f"{name} ended with {server.returncode}", action=action)
+        if condition():
+            return True
+        time.sleep(_POLL)
+    return False
+
+
+def _accepts(address: str | tuple[str, int]) -> bool:
+    """Return whether a server accepts connections at a Unix socket's path or a host and port."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(2)
+        return client.connect_ex(address) == 0
 
 
 @contextmanager

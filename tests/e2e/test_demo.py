@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 from live import answers, free_port, processes_of
 
+from ingestion_platform.cli.dev import LOCATION
+from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources import broker
@@ -27,6 +31,8 @@ OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_")
 STREAMS = declared_streams(DEFS)
 DOMAINS = {stream.domain for stream in STREAMS.values()}
 STAR = "pgr_events"
+SLICE = "2026-11-20|3"
+PROBLEM = re.compile(r"warn|Traceback|\berror", re.IGNORECASE)
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +151,25 @@ def test_demo_does_not_write_to_a_real_kafka_unasked(home: Path) -> None:
     assert "--on-kafka" in done.stderr
 
 
+def ticks(port: int) -> list[tuple[str, str | None]]:
+    """Return the code location and the last tick's status of each sensor, asked by GraphQL."""
+    query = """{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name }
+        sensors { sensorState { ticks(limit: 1) { status } } } } } } }"""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": query}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        repositories = json.load(answer)["data"]["repositoriesOrError"]["nodes"]
+    return [
+        (repository["location"]["name"], tick["status"] if tick else None)
+        for repository in repositories
+        for sensor in repository["sensors"]
+        for tick in sensor["sensorState"]["ticks"] or [None]
+    ]
+
+
 def bronze_rows(home: Path) -> int:
     """How many rows the bronze table has; none while there is no table."""
     settings = Settings.load({"PLATFORM_HOME": str(home)}, root=home.parent)
@@ -155,30 +180,76 @@ def bronze_rows(home: Path) -> int:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(("number", "rows"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
 def test_dev_ends_all_that_it_started(home: Path, number: signal.Signals, rows: int) -> None:
-    """`ingest dev` brings up Dagster, which loads bronze by itself, and leaves no process.
+    """`ingest dev` starts Dagster, whose sensors load bronze, and leaves no process.
 
-    Whether it is ended when rows have come, or as soon as it answers.
+    It is ended when rows have come, or as soon as it answers. Nothing it prints is a warning.
     """
-    port = free_port()
+    port, log = free_port(), home.parent / "dev.log"
     command = [sys.executable, "-m", "ingestion_platform", "dev", "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--rate", "20"],
         env=environment(home),
         stderr=subprocess.STDOUT,
-        stdout=(home.parent / "dev.log").open("wb"),
+        stdout=log.open("wb"),
         # As for what a shell runs in the background.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     try:
         deadline = time.monotonic() + 120
         while not (answers(port) and bronze_rows(home) >= rows):
-            assert process.poll() is None, (home.parent / "dev.log").read_text()
-            assert time.monotonic() < deadline, (home.parent / "dev.log").read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
+        assert {location for location, _ in ticks(port)} == {LOCATION}
+        if rows:
+            statuses = {status for _, status in ticks(port)}
+            assert "SKIPPED" in statuses
+            assert "FAILURE" not in statuses
         process.send_signal(number)
-        assert process.wait(60) == 0, (home.parent / "dev.log").read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
     assert processes_of(home) == []
     assert not answers(port)
     assert broker.address(home) is None
+    assert [line for line in log.read_text().splitlines() if PROBLEM.search(line)] == []
+
+
+def test_dev_names_the_server_on_its_port(home: Path) -> None:
+    """A taken port ends `ingest dev` before it starts anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = ingest(home, "dev", "--port", str(port))
+    assert done.returncode == 1
+    assert f"another server listens on port {port}" in done.stderr
+    assert f"PORT={port + 1}" in done.stderr
+    assert broker.address(home) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dg", "check", "defs"],
+        ["dagster", "asset", "list", "-m", LOCATION],
+        [*("dg", "launch", "--assets", 'key:"bronze/service_events_raw"'), "--partition", SLICE],
+    ],
+    ids=lambda command: " ".join(command[:3]),
+)
+def test_dagsters_commands_print_no_warning(
+    home: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's own commands find the code location, and nothing to warn of."""
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    prepare_dagster_home(Settings.load({"PLATFORM_HOME": str(home)}, root=home.parent))
+    done = subprocess.run(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        cwd=ROOT,
+        env=environment(home) | {"DAGSTER_HOME": str(home / "dagster")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    assert [line for line in done.stdout.splitlines() if PROBLEM.search(line)] == []

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from lab import TODAY, days_ago
 
 from ingestion_platform import project
 from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.cli.dev import LOCATION
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
 from ingestion_platform.lake.names import FILES
@@ -22,6 +25,7 @@ from ingestion_platform.orchestration.component import Stream, StreamAttributes
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 
+ROOT = Path(__file__).parents[2]
 RAW, LAKE = dg.AssetKey(["raw", "pgr-events"]), dg.AssetKey(["lake", "pgr_events"])
 BRONZE = dg.AssetKey(["bronze", "service_events_raw"])
 SILVER = dg.AssetKey(["silver", "silver_pgr_events"])
@@ -203,3 +207,12 @@ def test_the_command_line_can_prepare_dagster_without_importing_it() -> None:
     )
     root = Path(instance.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_code_location_has_one_name() -> None:
+    """Dagster names a location by its module unless told: so do workspace.yaml and `dg`."""
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())
+    module = workspace["load_from"][0]["python_module"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]
+    names = {module["module_name"], module["location_name"], project["code_location_name"]}
+    assert names == {LOCATION}
