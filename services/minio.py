@@ -75,12 +75,18 @@ class Minio(Service):
 
     def settings(self, running: frozenset[str]) -> dict[str, str]:
         """Return the lake's address and the credentials of the object store."""
+        store = {
+            "ENDPOINT": f"http://{LOOPBACK}:{self.record.ports['api']}",
+            "ACCESS_KEY_ID": self.record.secrets["access_key"],
+            "SECRET_ACCESS_KEY": self.record.secrets["secret_key"],
+            "REGION": _REGION,
+        }
         return {
             "LAKE_URL": f"s3://{BUCKET}/master_dataset",
-            "AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{self.record.ports['api']}",
-            "AWS_ACCESS_KEY_ID": self.record.secrets["access_key"],
-            "AWS_SECRET_ACCESS_KEY": self.record.secrets["secret_key"],
-            "AWS_REGION": _REGION,
+            "AWS_ENDPOINT_URL": store["ENDPOINT"],
+            **{f"AWS_{name}": value for name, value in store.items() if name != "ENDPOINT"},
+            # PyIceberg does not read AWS_ENDPOINT_URL.
+            **{f"PYICEBERG_CATALOG__LAKEHOUSE__S3__{name}": v for name, v in store.items()},
         }
 
 

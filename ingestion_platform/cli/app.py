@@ -17,6 +17,7 @@ from ingestion_platform.cli import (
     demo,
     dev,
     doctor,
+    env,
     load,
     metrics,
     new,
@@ -135,6 +136,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command("deliver")(deliver.deliver)
 app.command("upkeep")(upkeep.upkeep)
 app.command("query")(query.query)
+app.command("env")(env.env)
 app.command("doctor")(doctor.doctor)
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(contract.app, name="contract")

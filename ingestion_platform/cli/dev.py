@@ -127,7 +127,10 @@ def _dagster(
     }
     servers: dict[str, subprocess.Popen[bytes]] = {}
     for name, command in commands.items():
-        servers[name] = started.enter_context(_process([*command, *logged]))
+        # Interrupted, the daemon closes its workspace under its sensors' threads: the ticks in
+        # progress fail. Killed, it leaves them to be evaluated again at the next start.
+        end = signal.SIGKILL if name == "dagster-daemon" else signal.SIGINT
+        servers[name] = started.enter_context(_process([*command, *logged], end=end))
         # The code server opens its socket once the definitions are loaded.
         if not _wait(lambda: _accepts(str(code)), servers, stopped):
             break
@@ -184,8 +187,13 @@ def _stopped() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, so that a Ctrl-C reaches it from here only; ended here."""
+def _process(
+    command: list[str], log: Path | None = None, end: signal.Signals = signal.SIGINT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, so that a Ctrl-C reaches it from here only.
+
+    It is asked to end by the signal `end`.
+    """
     with ExitStack() as files:
         output = files.enter_context(log.open("ab")) if log else None
         process = subprocess.Popen(
@@ -194,13 +202,13 @@ def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess
     try:
         yield process
     finally:
-        _end(process)
+        _end(process, end)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], end: signal.Signals) -> None:
     """Ask the process to end its children and itself; then make all of its session end."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE)
     with suppress(ProcessLookupError):

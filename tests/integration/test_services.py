@@ -161,6 +161,10 @@ def test_env_names_every_setting_once(servers: Services) -> None:
         "PYICEBERG_CATALOG__LAKEHOUSE__TYPE",
         "PYICEBERG_CATALOG__LAKEHOUSE__URI",
         "PYICEBERG_CATALOG__LAKEHOUSE__WAREHOUSE",
+        "PYICEBERG_CATALOG__LAKEHOUSE__S3__ENDPOINT",
+        "PYICEBERG_CATALOG__LAKEHOUSE__S3__ACCESS_KEY_ID",
+        "PYICEBERG_CATALOG__LAKEHOUSE__S3__SECRET_ACCESS_KEY",
+        "PYICEBERG_CATALOG__LAKEHOUSE__S3__REGION",
     }
     assert env["LAKE_URL"] == "s3://bucket-0/master_dataset"
 
