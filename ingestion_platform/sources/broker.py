@@ -86,51 +86,60 @@ def start(home: Path, timeout: float = 20.0) -> BrokerAddress:
     """The broker of `home`, started in the background if none runs; returns when it is ready.
 
     It logs to `home`/broker.log and outlives this process. Any number of callers at once get the
-    same broker.
+    same broker: one after the other looks for it, and the first starts it.
 
     Raises:
         SourceUnavailable: it ended, or was not ready within `timeout` seconds.
     """
+    if (running := address(home)) is not None:
+        return running
     deadline = time.monotonic() + timeout
-    child: subprocess.Popen[bytes] | None = None
-    while (broker := address(home)) is None:
-        # Occupied: somebody else's broker is about to be ready, or about to be gone.
-        if child is None or child.poll() == _OCCUPIED:
-            child = _spawn(home)
-        if child.poll() not in (None, _OCCUPIED) or time.monotonic() > deadline:
-            how = "ended at once" if child.poll() else f"was not ready in {timeout:.0f} s"
-            child.kill()
-            child.wait()
-            raise SourceUnavailable(
-                f"the embedded broker {how}: {_last_line(_log(home))}",
-                action=f"read {_log(home)}",
-            )
-        time.sleep(_POLL)
-    if child is not None:
-        if child.pid != broker.pid:
-            # The race is lost; left alone, this one might serve the home after the winner.
-            child.terminate()
-        # Reaps the child when it ends, so that it does not stay as a zombie of this process.
-        threading.Thread(target=child.wait, daemon=True).start()
+    with _turn(home, deadline) as turn:
+        child: subprocess.Popen[bytes] | None = None
+        while (broker := address(home)) is None:
+            # Occupied: a broker that `serve` runs is about to be ready, or about to be gone.
+            if child is None or child.poll() == _OCCUPIED:
+                child = _spawn(home, turn)
+            if child.poll() not in (None, _OCCUPIED) or time.monotonic() > deadline:
+                how = "ended at once" if child.poll() else f"was not ready in {timeout:.0f} s"
+                _kill(child)
+                raise SourceUnavailable(
+                    f"the embedded broker {how}: {_last_line(_log(home))}",
+                    action=f"read {_log(home)}",
+                )
+            time.sleep(_POLL)
+        if child is not None and child.pid != broker.pid:
+            # Another one serves. Left alone, this one might serve after that one.
+            _kill(child)
+        elif child is not None:
+            # Reaps the child when it ends, so that it does not stay as a zombie of this process.
+            threading.Thread(target=child.wait, daemon=True).start()
     return broker
 
 
 def stop(home: Path, timeout: float = 10.0) -> bool:
     """End the broker of `home` and wait until it is gone; whether one ran.
 
-    All its records are lost. A broker.json left behind by a crash is removed.
+    All its records are lost. A broker.json left behind by a crash is removed. A start in progress,
+    by any process, is waited for: its broker is the one that is ended.
+
+    Raises:
+        SourceUnavailable: another process was starting or stopping it for `timeout` seconds.
     """
-    broker = _read(_file(home))
-    running = broker is not None and _runs(broker)
-    if broker is not None and running:
-        deadline = time.monotonic() + timeout
-        _signal(broker, signal.SIGTERM)
-        while _runs(broker):
-            if time.monotonic() > deadline:
-                _signal(broker, signal.SIGKILL)
-            time.sleep(_POLL)
-    if broker is not None and _read(_file(home)) == broker:
-        _file(home).unlink(missing_ok=True)
+    if not home.is_dir():
+        return False
+    with _turn(home, time.monotonic() + timeout):
+        broker = _read(_file(home))
+        running = broker is not None and _runs(broker)
+        if broker is not None and running:
+            deadline = time.monotonic() + timeout
+            _signal(broker, signal.SIGTERM)
+            while _runs(broker):
+                if time.monotonic() > deadline:
+                    _signal(broker, signal.SIGKILL)
+                time.sleep(_POLL)
+        if broker is not None and _read(_file(home)) == broker:
+            _file(home).unlink(missing_ok=True)
     return running
 
 
@@ -210,6 +219,28 @@ def _only_one(home: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _turn(home: Path, deadline: float) -> Iterator[int]:
+    """Keep all others from starting and stopping the broker of `home`; yield the lock's descriptor.
+
+    A process that inherits the descriptor keeps the lock until it closes it or ends.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "broker.turn").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SourceUnavailable(
+                        f"another process is starting or stopping the embedded broker of {home}",
+                        action="end that process (`fuser` on broker.turn names it), or try again",
+                    ) from None
+                time.sleep(_POLL)
+        yield lock.fileno()
+
+
+@contextmanager
 def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
     """Keep the signals pending, so that `sigwait` gets them and none is lost before it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -219,12 +250,14 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _spawn(home: Path) -> subprocess.Popen[bytes]:
+def _spawn(home: Path, turn: int) -> subprocess.Popen[bytes]:
+    """Start a broker process, which keeps the turn until it has an address, or ends."""
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     with _log(home).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ingestion_platform.sources.broker", str(home)],
+            [sys.executable, "-m", "ingestion_platform.sources.broker", str(home), str(turn)],
+            pass_fds=[turn],
             # Makes this package importable there too, installed or not.
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
@@ -234,14 +267,26 @@ def _spawn(home: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child now; it does nothing after this returns."""
+    child.kill()
+    child.wait()
+
+
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "it logged nothing")
 
 
 def _main(arguments: list[str]) -> int:
+    home, turn = Path(arguments[0]), arguments[1:]
+
+    def ready(_servers: str) -> None:
+        for descriptor in turn:
+            os.close(int(descriptor))
+
     try:
-        serve(Path(arguments[0]))
+        serve(home, ready=ready)
     except SourceUnavailable as error:
         sys.stderr.write(f"{error}\n")
         return _OCCUPIED

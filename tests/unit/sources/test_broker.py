@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -82,13 +83,119 @@ def test_many_starters_at_once_get_one_broker(home: Path) -> None:
 
 def serving(home: Path) -> list[str]:
     """The process ids of everything that serves the home or is about to."""
-    shown = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    # -ww: without a terminal ps cuts its lines after 80 characters.
+    command = ["ps", "-ww", "-eo", "pid,args"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split() for line in shown.stdout.splitlines()]
     return [
         line[0]
         for line in lines
-        if line[-1] == str(home) and "ingestion_platform.sources.broker" in line
+        if str(home) in line and "ingestion_platform.sources.broker" in line
     ]
+
+
+@pytest.fixture
+def halted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The broker processes that `start` makes, each stopped before it does anything."""
+    made: list[subprocess.Popen[bytes]] = []
+    spawn = broker._spawn
+
+    def spawn_halted(home: Path, turn: int) -> subprocess.Popen[bytes]:
+        child = spawn(home, turn)
+        child.send_signal(signal.SIGSTOP)
+        made.append(child)
+        return child
+
+    monkeypatch.setattr(broker, "_spawn", spawn_halted)
+    yield made
+    for child in made:
+        child.kill()
+
+
+def test_starters_at_once_spawn_one_broker(
+    home: Path, halted: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one starter's broker is not ready, the others wait and start none."""
+    asked: set[int] = set()
+    address = broker.address
+
+    def counted(home: Path) -> broker.BrokerAddress | None:
+        asked.add(threading.get_ident())
+        return address(home)
+
+    monkeypatch.setattr(broker, "address", counted)
+    with ThreadPoolExecutor(4) as pool:
+        starts = [pool.submit(broker.start, home) for _ in range(4)]
+        assert eventually(lambda: len(asked) == 4 and len(halted) > 0)
+        halted[0].send_signal(signal.SIGCONT)
+        assert len({start.result() for start in starts}) == 1
+    assert [child.pid for child in halted] == [starts[0].result().pid]
+
+
+def test_stop_waits_for_a_start_in_progress(
+    home: Path, halted: list[subprocess.Popen[bytes]]
+) -> None:
+    """The broker that was about to be ready is the one that ends."""
+    with ThreadPoolExecutor(2) as pool:
+        start = pool.submit(broker.start, home)
+        assert eventually(lambda: len(halted) > 0)
+        stop = pool.submit(broker.stop, home)
+        assert not stop.done()
+        halted[0].send_signal(signal.SIGCONT)
+        assert start.result().pid == halted[0].pid
+        assert stop.result()
+    assert serving(home) == []
+    assert broker.address(home) is None
+
+
+def test_stop_waits_for_a_killed_starters_broker(home: Path) -> None:
+    """A broker whose starter died before it was ready keeps the turn, and ends by `stop`."""
+    code = """
+import os, pathlib, signal, sys
+from ingestion_platform.sources import broker
+spawn = broker._spawn
+def spawn_and_die(home, turn):
+    child = spawn(home, turn)
+    child.send_signal(signal.SIGSTOP)
+    print(child.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+broker._spawn = spawn_and_die
+broker.start(pathlib.Path(sys.argv[1]))
+"""
+    starter = python("-c", code, str(home))
+    pid = int(starter.communicate(timeout=30)[0])
+    with ThreadPoolExecutor(1) as pool:
+        stop = pool.submit(broker.stop, home)
+        assert not stop.done()
+        os.kill(pid, signal.SIGCONT)
+        assert stop.result()
+    assert serving(home) == []
+    assert broker.address(home) is None
+
+
+def test_a_starters_own_broker_ends_if_another_serves(
+    home: Path, halted: list[subprocess.Popen[bytes]]
+) -> None:
+    """When `start` returns another's broker, its own process is gone, whatever it was doing."""
+    with ThreadPoolExecutor(1) as pool:
+        start = pool.submit(broker.start, home)
+        assert eventually(lambda: len(halted) > 0)
+        other = python("-m", "ingestion_platform.sources.broker", str(home))
+        assert start.result().pid == other.pid
+    assert serving(home) == [str(other.pid)]
+    other.terminate()
+    other.communicate(timeout=30)
+    assert broker.address(home) is None
+
+
+def test_a_turn_that_never_comes_is_an_error(home: Path) -> None:
+    """A process that hangs while it starts the broker does not hang the others."""
+    with (
+        broker._turn(home, 0.0),
+        pytest.raises(SourceUnavailable, match="another process is starting or stopping"),
+    ):
+        broker.start(home, timeout=0.1)
+    assert not broker.stop(home)
 
 
 def test_a_restart_is_a_new_generation_without_the_records(home: Path) -> None:
