@@ -391,6 +391,7 @@ def load_files(
     stream: Stream,
     files: Iterable[Path],
     *,
+    again: bool = False,
     on_read: Callable[[int], None] = _nothing,
     on_landed: Callable[[Landed], None] = _nothing,
     on_loaded: Callable[[Loaded], None] = _nothing,
@@ -398,7 +399,8 @@ def load_files(
 ) -> None:
     """Land and load files by hand, one after the other; they stay where they are.
 
-    `on_read` is told how many records of the file at hand were read.
+    `on_read` is told how many records of the file at hand were read. With `again`, contents that
+    were landed under other names are landed once more under these: see `Door.land_file`.
 
     Raises:
         UnreadableFile: one cannot be parsed; nothing of it is landed, and those ahead of it are.
@@ -407,7 +409,7 @@ def load_files(
     for file in files:
 
         def attempt(file: Path = file) -> None:
-            landing = platform.door(stream).land_file(file, on_file, on_read)
+            landing = platform.door(stream).land_file(file, on_file, on_read, again=again)
             _load_files(platform, stream, landing, on_landed, on_loaded)
 
         persist(attempt)

@@ -363,7 +363,8 @@ class FilesLine:
         self._unsettled.pop(handled.name, None)
         if again:
             self._unsettled[handled.name] = handled.outcome
-        level = logging.WARNING if handled.outcome in ("refused", "waiting") else logging.INFO
+        loud = handled.outcome in ("refused", "waiting", "copy")
+        level = logging.WARNING if loud else logging.INFO
         said = f": {handled.detail}" if handled.detail else ""
         with bound(partition=partition_label(FILES)):
             LOG.log(level, "%s: file %s %s%s", self.name, handled.name, handled.outcome, said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,13 @@ def load(
         bool,
         typer.Option("--dry-run", help="Only parse and judge; nothing is landed or loaded."),
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Land a content that was landed under another name once more under this one.",
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +74,7 @@ def load(
     [dim]Examples:[/]
       ingest load pgr_events staging/*.csv
       ingest load pgr_events events.jsonl.gz --dry-run
+      ingest load pgr_events tomorrow.csv --again
     """
     terminal: Terminal = ctx.obj
     from ingestion_platform.pipeline import Platform
@@ -74,7 +83,7 @@ def load(
 
     chosen = select(declared_streams(), [stream])[0]
     platform = Platform(Settings.load())
-    deal = _try if dry_run else _load
+    deal = _try if dry_run else partial(_load, again)
     with terminal.progress() as progress:
         outcomes = [_attempt(terminal, progress, platform, chosen, f, deal) for f in files]
     if as_json:
@@ -120,7 +129,12 @@ def _try(
 
 
 def _load(
-    progress: Progress, platform: Platform, stream: Stream, file: Path, outcome: Outcome
+    again: bool,
+    progress: Progress,
+    platform: Platform,
+    stream: Stream,
+    file: Path,
+    outcome: Outcome,
 ) -> None:
     from ingestion_platform.pipeline import load_files
 
@@ -153,6 +167,7 @@ def _load(
         platform,
         stream,
         [file],
+        again=again,
         on_read=on_read,
         on_landed=on_landed,
         on_loaded=on_loaded,
@@ -164,7 +179,8 @@ def _show(terminal: Terminal, outcomes: list[Outcome]) -> None:
     numbers = ("records", "bronze", "quarantined")
     table = new_table("", ("file", *numbers, "result", ""), numbers=numbers)
     for each in outcomes:
-        colour = "bold red" if each.result == "failed" else "green"
+        colours = {"failed": "bold red", "copy": "yellow", "empty": "yellow"}
+        colour = colours.get(each.result, "green")
         figures = map(count, (each.records, each.bronze, each.quarantined))
         detail = "" if each.result == "failed" else literal(each.detail)
         table.add_row(literal(each.file), *figures, f"[{colour}]{each.result}[/]", detail)

@@ -36,6 +36,7 @@ class Tally:
     quarantined: int = 0
     seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    files: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,8 +115,12 @@ def _run(
         progress.update(loading, completed=tally.bronze + tally.quarantined)
 
     def on_file(handled: Handled) -> None:
+        about = {"name": handled.name, "outcome": handled.outcome, "records": handled.rows}
+        tally.files.append(about | {"detail": handled.detail, "kept": handled.kept})
         said = f": {handled.detail}" if handled.detail else ""
-        terminal.say(f"  {literal(handled.name)} {handled.outcome}{literal(said)}")
+        colour = "green" if handled.outcome == "landed" else "yellow"
+        outcome = f"[{colour}]{handled.outcome}[/]"
+        terminal.say(f"  {literal(handled.name)} {outcome}{literal(said)}")
 
     run_stream(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=on_file)
 

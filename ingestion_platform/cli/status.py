@@ -133,7 +133,16 @@ def _heading(found: StreamStatus) -> str:
         f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
         f"{_bronze(found)} rows in {found.bronze_table}, "
         f"{_refused(found)} in {found.quarantine_table}"
-        f"{_recreated(found)}"
+        f"{_recreated(found)}{_copies(found)}"
+    )
+
+
+def _copies(found: StreamStatus) -> str:
+    if found.copies is None:
+        return ""
+    return (
+        f"\n[yellow]{count(found.copies.count)} files landed nothing, as copies[/]; the last one: "
+        f"{literal(str(found.copies))}"
     )
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ingestion_platform.errors import Permanent, StoreUnavailable
+from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
 from ingestion_platform.lake.drop import Arrival, DropZone
 from ingestion_platform.lake.files import claim_place, land_claimed, landed_end, unfinished
 from ingestion_platform.lake.guarded import Busy, Unfit
-from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.journal import Claim, Journal, key_again
 from ingestion_platform.lake.land import Landed
 from ingestion_platform.lake.store import Store
 from ingestion_platform.settings import FileLimits
@@ -140,18 +140,27 @@ class Door:
             raise delayed[0]
 
     def land_file(
-        self, file: Path, note: Note, on_read: Callable[[int], None] = lambda _: None
+        self,
+        file: Path,
+        note: Note,
+        on_read: Callable[[int], None] = lambda _: None,
+        *,
+        again: bool = False,
     ) -> Iterator[Landed]:
         """Land a file by hand; it stays where it is. `on_read` is told how many records were read.
+
+        With `again`, a content that was landed under another name is landed once more under this
+        one, and once only, however often this is called.
 
         Raises:
             UnreadableFile: there is no such file, or it cannot be parsed.
             PositionMoved, HalfLanded, StoreUnavailable: as `land_waiting`.
         """
         with Spool(self._spool) as spool:
-            content = self._opened(copy_file(file, spool, self._limits), spool)
+            copied = copy_file(file, spool, self._limits)
+            format_of(copied.name, self._format)  # an unknown one stops nobody's landing
             broken = yield from self._finish(spool)
-            yield from self._land(content, note, broken, on_read)
+            yield from self._land(copied, spool, note, broken, on_read, again=again)
 
     @contextmanager
     def reading(self, file: Path) -> Iterator[Content]:
@@ -194,7 +203,7 @@ class Door:
             note(Handled(taken.name, "changing", detail="it is still being written: it waits"))
             return
         try:
-            yield from self._land(self._opened(copied, spool), note, broken)
+            yield from self._land(copied, spool, note, broken)
         except UnreadableFile as error:
             kept = self.zone.refuse(copied, error.message)
             note(Handled(taken.name, "refused", detail=error.problem, kept=kept))
@@ -241,33 +250,54 @@ class Door:
 
     def _land(
         self,
-        content: Content,
+        copied: Copied,
+        spool: Spool,
         note: Note,
         broken: HalfLanded | None,
         on_read: Callable[[int], None] = lambda _: None,
+        *,
+        again: bool = False,
     ) -> Iterator[Landed]:
         """Land a content, unless it is landed."""
         journal = Journal(self._lake, self._topic)
-        known = journal.by_content(content.sha256)
+        key = self._key(journal, copied) if again else copied.sha256
+        known = journal.by_key(key)
         if broken is not None and known is None:
             raise broken
-        rows = known.rows if known is not None else content.count(self._stream.contract, on_read)
-        kept = self.zone.archive(content)
+        if known is None:
+            content = self._opened(copied, spool)
+            rows = content.count(self._stream.contract, on_read)
+        else:
+            content, rows = _claimed(copied, known, spool), known.rows
+        kept = self.zone.archive(copied)
         if rows == 0:
-            note(Handled(content.name, "empty", detail="it has no records", kept=kept))
+            note(Handled(copied.name, "empty", detail="it has no records", kept=kept))
             return
-        earlier = journal.by_name(content.name)
-        claim, new = claim_place(self._lake, self._topic, content, rows, kept)
+        earlier = journal.by_name(copied.name)
+        claim, new = claim_place(self._lake, self._topic, content, rows, kept, key)
+        if not new and known is None:
+            raise PositionMoved(f"{claim.name} has the same content, and was claimed meanwhile")
         done = landed_end(self._lake, self._topic, claim)
         yield from land_claimed(self._lake, self._topic, claim, content)
         if not new and done == claim.end:
-            said = f"its content was landed as {claim.name} on {claim.time:%Y-%m-%d %H:%M:%S} UTC"
-            note(Handled(content.name, "copy", detail=said, kept=kept, claim=claim))
+            journal.remember_copy(copied.name, claim)
+            note(
+                Handled(copied.name, "copy", detail=_copy_of(claim, again), kept=kept, claim=claim)
+            )
             return
         said = ""
         if new and earlier is not None:
             said = f"another content of this name was landed on {earlier.time:%Y-%m-%d %H:%M} UTC"
-        note(Handled(content.name, "landed", rows, said, kept, claim))
+        note(Handled(copied.name, "landed", rows, said, kept, claim))
+
+    def _key(self, journal: Journal, copied: Copied) -> str:
+        """The key of a content that is to be landed again, unless this very name has it."""
+        if (last := journal.last()) is not None:
+            journal.make_findable(last)
+        first = journal.by_key(copied.sha256)
+        if first is None or first.name == copied.name:
+            return copied.sha256
+        return key_again(copied.sha256, copied.name)
 
     def _finish(self, spool: Spool) -> Generator[Landed, None, HalfLanded | None]:
         """End a file that another writer left half landed, from its archived copy; gives the
@@ -283,6 +313,22 @@ class Door:
         if copied is None or copied.sha256 != claim.sha256:
             done = landed_end(self._lake, self._topic, claim) - claim.start
             return HalfLanded(claim, done, f"{drop.url}/{claim.archive}")
-        content = open_copy(copied, Format(claim.kind, claim.compression), spool)
+        content = _claimed(copied, claim, spool)
         yield from land_claimed(self._lake, self._topic, claim, content)
         return None
+
+
+def _claimed(copied: Copied, claim: Claim, spool: Spool) -> Content:
+    """A copy of a claimed file, read as it was when it was claimed: without limits, too."""
+    named = replace(copied, name=claim.name)
+    return open_copy(named, Format(claim.kind, claim.compression), spool)
+
+
+def _copy_of(claim: Claim, again: bool) -> str:
+    said = (
+        f"it landed nothing, because its content was landed as {claim.name} on "
+        f"{claim.time:%Y-%m-%d %H:%M:%S} UTC; "
+    )
+    if again:
+        return f"{said}to land it once more, give it another name"
+    return f"{said}`ingest load STREAM FILE --again` lands it on purpose"

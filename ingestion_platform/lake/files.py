@@ -33,9 +33,9 @@ _MILLIS = SCHEMA.field("timestamp").type
 
 
 def claim_place(
-    store: Store, topic: str, content: Content, rows: int, archive: str
+    store: Store, topic: str, content: Content, rows: int, archive: str, key: str
 ) -> tuple[Claim, bool]:
-    """The claim of a content, and whether it is new; the last file must be landed to its end.
+    """The claim of a content's key, and whether it is new; the last file must be landed to its end.
 
     Raises:
         PositionMoved: another file got the place; look again.
@@ -44,10 +44,10 @@ def claim_place(
     last = journal.last()
     if last is not None:
         journal.make_findable(last)
-        if last.sha256 != content.sha256 and landed_end(store, topic, last) < last.end:
+        if last.key != key and landed_end(store, topic, last) < last.end:
             raise PositionMoved(f"{last.name} is being landed by another writer")
-    # Behind the last claim: had this content been claimed since, the place would be taken.
-    if (known := journal.by_content(content.sha256)) is not None:
+    # Behind the last claim: had this key been claimed since, the place would be taken.
+    if (known := journal.by_key(key)) is not None:
         return known, False
     now = datetime.now(UTC).replace(microsecond=0)
     claim = Claim(
@@ -62,6 +62,7 @@ def claim_place(
         kind=content.format.kind,
         compression=content.format.compression,
         archive=archive,
+        key=key,
     )
     if not journal.claim(claim):
         raise PositionMoved(f"another file was landed ahead of {content.name}")

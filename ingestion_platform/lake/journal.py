@@ -7,6 +7,7 @@ who has the content can go on where a dead writer stopped.
     topic=<topic>/_files/claims/<start offset>.json
     topic=<topic>/_files/contents/<sha256>.json      (the same, to be found by content)
     topic=<topic>/_files/names/<digest>.json         (the last content of a name)
+    topic=<topic>/_files/copies.json                 (the last file that landed nothing, as a copy)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Claim:
     """A file's place: its records are the offsets `start` to before `end` of a generation.
 
     All of them are of one window and one instant; `archive` is the original's path below
-    DROP_URL.
+    DROP_URL. A `key` is claimed once: it is `sha256`, but where somebody had the content landed
+    again under another name.
     """
 
     generation: str
@@ -39,6 +41,7 @@ class Claim:
     kind: str
     compression: str | None
     archive: str
+    key: str
 
     @property
     def rows(self) -> int:
@@ -63,6 +66,30 @@ class Claim:
         return cls(**said)
 
 
+def key_again(sha256: str, name: str) -> str:
+    """The key of a content that is landed again on purpose, under another name."""
+    text = f"{sha256}\0{name}".encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How many files landed nothing because their content was landed before, and the last one:
+    its name, when it came, and the file and time that its content was landed as."""
+
+    count: int
+    name: str
+    time: datetime
+    landed_as: str
+    landed_at: datetime
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} came on {self.time:%Y-%m-%d %H:%M} UTC and landed nothing: its content "
+            f"was landed as {self.landed_as} on {self.landed_at:%Y-%m-%d %H:%M} UTC"
+        )
+
+
 class Journal:
     """The claims of one topic's files."""
 
@@ -82,13 +109,13 @@ class Journal:
         """
         return self._store.create(f"{self._folder}claims/{claim.start:020d}.json", claim.to_json())
 
-    def by_content(self, sha256: str) -> Claim | None:
-        """The claim of a content; None when it never had one that could be found."""
-        return self._read(self._content_path(sha256))
+    def by_key(self, key: str) -> Claim | None:
+        """The claim of a content's key; None when it never had one that could be found."""
+        return self._read(self._content_path(key))
 
     def make_findable(self, claim: Claim) -> None:
-        """Have a claim found by its content."""
-        self._store.create(self._content_path(claim.sha256), claim.to_json())
+        """Have a claim found by its key."""
+        self._store.create(self._content_path(claim.key), claim.to_json())
 
     def by_name(self, name: str) -> Claim | None:
         """The last claim of a name, for people; nothing depends on it."""
@@ -98,8 +125,29 @@ class Journal:
         """Have a claim found by its name."""
         self._store.write(self._name_path(claim.name), claim.to_json())
 
-    def _content_path(self, sha256: str) -> str:
-        return f"{self._folder}contents/{sha256}.json"
+    def copies(self) -> Copies | None:
+        """What is known of files that landed nothing, for people; nothing depends on it."""
+        try:
+            said = json.loads(self._store.read(f"{self._folder}copies.json"))
+        except FileNotFoundError:
+            return None
+        times = {name: datetime.fromisoformat(said[name]) for name in ("time", "landed_at")}
+        return Copies(**{**said, **times})
+
+    def remember_copy(self, name: str, claim: Claim) -> None:
+        """Remember that a file landed nothing, because of the claim of its content."""
+        before = self.copies()
+        said = {
+            "count": 1 if before is None else before.count + 1,
+            "name": name,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "landed_as": claim.name,
+            "landed_at": claim.time.isoformat(),
+        }
+        self._store.write(f"{self._folder}copies.json", json.dumps(said, indent=2).encode())
+
+    def _content_path(self, key: str) -> str:
+        return f"{self._folder}contents/{key}.json"
 
     def _name_path(self, name: str) -> str:
         # A name may be longer, or of other characters, than a store takes.

@@ -109,6 +109,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         asked = partitions.requested_slices(context)
         newest: dict[Slice, Landed] = {}
+        files: list[Handled] = []
 
         def note(landed: "Landed") -> None:
             name = landed.link.name
@@ -117,7 +118,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                 context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
 
         def note_file(handled: "Handled") -> None:
-            loud = handled.outcome in ("refused", "waiting")
+            files.append(handled)
+            loud = handled.outcome in ("refused", "waiting", "copy")
             told = context.log.warning if loud else context.log.info
             said = f": {handled.detail}" if handled.detail else ""
             kept = f" (now {handled.kept})" if handled.kept else ""
@@ -138,6 +140,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             except FilesRefused as error:  # all else is landed: that is told first
                 refused = error
             events = _lake_events(platform, stream, {*asked, *newest}, newest)
+            if files and (of_files := [of for of in events if of[1] == FILES]):
+                events[max(of_files)]["files"] = metadata.files_table(files)
         for of in sorted(set(events) - set(asked)):
             context.log_event(lake_event(stream, of, events[of]))
         for of in asked:

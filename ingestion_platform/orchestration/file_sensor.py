@@ -82,7 +82,8 @@ def _observations(
     taken = of.log.end if of is not None else 0
     lake = of.lake.offset if of is not None and of.lake is not None else 0
     bronze = of.tables.offset if of is not None and of.tables is not None else 0
-    seen = [topic_id, len(backlog.waiting), taken, lake, bronze]
+    copies = backlog.copies.count if backlog.copies is not None else 0
+    seen = [topic_id, len(backlog.waiting), taken, lake, bronze, copies]
     if cursor.observed.get(label) == seen:
         return []
     cursor.observed[label] = seen
@@ -97,6 +98,8 @@ def _observations(
                 "lake_position": lake,
                 "bronze_position": bronze,
                 "drop_zone": stream.door.folder,
+                "copies": copies,
+                **({"last_copy": str(backlog.copies)} if backlog.copies is not None else {}),
             },
             tags={"dagster/data_version": f"{topic_id}-{taken}"},
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from ingestion_platform.lake.chain import Link
+    from ingestion_platform.lake.door import Handled
 
 Metadata = dict[str, Any]
 
 PREVIEW_ROWS = 5
 TOP_REASONS = 10
-_WIDE = 120  # characters of a value that a preview shows
+_FILES = 100
+_WIDE = 200  # characters of a value that a preview shows
 # The offending value, in brackets, would make every reason another.
 _COUNT_REASONS = f"""
     SELECT {c.WINDOW}, {c.PARTITION}, split_part(reason, ' (is ', 1) AS kind, count(*)
@@ -277,6 +279,18 @@ def reasons_table(reasons: Mapping[str, int]) -> dg.MarkdownMetadataValue:
     top = Counter(reasons).most_common(TOP_REASONS)
     lines = [f"| {count:,} | {_cell(reason)} |" for reason, count in top]
     return dg.MetadataValue.md("\n".join(["| records | reason |", "|---:|---|", *lines]))
+
+
+def files_table(handled: Sequence[Handled]) -> dg.MarkdownMetadataValue:
+    """What became of the files of a run, the first hundred of them, those not landed first."""
+    lines = [["file", "outcome", "records", "detail"], ["---"] * 4]
+    for each in sorted(handled, key=lambda each: each.outcome == "landed")[:_FILES]:
+        # Names are other people's text, which must not become links or images.
+        name, detail = (
+            f"`{_cell(text.replace('`', chr(39)))}`" for text in (each.name, each.detail)
+        )
+        lines.append([name, each.outcome, str(each.rows), detail if each.detail else ""])
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.drop import Arrival
 from ingestion_platform.lake.files import landed_end
-from ingestion_platform.lake.journal import Journal
+from ingestion_platform.lake.journal import Copies, Journal
 from ingestion_platform.lake.land import window_of
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
@@ -60,11 +60,13 @@ class Backlog:
 @dataclass(frozen=True, slots=True)
 class FilesBacklog:
     """The drop zone now: what waits in it, how far what was taken in has come (None before the
-    first file), and the first ingest date that is behind, waiting files left aside."""
+    first file), and the first ingest date that is behind, waiting files left aside; `copies` tells
+    of files that landed nothing."""
 
     waiting: tuple[Arrival, ...]
     progress: Progress | None
     behind: date | None
+    copies: Copies | None = None
 
 
 def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
@@ -74,7 +76,8 @@ def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
     found = tuple(platform.door(stream).zone.waiting())
-    last = Journal(platform.store, stream.topic).last()
+    journal = Journal(platform.store, stream.topic)
+    last = journal.last()
     if last is None:
         return FilesBacklog(found, None, None)
     tables = _Tables(platform, stream)  # before the lake's end, as for a topic
@@ -86,7 +89,7 @@ def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
     if landed.offset and at != landed:
         behind += _window_after(chain, FILES, at)
     behind += tables.disagreeing(chain, FILES)
-    return FilesBacklog(found, progress, min(behind, default=None))
+    return FilesBacklog(found, progress, min(behind, default=None), journal.copies())
 
 
 def read_backlog(platform: Platform, stream: Stream) -> Backlog:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.files import landed_end
-from ingestion_platform.lake.journal import Claim, Journal
+from ingestion_platform.lake.journal import Claim, Copies, Journal
 from ingestion_platform.lake.losses import Loss, merged, noted_losses, present_losses
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
@@ -53,7 +53,7 @@ class StreamStatus:
     Row counts include rows that others inserted by SQL, `inserted_rows` in bronze; `decided_rows`
     of those in quarantine were discarded (see `quarantine`). `waiting_files` are in the drop zone:
     their records are not counted as lag, since nobody has read them. `losses` has what was lost of
-    the log, and when the topic was recreated.
+    the log, and when the topic was recreated; `copies` tells of files that landed nothing.
     """
 
     stream: str
@@ -69,6 +69,7 @@ class StreamStatus:
     decided_rows: int = 0
     losses: tuple[Loss, ...] = ()
     inserted_rows: int = 0
+    copies: Copies | None = None
 
     @property
     def lag(self) -> int:
@@ -126,6 +127,7 @@ class FilesState:
     waiting: int
     last: Claim | None
     landed: int
+    copies: Copies | None = None
 
 
 def summarize(
@@ -185,6 +187,7 @@ def summarize(
         decided_rows=quarantine.decided,
         losses=tuple(losses),
         inserted_rows=bronze.inserted,
+        copies=files.copies,
     )
 
 
@@ -206,9 +209,10 @@ def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Wate
 
 def _read_files(platform: Platform, stream: Stream) -> FilesState:
     waiting = len(platform.door(stream).zone.waiting())
-    last = Journal(platform.store, stream.topic).last()
+    journal = Journal(platform.store, stream.topic)
+    last = journal.last()
     landed = 0 if last is None else landed_end(platform.store, stream.topic, last)
-    return FilesState(waiting, last, landed)
+    return FilesState(waiting, last, landed, journal.copies() if last is not None else None)
 
 
 def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableState]:

@@ -35,6 +35,7 @@ from ingestion_platform.pipeline import (
     run_stream,
     try_file,
 )
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.produce import produce
 from ingestion_platform.sources.reading import UnreadableFile
@@ -186,6 +187,78 @@ def test_a_content_lands_once(platform: Platform, stream: Stream) -> None:
     assert "another content of this name" in handled[1].detail
     assert file.read_bytes() == data
     holds(platform, stream, 61)
+
+
+def test_copies_are_told_and_landed_on_purpose(platform: Platform, stream: Stream) -> None:
+    """Once for each other name, however often the command is repeated, and in any format."""
+    data = as_csv(events(30))
+    drop(platform, stream, "monday.csv", data)
+    run(platform, stream)
+    drop(platform, stream, "tuesday.csv", data)
+    (handled,) = run(platform, stream)
+    assert handled.outcome == "copy"
+    assert "landed nothing, because its content was landed as monday.csv on" in handled.detail
+    assert "--again" in handled.detail
+    found = stream_status(platform, stream).copies
+    assert found is not None
+    assert (found.count, found.name, found.landed_as) == (1, "tuesday.csv", "monday.csv")
+    folder = platform.settings.home
+    for name in ("monday.csv", "tuesday.csv", "wednesday.csv"):
+        (folder / name).write_bytes(data)
+
+    def load(name: str, *, again: bool) -> list[str]:
+        handled: list[Handled] = []
+        load_files(platform, stream, [folder / name], again=again, on_file=handled.append)
+        return [each.outcome for each in handled]
+
+    assert load("monday.csv", again=True) == ["copy"]
+    assert load("tuesday.csv", again=False) == ["copy"]
+    for name in ("tuesday.csv", "wednesday.csv"):
+        assert load(name, again=True) == ["landed"]
+        assert load(name, again=True) == ["copy"]
+    holds(platform, stream, 90)
+
+
+def test_again_lands_an_unknown_content_once(platform: Platform, stream: Stream) -> None:
+    """What was never landed gets its ordinary place, which a later copy finds."""
+    file = platform.settings.home / "first.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(as_csv(events(5)))
+    handled: list[Handled] = []
+    for _ in range(2):
+        load_files(platform, stream, [file], again=True, on_file=handled.append)
+    drop(platform, stream, "other.csv", file.read_bytes())
+    handled += run(platform, stream)
+    assert [each.outcome for each in handled] == ["landed", "copy", "copy"]
+    holds(platform, stream, 5)
+
+
+def test_many_landing_again_at_once_land_once(platform: Platform, stream: Stream) -> None:
+    """The same command, repeated while it is at work."""
+    data = as_csv(events(20))
+    drop(platform, stream, "one.csv", data)
+    run(platform, stream)
+    file = platform.settings.home / "two.csv"
+    file.write_bytes(data)
+    with ThreadPoolExecutor(3) as pool:
+        work = [
+            pool.submit(load_files, Platform(platform.settings), stream, [file], again=True)
+            for _ in range(3)
+        ]
+        for each in work:
+            each.result()
+    holds(platform, stream, 40)
+
+
+def test_half_landed_file_comes_again_in_another_format(platform: Platform, stream: Stream) -> None:
+    """It is ended as what it was claimed as, whatever its new name says."""
+    data = half_landed(platform, stream, 5000, 2048)
+    claim = unfinished(platform.store, stream.topic)
+    assert claim is not None
+    platform.drop.remove(claim.archive)
+    drop(platform, stream, "again.json", data)
+    run(platform, stream)
+    holds(platform, stream, 5000)
 
 
 def test_originals_are_archived_unchanged(platform: Platform, stream: Stream) -> None:

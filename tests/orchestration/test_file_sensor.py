@@ -116,6 +116,24 @@ def test_pipe_costs_one_run(lab: Lab) -> None:
     assert lab.rows() == 30
 
 
+def test_copy_is_told_by_assets(lab: Lab) -> None:
+    """The run's event of the lake has its files, the observed zone the last copy."""
+    drop(lab, "monday.jsonl", 30)
+    data = lab.platform.drop.read("zone/monday.jsonl")
+    lab.materialize((TODAY, FILES))
+    cursor = tick(lab).cursor
+    lab.platform.drop.write("zone/tuesday.jsonl", data)
+    told = lab.materialize((TODAY, FILES))
+    files = told.of(lab.lake)[TODAY, FILES]["files"]
+    assert "| `tuesday.jsonl` | copy | 0 | `it landed nothing, because its content was" in str(
+        files
+    )
+    (event,) = tick(lab, cursor).asset_events
+    seen = {name: value.value for name, value in event.metadata.items()}
+    assert seen["copies"] == 1
+    assert "tuesday.jsonl came on" in seen["last_copy"]
+
+
 def test_files_that_change_for_ever_hide_no_others(lab: Lab) -> None:
     """More of them than a tick remembers."""
     zone = Path(urlsplit(lab.settings.drop_url).path) / "zone"
