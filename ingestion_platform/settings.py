@@ -246,6 +246,8 @@ class Settings:
     """Secrets of Dagster's own settings (DAGSTER_POSTGRES_URL), which are not used here."""
     dotenv: frozenset[str] = frozenset()
     """Those of them that the `.env` file gave."""
+    dotenv_file: Path | None = None
+    """That file, where there is one."""
 
     @property
     def embedded(self) -> bool:
@@ -311,6 +313,7 @@ class Settings:
             source={name: _masked(name, value) for name, value in env.items() if _ours(name)},
             others={name: env[name] for name in ("DAGSTER_POSTGRES_URL",) if name in env},
             dotenv=frozenset(filter(_ours, dotenv)),
+            dotenv_file=root / ".env" if environ is None and (root / ".env").is_file() else None,
         )
 
 

@@ -6,6 +6,7 @@ Nothing is mended here, and nothing is left behind.
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -102,8 +103,37 @@ def _settings(patient: Patient) -> Iterator[Finding]:
     for name, value in sorted(settings.source.items()):
         origin = ".env" if name in settings.dotenv else "environment"
         yield ok(f"{name}={value} ({origin})")
+    if settings.dotenv_file is not None:
+        yield from _dotenv(settings.dotenv_file)
     kafka = "the embedded broker" if settings.embedded else "the Kafka of KAFKA_BOOTSTRAP_SERVERS"
     yield ok(f"home {settings.home}, {kafka}, lake {settings.lake_url}")
+
+
+def _dotenv(file: Path) -> Iterator[Finding]:
+    """Whether others can read the `.env` file, which has secrets, or decide what it says."""
+    found, folder = file.stat(), file.parent.stat()
+    mine = {os.geteuid(), 0}
+    if found.st_uid not in mine:
+        yield warn(
+            f"{file} belongs to another user, who can change every setting",
+            f"`chown {os.geteuid()} {file}`, after reading it",
+        )
+    if found.st_mode & 0o022:
+        yield warn(
+            f"others can write {file} (mode {stat.S_IMODE(found.st_mode):o}), and so change every "
+            "setting",
+            f"`chmod 600 {file}`, after reading it",
+        )
+    elif found.st_mode & 0o044:
+        yield warn(
+            f"others can read {file} (mode {stat.S_IMODE(found.st_mode):o}), and the secrets in it",
+            f"`chmod 600 {file}`",
+        )
+    if folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX:
+        yield warn(
+            f"others can replace {file}: its folder has mode {stat.S_IMODE(folder.st_mode):o}",
+            f"`chmod go-w {file.parent}`",
+        )
 
 
 def _contracts(patient: Patient) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ async def post_one(door: Door, stream: Stream, request: Request) -> Response:
 
 async def post_staged(door: Door, stream: Stream, file: str, request: Request) -> Response:
     """One record of the shop, into a staging file of the drop zone instead of the topic."""
-    folder = _staging_folder(door, stream)
+    root, path = _drop_folder(door), f"{stream.door.folder.strip('/')}/{file}"
     (envelope,) = await received(door, request, single=True)
 
     async def work(_: Done) -> Answer:
@@ -64,7 +64,7 @@ async def post_staged(door: Door, stream: Stream, file: str, request: Request) -
         row = _fields(value)
         columns = [f.name for f in stream.contract.fields if f.derived is None]
         try:
-            await asyncio.to_thread(append_rows, folder / file, columns, [row])
+            await asyncio.to_thread(append_rows, root, path, columns, [row])
         except OSError as error:
             door.counters.add(stream.name, failed=1)
             raise Problem(
@@ -91,8 +91,8 @@ def _accepted(row: dict[str, Any]) -> dict[str, Any]:
     return {"status": "accepted", "user_id": row.get("user_id")}
 
 
-def _staging_folder(door: Door, stream: Stream) -> Path:
-    """The drop zone of the stream.
+def _drop_folder(door: Door) -> Path:
+    """The folder of the drop zones.
 
     Raises:
         Problem: the drop zone is no folder, so that nothing can be appended there.
@@ -104,7 +104,7 @@ def _staging_folder(door: Door, stream: Stream) -> Path:
             "files of an object store cannot be appended to",
             action="set DROP_URL to a folder, or send the record to the stream itself",
         )
-    return Path(unquote(url.path)) / stream.door.folder
+    return Path(unquote(url.path))
 
 
 def _note(request: Request, stream: Stream, results: list[Result]) -> None:

@@ -7,29 +7,40 @@ row is written into a file that has gone.
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ingestion_platform.lake.guarded import open_folder, unfit
+from ingestion_platform.sources.staged import guarded
+
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PATIENCE = 5.0  # seconds for others to release the file
 _TAIL = 1024 * 1024  # bytes searched for the end of the last whole line
 
 
-def append_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append whole lines, on disk when this returns; a new file begins with the header.
+def append_rows(
+    root: Path, path: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Append whole lines to a file below `root`, on disk when this returns; a new file begins with
+    the header.
 
-    Null is an empty field; objects and arrays are JSON text. A line that a crash left torn was
-    never acknowledged, and is removed.
+    Null is an empty field, objects and arrays are JSON text, and no text can be a formula (see
+    `sources.staged`). A line that a crash left torn was never acknowledged, and is removed. Others
+    may write to the folder: links are not followed.
 
     Raises:
-        OSError: the file cannot be written; it is then as it was.
+        OSError: the file cannot be written, or is no regular file; it is then as it was.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file) as descriptor:
+    folder, _, name = path.rpartition("/")
+    with open_folder(root, folder, make=True) as opened, _locked(opened, name) as descriptor:
         end = _mend(descriptor)
         lines = [] if end else [list(columns)]
         lines += [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -40,28 +51,45 @@ def append_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
             os.ftruncate(descriptor, end)
             raise
         if not end:
-            _sync_folder(file.parent)
+            os.fsync(opened)
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[int]:
+def _locked(folder: int, name: str) -> Iterator[int]:
     """The file, open and locked, and certain to be the one of that name."""
+    deadline = time.monotonic() + _PATIENCE
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(name, _APPEND, 0o644, dir_fd=folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_there(file, descriptor):
+            if problem := unfit(os.fstat(descriptor)):
+                raise OSError(errno.EINVAL, problem)
+            _lock(descriptor, deadline)
+            if _is_there(folder, name, descriptor):
                 yield descriptor
                 return
         finally:
             os.close(descriptor)
 
 
-def _is_there(file: Path, descriptor: int) -> bool:
+def _lock(descriptor: int, deadline: float) -> None:
+    """Lock a file; whoever may read it could hold the lock for ever."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
+def _is_there(folder: int, name: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
+    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def _mend(descriptor: int) -> int:
@@ -82,19 +110,16 @@ def _as_csv(lines: list[list[str]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    match value:
+        case None:
+            return ""
+        case bool() | int() | float():
+            return json.dumps(value)
+        case str():
+            return guarded(value)
+    return guarded(json.dumps(value, ensure_ascii=False))
 
 
 def _write(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.settings import FileLimits, in_units
+from ingestion_platform.sources import staged
 from ingestion_platform.sources.csv_files import read_csv
 from ingestion_platform.sources.json_files import read_array, read_lines
 from ingestion_platform.sources.parquet_files import read_parquet
@@ -143,6 +144,8 @@ class Content(Copied):
 
     def _read(self, contract: Contract | None) -> Iterator[Records]:
         match self.format.kind:
+            case "csv" if self.name.lower().endswith(staged.SUFFIX):
+                return map(staged.with_texts, read_csv(self.name, self.plain))
             case "csv":
                 return read_csv(self.name, self.plain)
             case "jsonl":

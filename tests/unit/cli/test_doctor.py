@@ -190,3 +190,31 @@ def test_what_was_lost_is_told(healthy: Ingest) -> None:
     (status,) = [s for s in healthy("status", "--json").json if s["stream"] == "pgr_events"]
     assert [p["lost"] for p in status["partitions"]] == [0, 42, 0, 0]
     assert "recreated 1 times" in healthy("status", "pgr_events").out
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "said"),
+    [
+        (0o600, 0o755, ""),
+        (0o640, 0o755, "others can read"),
+        (0o604, 0o755, "others can read"),
+        (0o620, 0o755, "others can write"),
+        (0o666, 0o755, "others can write"),
+        (0o600, 0o775, "others can replace"),
+        (0o600, 0o1777, ""),
+    ],
+)
+def test_dotenv_that_others_reach_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, folder: int, said: str
+) -> None:
+    """They would read the secrets in it, or decide what the platform does."""
+    file = tmp_path / ".env"
+    file.write_text("")
+    file.chmod(mode)
+    tmp_path.chmod(folder)
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load()
+    assert settings.dotenv_file == file
+    found = [f for f in diagnosis._settings(diagnosis.Patient(settings)) if f.level != "ok"]
+    assert [f.message.partition(f" {file}")[0] for f in found] == ([said] if said else [])
+    assert all("chmod" in f.action for f in found)

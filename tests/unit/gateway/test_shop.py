@@ -158,7 +158,12 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
 
     def write(writer: int) -> None:
         for i in range(rows):
-            append_rows(file, ["writer", "i", "text"], [{"writer": writer, "i": i, "text": 'a,"b'}])
+            append_rows(
+                file.parent,
+                file.name,
+                ["writer", "i", "text"],
+                [{"writer": writer, "i": i, "text": 'a,"b'}],
+            )
             if writer == 0 and i % 10 == 5:
                 taken.append(file.rename(file.with_name(f"taken-{i}.csv")))
 
@@ -177,10 +182,10 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
 def test_a_torn_line_is_mended(tmp_path: Path) -> None:
     """What a crash left of a line that nobody was told of is removed."""
     file = tmp_path / "users.csv"
-    append_rows(file, ["a", "b"], [{"a": 1, "b": None}])
+    append_rows(file.parent, file.name, ["a", "b"], [{"a": 1, "b": None}])
     with file.open("a") as torn:
         torn.write("2,to")
-    append_rows(file, ["a", "b"], [{"a": 3, "b": [1]}])
+    append_rows(file.parent, file.name, ["a", "b"], [{"a": 3, "b": [1]}])
     assert file.read_text() == "a,b\n1,\n3,[1]\n"
 
 
@@ -188,5 +193,5 @@ def test_a_torn_header_is_written_anew(tmp_path: Path) -> None:
     """A file whose header was cut off begins again."""
     file = tmp_path / "users.csv"
     file.write_text("a,")
-    append_rows(file, ["a", "b"], [{"a": 1, "b": True}])
+    append_rows(file.parent, file.name, ["a", "b"], [{"a": 1, "b": True}])
     assert file.read_text() == "a,b\n1,true\n"
