@@ -18,6 +18,7 @@ from ingestion_platform.streams import COMPONENT, DEFS
 from ingestion_platform.warehouse.catalog import open_catalog
 
 STATUS = {
+    "copies",
     "stream",
     "topic",
     "topic_id",
