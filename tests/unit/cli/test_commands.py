@@ -34,6 +34,7 @@ STATUS = {
     "inserted_rows",
 }
 PARTITION = {
+    "not_landed",
     "partition",
     "log_start",
     "log_end",
