@@ -46,7 +46,7 @@ test: lint  ## Lint, then all tests; what needs tools that are absent is named a
 	@$(PYTEST)
 
 test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000) processes killed, by SEED (1)
-	@$(PYTEST) -n 1 tests/faults --kills $(KILLS) --seed $(SEED) --csv-mb 2000
+	@$(PYTEST) -n 1 tests/faults tests/e2e/test_reading_tables.py --kills $(KILLS) --seed $(SEED) --csv-mb 2000
 
 test-fast: $(DEV_READY)  ## The quick tests: no real servers, nothing slow
 	@$(PYTEST) -m "not slow and not services" tests/unit tests/orchestration
