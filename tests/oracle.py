@@ -338,7 +338,7 @@ _LENGTHS = {
     "locality_id": (1, 64),
 }
 _TEXTS = {*_ENUMS, *_LENGTHS, "raw_payload"}
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)?")
 
 
 def judge_pgr(value: bytes | None) -> dict[str, Any] | None:
@@ -390,7 +390,7 @@ def _naive_utc(text: Any) -> datetime | None:
         return None
     if not isinstance(text, str) or not _TIME.fullmatch(text):
         raise ValueError(f"{text!r} is no time")
-    found = datetime.fromisoformat(text)
+    found = datetime.fromisoformat(text.upper())
     return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 
 from ingestion_platform.bronze.parse import Parser
-from ingestion_platform.contract.model import Contract
+from ingestion_platform.contract.exact import is_epoch
+from ingestion_platform.contract.model import Contract, Field
+from ingestion_platform.contract.times import EPOCHS, micros_of
 from ingestion_platform.warehouse.inserted import count_inserted, inserted_rows
 
 if TYPE_CHECKING:
@@ -61,6 +65,21 @@ def judge_inserted(table: Table | None, contract: Contract) -> Inserted:
 
 def _records(rows: pa.RecordBatch, contract: Contract) -> pa.BinaryArray:
     """Typed rows as the JSON that a producer would have sent for them."""
-    sent = [f.name for f in contract.fields if f.derived is None and f.name in rows.schema.names]
+    sent = [f for f in contract.fields if f.derived is None and f.name in rows.schema.names]
     encode = msgspec.json.Encoder(decimal_format="number").encode
-    return pa.array([encode(row) for row in rows.select(sent).to_pylist()], pa.binary())
+    listed = rows.select([f.name for f in sent]).to_pylist()
+    return pa.array([encode({f.name: _sent(f, r[f.name]) for f in sent}) for r in listed])
+
+
+def _sent(field: Field, value: Any) -> Any:
+    """A stored value, which is in UTC, as a producer would have sent it."""
+    match value:
+        case datetime() if is_epoch(field):
+            return Decimal(micros_of(value)) / EPOCHS[str(field.format)]
+        case datetime():
+            return value.replace(tzinfo=value.tzinfo or UTC)
+        case dict():
+            return {f.name: _sent(f, value.get(f.name)) for f in field.fields}
+        case list() if field.item is not None:
+            return [_sent(field.item, member) for member in value]
+    return value

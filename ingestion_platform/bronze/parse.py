@@ -23,13 +23,15 @@ from ingestion_platform.contract.schemas import arrow_schema
 from ingestion_platform.contract.sql import (
     EXACT,
     INPUT,
+    ODD,
     REASONS,
     SEPARATOR,
     input_schema,
     parse_query,
 )
+from ingestion_platform.contract.wire import envelope_of, may_be_envelope
 
-VERSION = "2"
+VERSION = "3"
 """Part of every table's record of how it was made: raise it when the same contract would judge
 records differently."""
 
@@ -78,7 +80,8 @@ class Parser:
         self._decoder = Decoder(contract)
         self._strict = parse_query(contract, strict=True)
         self._lenient = parse_query(contract, strict=False)
-        self._sent = {f.name for f in contract.fields if f.derived is None}
+        self._sent = self._decoder.names
+        self._ambiguous = may_be_envelope(self._sent)
         self._input = input_schema(contract)
         self._engine = Engine(INPUT, self._input)
         self._exact = [
@@ -114,6 +117,7 @@ class Parser:
         judged = self._judge_quickly(batch)
         if judged is None:
             judged = self._judge_carefully(batch, odd)
+        odd |= judged[ODD].to_numpy()
         verdicts = self._told_apart(judged, ~odd, np.arange(start, start + len(listed)))
         return verdicts, {start + int(i): listed[i] for i in np.flatnonzero(odd)}
 
@@ -137,9 +141,16 @@ class Parser:
     ) -> pa.Table:
         """The query's input for records that have no reason against them yet."""
         none_given = pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())
-        columns = [pa.array(exact[name], pa.binary()) for name in self._exact]
-        shown = [_hidden(pa.chunked_array([column]), odd).cast(pa.string()) for column in columns]
-        return pa.table([texts, *none_given, *shown], schema=self._input)
+        columns = [self._column(name, exact[name], odd) for name in self._exact]
+        return pa.table([texts, *none_given, *columns], schema=self._input)
+
+    def _column(self, name: str, values: Column, odd: np.ndarray | None = None) -> pa.Array:
+        """Exact values as a column of the query's input, null where the record is odd."""
+        kind = self._input.field(EXACT + name).type
+        column = pa.array(values, pa.binary() if pa.types.is_string(kind) else kind)
+        if odd is not None and odd.any():
+            column = pc.if_else(pa.array(~odd), column, None)
+        return column.cast(kind)
 
     def _examine(self, places: np.ndarray, listed: list[bytes | None]) -> _Verdicts:
         """The verdicts on records that passed no gate."""
@@ -154,7 +165,7 @@ class Parser:
                 pa.array([e.clean for e in examined], pa.binary()).cast(pa.string()),
                 pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
                 pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
-                *(pa.array(column, pa.binary()).cast(pa.string()) for column in texts),
+                *map(self._column, self._exact, texts),
             ],
             schema=self._input,
         )
@@ -173,7 +184,7 @@ class Parser:
     def _told_apart(judged: pa.Table, chosen: np.ndarray, places: np.ndarray) -> _Verdicts:
         """Of the chosen records, the valid ones with rows and the others with reasons."""
         reasons = judged[REASONS]
-        rows = judged.drop_columns([REASONS])
+        rows = judged.drop_columns([ODD, REASONS])
         fine = pc.equal(reasons, "").to_numpy().astype(bool)
         valid, refused = fine & chosen, ~fine & chosen
         if not valid.all():
@@ -182,7 +193,7 @@ class Parser:
 
     def _judge_quickly(self, batch: pa.Table) -> pa.Table | None:
         """All records at once, None when one of them may lack a field or has one twice."""
-        if not (self._whole and self._single):
+        if self._ambiguous or not (self._whole and self._single):
             return None
         try:
             return self._engine.run(self._strict, batch)
@@ -194,8 +205,8 @@ class Parser:
 
         Those are the ones with a field twice, and those that lack one, when they are few.
         """
-        doubled, lacking = self._by_keys(batch)
-        odd |= doubled
+        doubled, lacking, foreign = self._by_keys(batch)
+        odd |= doubled | foreign
         self._single = not doubled.any()
         self._whole = lacking.sum() <= batch.num_rows * FEW
         if self._whole:
@@ -210,24 +221,27 @@ class Parser:
                 odd[place] = self._decoder.doubled_inside(texts[int(place)].as_py())
         return self._judge(_without(batch, odd))
 
-    def _by_keys(self, batch: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of the records with a key twice, and of those that lack one.
+    def _by_keys(self, batch: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks of the records with a key twice, that lack one, and that are none of the contract.
 
         Records with the same list of keys are told apart from others once for all.
         """
         texts = batch["_value"]
         hashes = self._engine.run(_KEYS, batch)["keys"].to_numpy()
-        doubled, lacking = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
+        doubled, lacking, foreign = (np.zeros(len(texts), bool) for _ in range(3))
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
             text = texts[int(first)].as_py()
             if text is None:
                 continue
-            keys = [k for k in object_keys(text) if k in self._sent]
-            if len(set(keys)) < len(keys):
+            every = object_keys(text)
+            keys = [k for k in every if k in self._sent]
+            if not keys or envelope_of(set(every), self._sent):
+                foreign |= hashes == value
+            elif len(set(keys)) < len(keys):
                 doubled |= hashes == value
             elif not self._sent.issubset(keys):
                 lacking |= hashes == value
-        return doubled, lacking
+        return doubled, lacking, foreign
 
     def _judge(self, batch: pa.Table) -> pa.Table:
         """Run the query; a record on which the engine itself fails is found by halving."""
@@ -245,6 +259,7 @@ class Parser:
         reason = f"value: cannot be judged: {problem.splitlines()[0]}"
         shape = self._engine.run(self._lenient, self._input.empty_table()).schema
         nothing = [pa.nulls(1, column.type) for column in shape]
+        nothing[shape.get_field_index(ODD)] = pa.array([False])
         nothing[shape.get_field_index(REASONS)] = pa.array([reason])
         return pa.table(nothing, schema=shape)
 

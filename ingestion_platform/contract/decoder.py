@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Optional, cast
+from typing import Annotated, Any, ClassVar, Literal, Optional, cast
 
 import msgspec
 
-from ingestion_platform.contract.exact import NULL, Column, Exact, exact_of
+from ingestion_platform.contract.exact import NULL, Column, Exact, exact_of, is_epoch
 from ingestion_platform.contract.json_text import SHALLOW, check_depth, minified, object_keys
 from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.values import breach, read_text
+from ingestion_platform.contract.wire import described, envelope_of, likeness
 
 _SHOWN = 80
 
@@ -48,7 +50,7 @@ class Examined:
     clean: bytes | None
     broken: list[str]
     reasons: list[str] = field(default_factory=list)
-    texts: dict[str, bytes | None] = field(default_factory=dict)
+    texts: dict[str, bytes | int | None] = field(default_factory=dict)
 
 
 class Decoder:
@@ -59,15 +61,16 @@ class Decoder:
         self._decode = _decoder(_record_type(self._fields, whole=False))
         self._decode_whole = _decoder(_record_type(self._fields, whole=True))
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-        self._each = {f.name: msgspec.json.Decoder(_optional(f)).decode for f in self._fields}
+        self._each = {f.name: _decoder(_SPEC.optional(f)) for f in self._fields}
+        self.names = frozenset(f.name for f in self._fields)
+        """The fields that producers send."""
         nested = [f for f in self._fields if f.kind in (Kind.OBJECT, Kind.ARRAY)]
         self.nested = {f.name: f for f in nested}
         """The fields that hold declared fields of their own."""
-        self._times_inside = any(_has(f, Kind.TIMESTAMP) for f in nested)
         exact = {f.name: exact_of(f) for f in self._fields}
         self._exact: dict[str, Exact] = {n: e for n, e in exact.items() if e is not None}
-        self.never = any(_has(f, Kind.JSON) for f in nested)
-        """Whether every record has to be examined, since the query would rewrite tokens inside."""
+        self.never = any(_has(f, _is_json) for f in nested)
+        """Whether every record has to be examined, since the query would misread values inside."""
         self._nothing = self._decode(b"{}")
         places = enumerate(f.name for f in self._fields)
         self._getters = [(attrgetter(f"f{i}"), name) for i, name in places if name in self._exact]
@@ -78,7 +81,6 @@ class Decoder:
         `whole` records must have every field. Odd ones may be fine after all: `examine` says.
         """
         decode = self._decode_whole if whole else self._decode
-        times_inside = self._times_inside
         tokens: dict[str, list[msgspec.Raw]] = {name: [] for name in self._exact}
         steps = [(of, tokens[name].append) for of, name in self._getters]
         odd = []
@@ -91,9 +93,6 @@ class Decoder:
                 # Whatever the decoder raises (RecursionError included), the record is the reason.
                 odd.append(place)
                 record = self._nothing
-            else:
-                if times_inside and _EDGE_OF_TIME.search(value):
-                    odd.append(place)
             for of, add in steps:
                 add(of(record))
         texts: dict[str, Column] = {}
@@ -109,16 +108,21 @@ class Decoder:
 
     def examine(self, value: bytes | None) -> Examined:
         """Say what is wrong with a record, field by field, and what can be kept of it."""
+        if value is None:
+            return _nothing_of("value: is null (a tombstone)")
         if problem := _unreadable(value):
-            return Examined(None, ["*"], [problem])
-        assert value is not None
+            return _nothing_of(_with_likeness(problem, value))
         try:
             check_depth(value)
             pieces = self._raw(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return Examined(None, ["*"], [_not_an_object(value, error)])
+            return _nothing_of(_with_likeness(_not_an_object(value, error), value))
         examined = Examined(b"{}", [], [])
         keys = Counter(object_keys(value))
+        if envelope := envelope_of(keys.keys(), self.names):
+            return _nothing_of(f"value: looks like {described(envelope, value)}, not a record")
+        if not keys.keys() & self.names:
+            examined.reasons.append("value: has none of the contract's fields")
         for name in [f.name for f in self._fields if keys[f.name] > 1]:
             examined.reasons.append(f"{name}: the key stands twice in the object")
             examined.broken.append(name)
@@ -137,47 +141,56 @@ class Decoder:
         return Examined(clean, examined.broken, examined.reasons, examined.texts)
 
     def _problem(self, item: Field, text: bytes) -> str | None:
-        if item.name in self._exact and self._is_read(item.name, text):
-            return None
         try:
-            text.decode()
-            value = self._each[item.name](text)
-            if item.kind is Kind.JSON and isinstance(value, str):
-                return _embedded_problem(value)
-            if item.name in self.nested:
-                return _inner_problem(item, text, value)
-        except UnicodeDecodeError:
-            return "is not valid UTF-8"
+            if item.name in self._exact:
+                return self._unread(item, text)
+            self._each[item.name](text)
+            if item.name in self.nested and (name := _repeated(item, text)):
+                return f"the key {name} stands twice in an object (is {_shown(text)})"
         except (msgspec.MsgspecError, RecursionError) as error:
             return f"{_plain(error)} (is {_shown(text)})"
         return None
 
-    def _is_read(self, name: str, text: bytes) -> bool:
+    def _unread(self, item: Field, text: bytes) -> str | None:
+        """Why an exact field cannot be read, in the words of its type; None when it can."""
         try:
-            self._exact[name].one(msgspec.Raw(text))
-        except (ValueError, RecursionError):
-            return False  # the decoder of the type has words for it
-        return True
+            self._exact[item.name].one(msgspec.Raw(text))
+        except (ValueError, RecursionError) as error:
+            if is_epoch(item):
+                return f"{error} (is {_shown(text)})"
+            value = self._each[item.name](text)
+            return _embedded_problem(value) if isinstance(value, str) else _plain(error)
+        return None
 
     def _kept(self, item: Field, text: bytes) -> bytes:
-        """What the query reads of a field: JSON inside a nested one as a string."""
-        return _enclosed(item, text) if self.never and _has(item, Kind.JSON) else text
+        """What the query reads of a field, written so that it cannot misread it."""
+        return _rewritten(item, text) if _has(item, _is_rewritten) else text
 
 
-def _enclosed(item: Field, text: bytes) -> bytes:
-    """A value with each open object or array in it as a string that holds its minified text."""
-    if text == b"null" or not _has(item, Kind.JSON):
+def _is_json(item: Field) -> bool:
+    return item.kind is Kind.JSON
+
+
+def _is_rewritten(item: Field) -> bool:
+    return item.kind is Kind.JSON or item.kind in _MOMENTS
+
+
+def _rewritten(item: Field, text: bytes) -> bytes:
+    """A valid value with its times in one form, and JSON inside as strings of minified text."""
+    if text == b"null" or not _has(item, _is_rewritten):
         return text
     if item.kind is Kind.JSON:
         return msgspec.json.encode(minified(text).decode())
+    if item.kind in _MOMENTS:
+        return msgspec.json.encode(read_text(item, _decode_string(text)).isoformat())
     if item.kind is Kind.ARRAY and item.item is not None:
         parts = msgspec.json.decode(text, type=list[msgspec.Raw])
-        return b"[" + b",".join(_enclosed(item.item, bytes(part)) for part in parts) + b"]"
+        return b"[" + b",".join(_rewritten(item.item, bytes(part)) for part in parts) + b"]"
     members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     inner = {f.name: f for f in item.fields}
     return msgspec.json.encode(
         {
-            name: msgspec.Raw(_enclosed(inner[name], bytes(part)))
+            name: msgspec.Raw(_rewritten(inner[name], bytes(part)))
             for name, part in members.items()
             if name in inner
         }
@@ -188,6 +201,7 @@ class _Open(msgspec.Struct):
     """An object of any content: its syntax is checked, nothing of it is kept."""
 
 
+_decode_string = msgspec.json.Decoder(str).decode
 _decode_open = msgspec.json.Decoder(_Open | list[msgspec.Raw]).decode
 
 
@@ -203,10 +217,17 @@ def _embedded_problem(text: str) -> str | None:
     return None
 
 
-def _unreadable(value: bytes | None) -> str | None:
+def _nothing_of(problem: str) -> Examined:
+    return Examined(None, ["*"], [problem])
+
+
+def _with_likeness(problem: str, value: bytes) -> str:
+    like = likeness(value)
+    return f"{problem}; looks like {like}" if like else problem
+
+
+def _unreadable(value: bytes) -> str | None:
     """Why a value is no JSON text at all, None when it may be."""
-    if value is None:
-        return "value: is null (a tombstone)"
     if not value.strip():
         return "value: is empty"
     if value.startswith(b"\xef\xbb\xbf"):
@@ -226,23 +247,10 @@ def _not_an_object(value: bytes, error: Exception) -> str:
     return f"value: is not valid JSON: {_plain(error)}"
 
 
-# Only here can an offset lead out of the years that there are.
-_EDGE_OF_TIME = re.compile(rb'"(0001-01-01|9999-12-31)')
-
-
-def _has(item: Field, kind: Kind) -> bool:
-    """Whether a field, or one inside it, is of a kind."""
+def _has(item: Field, which: Callable[[Field], bool]) -> bool:
+    """Whether a field, or one inside it, is such a one."""
     inner = (*item.fields, *((item.item,) if item.item else ()))
-    return item.kind is kind or any(_has(f, kind) for f in inner)
-
-
-def _inner_problem(item: Field, text: bytes, value: Any) -> str | None:
-    """What is wrong inside an object or array that has the right types."""
-    if name := _repeated(item, text):
-        return f"the key {name} stands twice in an object (is {_shown(text)})"
-    if _beyond(value):
-        return f"a timestamp must be of the years 1 to 9999 in UTC (is {_shown(text)})"
-    return None
+    return which(item) or any(_has(f, which) for f in inner)
 
 
 def _repeated(item: Field, text: bytes) -> str | None:
@@ -266,26 +274,13 @@ def _repeated(item: Field, text: bytes) -> str | None:
     return search(item, json.loads(text, object_pairs_hook=Pairs))
 
 
-def _beyond(value: Any) -> bool:
-    """Whether a decoded value holds a timestamp that UTC has no year for."""
-    if isinstance(value, dt.datetime):
-        try:
-            value.astimezone(dt.UTC)
-        except OverflowError:
-            return True
-        return False
-    if isinstance(value, msgspec.Struct):
-        return any(_beyond(getattr(value, name)) for name in value.__struct_fields__)
-    return isinstance(value, list) and any(map(_beyond, value))
-
-
 _NAMES = {
     "str": "string",
     "int": "integer",
     "float": "number",
     "bool": "boolean",
-    "datetime": "timestamp",
-    "decimal": "decimal",
+    "dict": "object",
+    "list": "array",
     "_Open": "object",
 }
 
@@ -298,11 +293,6 @@ def _plain(error: Exception) -> str:
     message = re.sub(r" - at `(\$\.?)?([^`]*)`", lambda m: f" at {m[2]}" if m[2] else "", message)
     message = message.replace(" | null", "")
     message = re.sub(r"`([\w |]+)`", lambda m: _named(m[1]), message)
-    message = re.sub(
-        r"Invalid RFC3339 encoded (\w+)",
-        lambda m: f"is not an ISO 8601 {_NAMES.get(m[1], m[1])}",
-        message,
-    )
     return message[:1].lower() + message[1:]
 
 
@@ -316,25 +306,62 @@ def _shown(text: bytes) -> str:
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
 
 
-def _decoder(kind: type) -> Callable[[Any], Any]:
-    return msgspec.json.Decoder(kind).decode
+class _Moment(str):
+    """A date or time that a record holds as text; each field of such a kind has a subclass."""
+
+    field: ClassVar[Field]
+    nested: ClassVar[bool]
+    form: ClassVar[re.Pattern[str] | None]
+    """What the text must look like for the query to read it as `read_text` does; None for all."""
+
+    @classmethod
+    def read(cls, value: Any) -> _Moment:
+        """Return the text of a value.
+
+        Raises:
+            ValueError: it is no text that spells a value of the field; says why.
+        """
+        if not isinstance(value, str):
+            raise ValueError(f"Expected `{cls.field.kind}`, got `{type(value).__name__}`")
+        if cls.form is not None and not cls.form.fullmatch(value):
+            raise ValueError("has to be examined")
+        typed = read_text(cls.field, value)
+        if cls.nested and (problem := breach(cls.field, typed)):
+            raise ValueError(problem)  # at the top level, SQL says so
+        return cls(value)
+
+
+_DAY, _CLOCK = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d:\d\d(\.\d{1,6})?"
+
+
+def _form(item: Field) -> re.Pattern[str]:
+    """The form of a date or time that the query surely reads well."""
+    zone = r"(Z|[+-]\d\d:\d\d)" if item.zoned else "Z"
+    optional = "?" if item.default_zone == "UTC" else ""
+    text = {Kind.DATE: _DAY, Kind.TIME: _CLOCK}.get(
+        item.kind, f"{_DAY}[T ]{_CLOCK}{zone}{optional}"
+    )
+    return re.compile(text, re.ASCII)
+
+
+def _decoder(kind: Any) -> Callable[[Any], Any]:
+    def hook(moment: Any, value: Any) -> Any:
+        return moment.read(value)
+
+    return msgspec.json.Decoder(kind, dec_hook=hook).decode
 
 
 def _record_type(fields: Sequence[Field], *, whole: bool) -> type:
     # Plain attribute names with a rename, since a field may have the name of a keyword.
     columns: list[Any] = []
     for i, each in enumerate(fields):
-        kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_optional(each), None)
+        kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_GATE.optional(each), None)
         columns.append((f"f{i}", kind) if whole else (f"f{i}", kind, default))
     names = {f"f{i}": f.name for i, f in enumerate(fields)}
     return msgspec.defstruct("Record", columns, rename=names, gc=False)
 
 
-def _optional(item: Field) -> Any:
-    """The type of a field that may be null; `required` is judged with the rules."""
-    return Optional[_type(item)]  # noqa: UP045 - built at run time
-
-
+_MOMENTS = {Kind.DATE: dt.date, Kind.TIMESTAMP: dt.datetime, Kind.TIME: dt.time}
 _SCALARS: dict[Kind, Any] = {
     Kind.STRING: str,
     Kind.NUMBER: float,
@@ -346,14 +373,46 @@ _SCALARS: dict[Kind, Any] = {
 }
 
 
-def _type(item: Field, *, nested: bool = False) -> Any:
-    """A field's type; nested, with its constraints (SQL judges those of the top level)."""
+@dataclass(frozen=True, slots=True)
+class _Types:
+    """Fields as types. `gate`: those of the fast path, which may refuse what is fine after all."""
+
+    gate: bool
+
+    def optional(self, item: Field) -> Any:
+        """The type of a field that may be null; `required` is judged with the rules."""
+        return Optional[self.of(item)]  # noqa: UP045 - built at run time
+
+    def of(self, item: Field, *, nested: bool = False) -> Any:
+        """A field's type; nested, with its constraints (SQL judges those of the top level)."""
+        if item.kind is Kind.OBJECT:
+            return self._object(item)
+        if item.kind is Kind.ARRAY and item.item is not None:
+            return _constrained(list.__class_getitem__(self._inner(item.item)), item)
+        if item.kind in _MOMENTS and (nested or not self.gate):
+            form = _form(item) if self.gate else None
+            return type(item.kind, (_Moment,), {"field": item, "nested": nested, "form": form})
+        return _scalar(item, nested)
+
+    def _inner(self, item: Field) -> Any:
+        kind = self.of(item, nested=True)
+        return kind if item.required else Optional[kind]  # noqa: UP045
+
+    def _object(self, item: Field) -> type:
+        columns: list[Any] = []
+        for i, f in enumerate(item.fields):
+            kind = self._inner(f)
+            columns.append((f"f{i}", kind) if f.required else (f"f{i}", kind, None))
+        names = {f"f{i}": f.name for i, f in enumerate(item.fields)}
+        return msgspec.defstruct(item.name or "Item", columns, rename=names, kw_only=True)
+
+
+_GATE, _SPEC = _Types(gate=True), _Types(gate=False)
+
+
+def _scalar(item: Field, nested: bool) -> Any:
     if item.kind is Kind.JSON:
         return _Open | list[msgspec.Raw] if nested else _Open | list[msgspec.Raw] | str
-    if item.kind is Kind.OBJECT:
-        return _object_type(item)
-    if item.kind is Kind.ARRAY and item.item is not None:
-        return _constrained(list.__class_getitem__(_nested(item.item)), item)
     if item.allowed and nested:
         return Literal.__getitem__(item.allowed)
     if item.kind is Kind.INTEGER and not nested:
@@ -373,18 +432,6 @@ def _range(item: Field) -> tuple[float, float]:
     if item.kind is Kind.NUMBER:
         return -_LARGEST_SINGLE, _LARGEST_SINGLE
     return -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
-
-
-def _nested(item: Field) -> Any:
-    return _type(item, nested=True) if item.required else Optional[_type(item, nested=True)]  # noqa: UP045
-
-
-def _object_type(item: Field) -> type:
-    columns: list[Any] = []
-    for i, f in enumerate(item.fields):
-        columns.append((f"f{i}", _nested(f)) if f.required else (f"f{i}", _nested(f), None))
-    names = {f"f{i}": f.name for i, f in enumerate(item.fields)}
-    return msgspec.defstruct(item.name or "Item", columns, rename=names, kw_only=True)
 
 
 def _constrained(kind: Any, item: Field) -> Any:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from ingestion_platform.contract.json_text import SHALLOW, all_minified, check_depth, minified
 from ingestion_platform.contract.model import Field, Kind
+from ingestion_platform.contract.times import EPOCHS, read_epoch
 
-Reader = Callable[[msgspec.Raw], bytes | None]
-Column = list[bytes | None]
+Reader = Callable[[msgspec.Raw], bytes | int | None]
+Column = list[bytes | int | None]
 """The exact values of one field, in the order of the records; None where there is none."""
 
 NULL = msgspec.Raw(b"null")
@@ -69,11 +71,13 @@ class Exact:
     one: Reader
     plain: Callable[[list[bytes]], list[bytes]]
     starts: bytes
+    numbers: bool = False
+    """Whether the values are integers, not texts."""
 
     def many(self, tokens: Sequence[msgspec.Raw]) -> tuple[Column, list[int]]:
         """Return the values of tokens, each of valid JSON, and the places of those without one."""
         texts = list(map(bytes, tokens))
-        read: dict[int, bytes | None] = {}
+        read: dict[int, bytes | int | None] = {}
         odd = []
         for place in self._unclear(texts):
             texts[place], read[place] = b"null", None
@@ -95,9 +99,28 @@ class Exact:
         return places
 
 
+def epoch_micros(token: msgspec.Raw, form: str) -> int | None:
+    """Return the microseconds since 1970 of a number in a unit of `times.EPOCHS`.
+
+    Raises:
+        ValueError: as `times.read_epoch`.
+    """
+    text = bytes(token).decode()
+    return None if text == "null" else read_epoch(text, form)
+
+
 def exact_of(field: Field) -> Exact | None:
     """Return how a top-level field's tokens are read; None where the query reads them well."""
-    return None if field.derived is not None else KINDS.get(field.kind)
+    if field.derived is not None:
+        return None
+    if is_epoch(field):
+        return Exact(partial(epoch_micros, form=str(field.format)), list, b"", numbers=True)
+    return KINDS.get(field.kind)
+
+
+def is_epoch(field: Field) -> bool:
+    """Whether a field is a timestamp that is sent as a number."""
+    return field.kind is Kind.TIMESTAMP and field.format in EPOCHS
 
 
 KINDS: dict[Kind, Exact] = {

@@ -14,20 +14,14 @@ from itertools import chain
 from typing import Any
 
 from ingestion_platform.contract.decoder import Decoder
+from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.sql import EXACT, INPUT, parse_query, quoted, text
+from ingestion_platform.contract.times import EPOCHS, NO_ZONE, micros_of, pattern
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _NO_REASONS = "NULL::VARCHAR[] AS _broken, NULL::VARCHAR AS _given"
-_DAY = r"\d{4}-\d{2}-\d{2}"
-_CLOCK = r"\d{2}:\d{2}:\d{2}(\.\d{1,6})?"
-_PATTERNS = {
-    # No `format`: it would demand a zone, and without one a time is UTC.
-    Kind.DATE: f"^{_DAY}$",
-    Kind.TIMESTAMP: rf"^{_DAY}[T ]{_CLOCK}(Z|[+-]\d{{2}}:\d{{2}})?$",
-    Kind.TIME: f"^{_CLOCK}$",
-}
 _TYPES: dict[Kind, str | list[str]] = {
     Kind.STRING: "string",
     Kind.INTEGER: "integer",
@@ -104,7 +98,7 @@ def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator
         for record in records:
             examined = examine(json.dumps(record).encode())
             exact = "".join(
-                f", {'NULL' if value is None else text(value.decode())} AS {quoted(EXACT + name)}"
+                f", {_exact(value)} AS {quoted(EXACT + name)}"
                 for name, value in examined.texts.items()
             )
             clean = text((examined.clean or b"").decode())
@@ -113,6 +107,12 @@ def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator
             row = connection.execute(query).fetchone()
             if row is not None and not row[-1] and not examined.reasons:
                 yield record
+
+
+def _exact(value: bytes | int | None) -> str:
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else text(value.decode())
 
 
 def _members(fields: tuple[Field, ...]) -> dict[str, Any]:
@@ -127,6 +127,8 @@ def _members(fields: tuple[Field, ...]) -> dict[str, Any]:
 
 def _type(field: Field) -> str | list[str]:
     own = _TYPES[field.kind]
+    if is_epoch(field):
+        own = "number" if field.format == "epoch_seconds" else "integer"
     if field.required:
         return own
     return [*([own] if isinstance(own, str) else own), "null"]
@@ -135,7 +137,7 @@ def _type(field: Field) -> str | list[str]:
 def _description(field: Field) -> str:
     words = [field.description]
     if field.kind is Kind.TIMESTAMP:
-        words.append("ISO 8601; without a zone it is UTC.")
+        words.append(_meaning(field))
     if field.kind is Kind.JSON:
         words.append("An object or array, or the JSON text of one.")
     if field.kind is Kind.DECIMAL:
@@ -143,14 +145,26 @@ def _description(field: Field) -> str:
     return " ".join(filter(None, words))
 
 
+def _meaning(field: Field) -> str:
+    """How a timestamp is sent."""
+    if is_epoch(field):
+        unit = str(field.format).removeprefix("epoch_")
+        return f"{unit.capitalize()} since 1970-01-01T00:00:00Z."
+    if field.default_zone == NO_ZONE:
+        return "ISO 8601, with a zone."
+    return f"ISO 8601; without a zone it is {field.default_zone}."
+
+
 def _constraints(field: Field) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if field.allowed:
-        found["enum"] = [plain(value) for value in field.allowed]
+        found["enum"] = [_sent(field, value) for value in field.allowed]
         if not field.required:
             found["enum"].append(None)
-    if field.kind in _PATTERNS:
-        found["pattern"] = _PATTERNS[field.kind]
+    if field.kind in (Kind.DATE, Kind.TIME, Kind.TIMESTAMP) and not is_epoch(field):
+        # No `format`: it would demand a zone, and refuse what is read beside RFC 3339.
+        zone_needed = field.default_zone == NO_ZONE
+        found["pattern"] = pattern(str(field.kind), zone_needed=zone_needed)
     if field.kind is Kind.INTEGER:
         half = 1 << (field.bits - 1)
         found |= {"minimum": -half, "maximum": half - 1}
@@ -184,7 +198,7 @@ def _text(field: Field) -> dict[str, Any]:
         found["uniqueItems"] = True
     if field.pattern is not None:
         found["pattern"] = f"^(?:{field.pattern})$"
-    if field.format is not None:
+    if field.format is not None and field.kind is Kind.STRING:
         found["format"] = field.format
     return found
 
@@ -198,14 +212,18 @@ def _example_value(field: Field) -> Any:
     if field.examples:
         return plain(field.examples[0])
     if field.allowed:
-        return plain(field.allowed[0])
+        return _sent(field, field.allowed[0])
     if not field.required:
         return None
     if field.kind is Kind.OBJECT:
         return _example(field.fields)
     if field.kind is Kind.ARRAY and field.item is not None:
         return [_example_value(field.item)]
-    return _ORDINARY[field.kind]
+    return (
+        1_795_168_800 * 1_000_000 // EPOCHS[str(field.format)]
+        if is_epoch(field)
+        else _ORDINARY[field.kind]
+    )
 
 
 _ORDINARY: dict[Kind, Any] = {
@@ -219,6 +237,15 @@ _ORDINARY: dict[Kind, Any] = {
     Kind.TIME: "10:00:00",
     Kind.JSON: {},
 }
+
+
+def _sent(field: Field, value: Any) -> Any:
+    """An allowed value as a producer sends it."""
+    if not is_epoch(field):
+        return plain(value)
+    micros = micros_of(value)
+    unit = EPOCHS[str(field.format)]
+    return micros // unit if micros % unit == 0 else micros / unit
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.problems import ContractProblems
@@ -51,7 +52,7 @@ def lint(files: Iterable[Path]) -> list[Finding]:
         findings += _shared(contract, contracts)
         findings += [
             Finding(contract.file, element, problem, action, Severity.WARNING)
-            for element, problem, action in _practice(contract)
+            for element, problem, action in (*_practice(contract), *_zones(contract))
         ]
         contracts.append(contract)
     return findings
@@ -93,6 +94,16 @@ def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
             yield element, "the description is still a placeholder", "say what the value means"
         if _wants_example(field) and not is_item:
             yield element, "no example", "add one to `examples`"
+
+
+def _zones(contract: Contract) -> Iterator[tuple[str, str, str]]:
+    """The columns whose times may come without a zone, which then are silently in UTC."""
+    for element, field in elements(contract.fields, "schema[0].properties"):
+        sent = field.kind is Kind.TIMESTAMP and field.derived is None and not is_epoch(field)
+        if sent and not field.zone_declared:
+            problem = "a time without a zone is read as UTC, by default"
+            action = "say so: `logicalTypeOptions: {defaultTimezone: UTC}`, a named zone, or none"
+            yield element, problem, action
 
 
 def _wants_example(field: Field) -> bool:

@@ -52,7 +52,9 @@ class Field:
     max_length: int | None = None
     unique_items: bool = False
     pattern: str | None = None  # the whole value must match (RE2 syntax)
-    format: str | None = None  # string: uuid, email, uri, hostname, ipv4, ipv6
+    format: str | None = None  # string: uuid, email…; timestamp: sent as a number of times.EPOCHS
+    default_zone: str = "UTC"  # of timestamps sent without one: a tz name, or times.NO_ZONE
+    zone_declared: bool = False  # whether the contract names that zone
     allowed: tuple[Any, ...] = ()
     derived: str | None = None  # SQL over the other fields; the producer does not send it
     default: str | None = None  # "now": HTTP and Python doors fill it; no judge knows of it
@@ -123,16 +125,16 @@ class Contract:
         raise KeyError(name)
 
 
-_PROSE = {"description", "business_name", "examples", "classification", "default"}
-_UNLESS_EMPTY = {"previous_names"}  # came later: contracts without it keep their fingerprints
+_PROSE = {"description", "business_name", "examples", "classification", "default", "zone_declared"}
+_UNLESS = {"previous_names": (), "default_zone": "UTC"}  # came later: left out where plain
 
 
 def _essence(value: Any) -> Any:
     if is_dataclass(value):
         return {
-            f.name: _essence(member)
+            f.name: _essence(getattr(value, f.name))
             for f in fields(value)
-            if (member := getattr(value, f.name)) or f.name not in _UNLESS_EMPTY
+            if f.name not in _UNLESS or getattr(value, f.name) != _UNLESS[f.name]
             if f.name not in _PROSE
         }
     if isinstance(value, tuple):

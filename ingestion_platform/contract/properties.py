@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Field, Kind, Rule
 from ingestion_platform.contract.problems import Problems, suggestion
 from ingestion_platform.contract.quality import Quality, read_quality
+from ingestion_platform.contract.times import EPOCHS, NO_ZONE, is_zone
 from ingestion_platform.contract.values import breach, literal
 
 if TYPE_CHECKING:
@@ -175,6 +177,9 @@ def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -
     )
     result = _with_default(result, prop, at, nested, problems)
     result = _with_options(result, prop, at, problems)
+    if nested and is_epoch(result):
+        problem = f"only a column at the top level can be sent as {result.format}"
+        problems.add(f"{at}.logicalTypeOptions.format", problem, action="use an integer here")
     result = _with_quality(result, prop, quality, at, reading)
     _check_examples(result, at, problems)
     return result
@@ -369,7 +374,8 @@ def _with_options(each: Field, prop: SchemaProperty, at: str, problems: Problems
         action = suggestion(key, _OPTIONS[logical])
         problems.add(f"{at}.{key}", f"is not an option of {logical}", action=action)
     known = {k: v for k, v in options.items() if k in _OPTIONS[logical] and v is not None}
-    for key, value in known.items():
+    # Bounds last: what they mean may depend on the format and the zone.
+    for key, value in sorted(known.items(), key=lambda pair: pair[0] in _BOUNDS):
         here = f"{at}.{key}"
         if key in _BOUNDS:
             each = _with_bound(each, key, value, here, problems)
@@ -419,10 +425,7 @@ def _with_other(
     if key == "timezone" and isinstance(value, bool):
         return _with_timezone(each, value, at, problems)
     if key == "defaultTimezone":
-        if value not in ("UTC", "Etc/UTC", "Z"):
-            action = "send UTC, or an offset with each value"
-            problems.add(at, f"{value!r}: values without a zone are UTC", action=action)
-        return each
+        return _with_default_zone(each, value, at, problems)
     action = {
         "multipleOf": 'use a rule: `implementation: "mod(<column>, <number>) = 0"`',
         "minProperties": "use a rule over the column",
@@ -431,6 +434,19 @@ def _with_other(
         "uniqueItems": "add `items`",
     }.get(key, "see the standard for its type")
     problems.add(at, f"{value!r} is not supported here", action=action)
+    return each
+
+
+def _with_default_zone(each: Field, value: Any, at: str, problems: Problems) -> Field:
+    name = "UTC" if value in ("UTC", "Etc/UTC", "Z") else value
+    known = isinstance(name, str) and (name in ("UTC", NO_ZONE) or is_zone(name))
+    if not known:
+        action = f"write UTC, a name like Europe/Berlin, or {NO_ZONE} (rejects such times)"
+        problems.add(at, f"{value!r} is not a zone of the tz database", action=action)
+    elif each.kind is Kind.TIME and name != "UTC":
+        problems.add(at, "a time of day has no zone", action="remove it, or use a timestamp")
+    else:
+        return replace(each, default_zone=name, zone_declared=True)
     return each
 
 
@@ -443,10 +459,14 @@ def _with_format(each: Field, logical: str, value: Any, at: str, problems: Probl
         return replace(each, bits=_BITS[known])
     if known in _ISO_FORMATS.get(logical, ()):
         return each
+    if logical == "timestamp" and known in EPOCHS:
+        return replace(each, format=known)
     action = {
         "string": f"use one of {', '.join(_STRING_FORMATS)}, or `pattern`",
         "integer": "use i32 or i64 with `minimum` and `maximum`, or a decimal",
         "number": "use f32 or f64",
+        "timestamp": f"send ISO 8601, or numbers and {', '.join(EPOCHS)}, "
+        "or a string column and a derived one: strptime(text, '...')",
     }.get(logical, "send ISO 8601, or a string column and a derived one: strptime(text, '...')")
     problems.add(at, f"the format {value!r} is not supported", action=action)
     return each

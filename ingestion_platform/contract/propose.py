@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from typing import Any
 
 from ingestion_platform.contract.properties import IDENTIFIER
+from ingestion_platform.contract.times import read_date, read_timestamp
 
 PLACEHOLDER = "DESCRIBE:"
 """How a description starts that nobody has written yet."""
@@ -27,10 +27,6 @@ _INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIMESTAMP = re.compile(
-    r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})?", re.ASCII
-)
 _NO_EVENT = re.compile(r"birth|expir|due|valid|until|end|start", re.IGNORECASE)
 _OPEN_OBJECT = {"logicalType": "object", "physicalType": "json"}
 _OPEN_ARRAY = {"logicalType": "array", "physicalType": "json"}
@@ -210,7 +206,8 @@ def _string(values: list[str]) -> Property:
         return {"logicalType": "string", **options, **example}
     if all(map(_is_timestamp, values)):
         kind = {"logicalType": "timestamp", "physicalType": "timestamptz"}
-        return {**kind, "examples": [values[0]]}
+        zone = {"logicalTypeOptions": {"defaultTimezone": "UTC"}}
+        return {**kind, **zone, "examples": [values[0]]}
     if all(map(_is_date, values)):
         return {"logicalType": "date", "examples": [values[0]]}
     if few := _few(values):
@@ -219,19 +216,19 @@ def _string(values: list[str]) -> Property:
 
 
 def _is_timestamp(value: str) -> bool:
-    try:
-        found = datetime.fromisoformat(value) if _TIMESTAMP.fullmatch(value) else None
-    except ValueError:
-        return False
-    # At the edges of time an offset leads out of the years that there are.
-    return found is not None and 2 <= found.replace(tzinfo=UTC).year <= 9998
+    return "-" in value and _reads(read_timestamp, value)  # digits alone may be an identifier
 
 
 def _is_date(value: str) -> bool:
+    return "-" in value and _reads(read_date, value)
+
+
+def _reads(read: Callable[[str], object], value: str) -> bool:
     try:
-        return bool(_DATE.fullmatch(value) and date.fromisoformat(value))
+        read(value)
     except ValueError:
         return False
+    return True
 
 
 def _few(values: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingestion_platform.contract.exact import exact_of
+from ingestion_platform.contract.exact import exact_of, is_epoch
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.schemas import duckdb_type
 
@@ -22,6 +22,8 @@ INPUT = "_batch"
 """The relation the query reads; its columns are those of `input_schema`."""
 EXACT = "_exact_"
 """How the names of the columns begin that hold the exact texts of fields."""
+ODD = "_odd"
+"""A column of its result: true of a record whose times it may misread, so that Python must."""
 REASONS = "_reasons"
 """The last column of its result: reasons joined by SEPARATOR, empty for a valid row."""
 SEPARATOR = "\x1f"
@@ -51,7 +53,8 @@ def input_schema(contract: Contract) -> pa.Schema:
 
     `_value` is the record's JSON, `_broken` lists the fields that already have a reason (or is
     NULL), `_given` holds the reasons so far (or is NULL). The fields that `exact` reads follow,
-    each a text: minified JSON, or the digits of a decimal as they were sent.
+    each a text (minified JSON, the digits of a decimal as they were sent) or the microseconds since
+    1970 of a timestamp that is sent as a number.
     """
     texts = [f for f in contract.fields if exact_of(f)]
     return pa.schema(
@@ -59,13 +62,13 @@ def input_schema(contract: Contract) -> pa.Schema:
             ("_value", pa.string()),
             ("_broken", pa.list_(pa.string())),
             ("_given", pa.string()),
-            *((f"{EXACT}{f.name}", pa.string()) for f in texts),
+            *((f"{EXACT}{f.name}", pa.int64() if is_epoch(f) else pa.string()) for f in texts),
         ]
     )
 
 
 def parse_query(contract: Contract, *, strict: bool) -> str:
-    """The query of a contract: its columns in order, then REASONS.
+    """The query of a contract: its columns in order, then ODD and REASONS.
 
     The strict one is the quicker, and fails as a whole on a record that lacks a field or has one
     twice; the other takes such records as they are.
@@ -82,6 +85,7 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
         (f"NOT ({rule.expression}\n)", text(_rule_message(rule.name, rule.description)))
         for rule in contract.rules
     ]
+    odd = " OR ".join(each for f in sent for each in _misread(f)) or "false"
     columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
     messages = ",\n      ".join(f"CASE WHEN {when} THEN {said} END" for when, said in reasons)
     shape = text(structure(sent))
@@ -98,6 +102,7 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
 )
 SELECT
     {columns},
+    coalesce({odd}, false) AS {ODD},
     concat_ws(chr({ord(SEPARATOR)}), _given,
       {messages}) AS {REASONS}
 FROM complete"""
@@ -156,6 +161,8 @@ def _typed(item: Field) -> str:
     match item.kind:
         case Kind.DATE | Kind.TIME | Kind.DECIMAL:
             return f"TRY_CAST({sent} AS {duckdb_type(item)})"
+        case Kind.TIMESTAMP if is_epoch(item):
+            return f"CAST(make_timestamp({sent}) AS {duckdb_type(item)})"
         case Kind.TIMESTAMP:
             # Through an instant: an offset counts, and without one the session's UTC holds.
             zoned = f"TRY_CAST({sent} AS TIMESTAMPTZ)"
@@ -191,15 +198,29 @@ def _type_reasons(item: Field) -> Iterator[Reason]:
     if item.kind in _CAST:
         said = _is(item.name, f"cannot be stored as {_CAST[item.kind]}", sent)
         yield (f"{sent} IS NOT NULL AND {name} IS NULL", said)
-    if item.kind is Kind.TIMESTAMP:
-        zone = UTC if item.zoned else None
-        low, high = (value_literal(limit.replace(tzinfo=zone)) for limit in _YEARS)
-        said = _is(item.name, "must be of the years 1 to 9999 in UTC", sent)
-        yield (f"{name} NOT BETWEEN {low} AND {high}", said)
     if item.kind is Kind.DECIMAL:
         said = _is(item.name, f"does not fit decimal({item.precision},{item.scale})", sent)
         differs = f"{name} IS NULL OR {_digits_lost(item, sent, name)}"
         yield (f"{sent} IS NOT NULL AND ({differs})", said)
+
+
+def _misread(item: Field) -> Iterator[str]:
+    """Conditions under which a text that the gate took is to be read in Python: no value came of
+    it, it has more digits than are stored, or it has no zone and does not mean UTC."""
+    sent, name = _sent(item), quoted(item.name)
+    if item.kind not in _CAST or is_epoch(item):
+        return
+    yield f"({sent} IS NOT NULL AND {name} IS NULL)"
+    if item.kind is Kind.TIME:
+        yield f"strlen({sent}) > {len('10:00:00.123456')}"
+    if item.kind is Kind.TIMESTAMP:
+        zone = UTC if item.zoned else None
+        low, high = (value_literal(limit.replace(tzinfo=zone)) for limit in _YEARS)
+        yield f"{name} NOT BETWEEN {low} AND {high}"
+        long = f"strlen({sent}) > {len('2026-11-20 10:00:00.123456')}"
+        yield rf"CASE WHEN {long} THEN regexp_matches({sent}, '\.\d{{7}}') ELSE false END"
+        if item.default_zone != "UTC":
+            yield rf"NOT regexp_matches({sent}, '([Zz]|[+-]\d\d:?\d\d)$')"
 
 
 def _digits_lost(item: Field, sent: str, name: str) -> str:

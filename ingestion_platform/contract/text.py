@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.sql import INPUT, quoted, text
 
@@ -30,15 +31,19 @@ SELECT concat('{{', {pieces}, '}}') AS _value FROM read"""
 def _json(item: Field) -> str:
     """The JSON text of one field's value."""
     value = f"_j.{quoted(item.name)}"
-    typed = {
-        Kind.INTEGER: _number(value, _INTEGER),
-        Kind.NUMBER: _number(value, _NUMBER),
-        Kind.DECIMAL: _number(value, _NUMBER),
-        Kind.BOOLEAN: f"WHEN lower({value}) IN ('true', 'false') THEN lower({value}) "
-        f"WHEN {value} = '1' THEN 'true' WHEN {value} = '0' THEN 'false'",
-        Kind.OBJECT: _nested(value, "OBJECT"),
-        Kind.ARRAY: _nested(value, "ARRAY"),
-    }.get(item.kind, "")
+    typed = (
+        _number(value, _NUMBER)
+        if is_epoch(item)
+        else {
+            Kind.INTEGER: _number(value, _INTEGER),
+            Kind.NUMBER: _number(value, _NUMBER),
+            Kind.DECIMAL: _number(value, _NUMBER),
+            Kind.BOOLEAN: f"WHEN lower({value}) IN ('true', 'false') THEN lower({value}) "
+            f"WHEN {value} = '1' THEN 'true' WHEN {value} = '0' THEN 'false'",
+            Kind.OBJECT: _nested(value, "OBJECT"),
+            Kind.ARRAY: _nested(value, "ARRAY"),
+        }.get(item.kind, "")
+    )
     return (
         f"CASE WHEN {value} IS NULL THEN 'null' {typed} ELSE CAST(to_json({value}) AS VARCHAR) END"
     )

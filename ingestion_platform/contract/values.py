@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Field, Kind
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_CLOCK = r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
-_TIME = re.compile(_CLOCK)
-_TIMESTAMP = re.compile(rf"\d{{4}}-\d{{2}}-\d{{2}}([T ]{_CLOCK}(Z|[+-]\d{{2}}:?\d{{2}})?)?")
+from ingestion_platform.contract.times import (
+    instant_of,
+    read_date,
+    read_epoch,
+    read_time,
+    read_timestamp,
+)
 
 
 def literal(field: Field, raw: Any) -> Any:
@@ -106,24 +108,39 @@ def _boolean(_: Field, raw: Any) -> bool:
     return raw
 
 
-def _date(_: Field, raw: Any) -> date:
-    if not isinstance(raw, str) or not _DATE.fullmatch(raw):
-        raise ValueError(f"{raw!r} is not a date like '2026-11-20'")
-    return date.fromisoformat(raw)
+def read_text(field: Field, text: str) -> date | time | datetime:
+    """Return what a text means for a date, time or timestamp field: an instant in UTC, with or
+    without a zone as the field is stored.
 
-
-def _timestamp(field: Field, raw: Any) -> datetime:
-    if not isinstance(raw, str) or not _TIMESTAMP.fullmatch(raw):
-        raise ValueError(f"{raw!r} is not a timestamp like '2026-11-20T10:00:00Z'")
-    value = datetime.fromisoformat(raw)
-    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    Raises:
+        ValueError: it is none; says why.
+    """
+    match field.kind:
+        case Kind.DATE:
+            return read_date(text)
+        case Kind.TIME:
+            return read_time(text)
+    value = read_timestamp(text, field.default_zone)
     return value if field.zoned else value.replace(tzinfo=None)
 
 
-def _time(_: Field, raw: Any) -> time:
-    if not isinstance(raw, str) or not _TIME.fullmatch(raw):
-        raise ValueError(f"{raw!r} is not a time like '10:30:00'; quote it")
-    return time.fromisoformat(raw)
+_LIKE = {
+    Kind.DATE: "a date like '2026-11-20'",
+    Kind.TIME: "a time like '10:30:00'; quote it",
+    Kind.TIMESTAMP: "a timestamp like '2026-11-20T10:00:00Z'",
+}
+
+
+def _moment(field: Field, raw: Any) -> date | time | datetime:
+    if is_epoch(field) and isinstance(raw, int | float) and not isinstance(raw, bool):
+        value = instant_of(read_epoch(str(raw), str(field.format)))
+        return value if field.zoned else value.replace(tzinfo=None)
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not {_LIKE[field.kind]}")
+    try:
+        return read_text(field, raw)
+    except ValueError as error:
+        raise ValueError(f"{raw!r} {error}; write {_LIKE[field.kind]}") from None
 
 
 def _json(_: Field, raw: Any) -> Any:
@@ -171,9 +188,9 @@ _READERS: dict[Kind, Callable[[Field, Any], Any]] = {
     Kind.NUMBER: _number,
     Kind.DECIMAL: _decimal,
     Kind.BOOLEAN: _boolean,
-    Kind.DATE: _date,
-    Kind.TIMESTAMP: _timestamp,
-    Kind.TIME: _time,
+    Kind.DATE: _moment,
+    Kind.TIMESTAMP: _moment,
+    Kind.TIME: _moment,
     Kind.JSON: _json,
     Kind.OBJECT: _object,
     Kind.ARRAY: _array,

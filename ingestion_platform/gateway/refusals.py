@@ -27,11 +27,12 @@ _RULES = tuple(
         (r"must not repeat an item", "uniqueItems"),
         (r"must match", "pattern"),
         (r"must be a valid", "format"),
-        (r"does not fit decimal", "precision"),
+        (r"does not fit decimal|has more than six digits", "precision"),
         (r"the key stands twice", "uniqueKeys"),
         (r"is not valid (JSON|UTF-8)|is empty|starts with a byte order mark", "json"),
         (r"is nested too deeply", "depth"),
         (r"is longer than", "size"),
+        (r"looks like|has none of the contract's fields", "envelope"),
         (r"cannot be derived", "derived"),
     )
 )

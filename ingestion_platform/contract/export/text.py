@@ -7,6 +7,7 @@ from typing import Any
 
 from ingestion_platform.contract.json_schema import plain
 from ingestion_platform.contract.model import Field, Kind
+from ingestion_platform.contract.times import NO_ZONE
 
 HEADER = "<!-- Generated from the contracts by `make docs`. Do not edit: change the contract. -->"
 _FIELD_COLUMNS = ("Field", "Type", "Required", "Rules", "Description", "Classification")
@@ -74,11 +75,21 @@ def type_name(field: Field) -> str:
             return f"integer ({field.bits} bits)"
         case Kind.DECIMAL:
             return f"decimal({field.precision},{field.scale})"
-        case Kind.TIMESTAMP if not field.zoned:
-            return "timestamp (UTC wall time)"
+        case Kind.TIMESTAMP:
+            return "timestamp" + "".join(f" ({said})" for said in _of_time(field))
         case Kind.ARRAY if field.item is not None:
             return f"array of {type_name(field.item)}"
     return str(field.kind)
+
+
+def _of_time(field: Field) -> Iterator[str]:
+    """What differs from text in UTC and a column with a zone."""
+    if not field.zoned:
+        yield "UTC wall time"
+    if field.format:
+        yield f"sent as {field.format}"
+    elif field.default_zone != "UTC":
+        yield "a zone is needed" if field.default_zone == NO_ZONE else f"in {field.default_zone}"
 
 
 def _rules(field: Field) -> Iterator[str]:

@@ -99,3 +99,27 @@ def test_contracts_that_share_what_must_be_their_own(odcs, tmp_path):
 
     assert [f.element for f in errors] == ["id", "schema[0]"]
     assert all(f.file == str(second) and str(first) in f.problem for f in errors)
+
+
+def test_a_zone_by_default_is_reported(odcs):
+    """A warning for each column whose contract does not say what a time without a zone means."""
+    options = {"declared": {"defaultTimezone": "UTC"}, "number": {"format": "epoch_millis"}}
+    file = odcs(
+        {"name": "relying", "logicalType": "timestamp"},
+        {"name": "wall", "logicalType": "timestamp", "physicalType": "timestamp"},
+        *(
+            {"name": n, "logicalType": "timestamp", "logicalTypeOptions": o}
+            for n, o in options.items()
+        ),
+    )
+    found = [f for f in lint([file]) if "without a zone" in f.problem]
+    assert [f.element.split(" ")[1] for f in found] == ["(relying)", "(wall)"]
+    assert {f.severity for f in found} == {Severity.WARNING}
+
+
+def test_the_ways_to_send_times_pass_datacontract_lint():
+    """Zones and epoch formats are said where the standard has a place for them."""
+    file = Path(__file__).parents[2] / "formats" / "json_contract.yaml"
+    tool = Path(sys.executable).parent / "datacontract"
+    result = subprocess.run([tool, "lint", file], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr

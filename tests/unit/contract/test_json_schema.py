@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from formats import json_cases
+from formats.case import FormatCase
 from jsonschema import Draft202012Validator
 
 from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.contract.json_schema import example, field_schema, json_schema
 from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
 
@@ -115,3 +119,17 @@ def test_an_example_leaves_out_what_would_break_a_rule(load: Callable[..., Contr
         quality=[rule],
     )
     assert example(contract) == {"a": 1, "c": 2}
+
+
+TIMES = load_contract(Path(json_cases.__file__).with_name("json_contract.yaml"))
+
+
+@pytest.mark.parametrize("case", json_cases.CASES, ids=lambda case: case.title)
+def test_schema_takes_what_is_read(case: FormatCase) -> None:
+    """Never stricter than the parser, and no looser for the form of a time."""
+    if case.outcome == "read":
+        Draft202012Validator(json_schema(TIMES)).validate(json.loads(case.given))
+    elif case.section == json_cases.TIMES and b"+24" not in case.given:
+        taken = Draft202012Validator(json_schema(TIMES)).is_valid(json.loads(case.given))
+        formed = ("0..23", "range for month", "six digits", "does not exist", "years")
+        assert taken == any(part in case.result for part in formed)

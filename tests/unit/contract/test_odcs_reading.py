@@ -105,7 +105,7 @@ def test_required_by_name_of_an_object(load):
             prop(
                 "timestamp",
                 logicalTypeOptions={
-                    "minimum": "2020-01-01",
+                    "minimum": "2020-01-01T00:00Z",
                     "maximum": "2020-01-01T02:00:00+01:00",
                 },
             ),
@@ -116,7 +116,10 @@ def test_required_by_name_of_an_object(load):
             prop(
                 "timestamp",
                 "timestamp",
-                logicalTypeOptions={"minimum": "2020-01-01 00:00:00", "maximum": "2020-01-02"},
+                logicalTypeOptions={
+                    "minimum": "2020-01-01 00:00:00",
+                    "maximum": "20200102T000000Z",
+                },
             ),
             datetime(2020, 1, 1),
             datetime(2020, 1, 2),

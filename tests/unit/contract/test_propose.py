@@ -117,13 +117,14 @@ quick = settings(
 def test_any_json_sample_is_valid_by_its_own_contract(
     records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Whatever objects a sample holds, the proposal loads and refuses none of them."""
+    """Whatever objects a sample holds, the proposal loads and rejects none with its fields."""
     try:
         contract = proposed(tmp_path, records)
     except ValueError:
         assert not any(_declarable(record) for record in records)
         return
-    assert refusals(contract, records) == []
+    ours = [record for record in records if fields(contract).keys() & record.keys()]
+    assert refusals(contract, ours) == []
 
 
 def _declarable(record: Mapping[str, Any]) -> bool:

@@ -69,7 +69,8 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> Parser:
 @pytest.mark.parametrize(
     ("value", "field", "rule"),
     [
-        ({}, "id", "required"),
+        ({"low": 1}, "id", "required"),
+        ({"specversion": "1.0", "id": "1", "source": "s", "type": "t"}, "value", "envelope"),
         ({"id": None}, "id", "required"),
         ({"id": "1"}, "id", "type"),
         ({"id": 1.5}, "id", "type"),
