@@ -157,7 +157,8 @@ def _landing(
     topic = None if chosen is None else [p for p in chosen if p != FILES]
     if stream.kafka and topic != []:
         with platform.log(stream) as log:
-            yield from land(log, platform.store, partitions=topic, last=last)
+            first = stream.first_date
+            yield from land(log, platform.store, first=first, partitions=topic, last=last)
     if (chosen is None or FILES in chosen) and (last is None or last >= datetime.now(UTC).date()):
         settle = platform.settings.drop_settle_seconds
         yield from platform.door(stream).land_waiting(settle, note)
@@ -279,6 +280,7 @@ class Flow:
     def __init__(self, platform: Platform, stream: Stream, log: Log) -> None:
         self._store = platform.store
         self._log = log
+        self._first = stream.first_date
         self._loader = Loader(platform.catalog, platform.store, stream)
         self._topic = log.topic()
         self._asked = time.monotonic()
@@ -341,8 +343,9 @@ class Flow:
             self._tails = Chain(self._store, self._topic.name).tails(self._partitions)
             for tail in self._tails.values():
                 heal_sidecar(self._store, tail)
-        for landed in land(self._log, self._store, rows=rows, size=size, tails=self._tails):
-            self._tails[landed.link.name.partition] = landed.link
+        first, tails = self._first, self._tails
+        for landed in land(self._log, self._store, first=first, rows=rows, size=size, tails=tails):
+            tails[landed.link.name.partition] = landed.link
             on_landed(landed)
             yield Item(landed.link, landed.table)
             if not go_on():

@@ -107,7 +107,8 @@ class Overview:
 class Refused:
     """A refused record: where it came from, as it was sent, every reason, and what was decided.
 
-    `timestamp` is the broker's; None beyond the years 1 to 9999.
+    `timestamp` is the broker's; None beyond the years 1970 to 9999. `headers` are none, too,
+    where the client could not read them: then the lake has null.
     """
 
     stream: str
@@ -118,7 +119,7 @@ class Refused:
     timestamp: datetime | None
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    headers: tuple[tuple[bytes, bytes | None], ...]
     reasons: tuple[str, ...]
     origin: str
     ingested_at: datetime

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,18 @@ class Stream:
     """Log partitions that assets are declared for; a topic with more is reported, not ignored.
     0 for a stream of files alone."""
     start_date: str = "2026-01-01"
-    """The first window that assets are declared for."""
+    """The first ingest date: assets are declared from it on, and no record has an earlier one."""
     files: FileDoor | None = None
     """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
     key: str | None = None
     """The field that is declared to be the records' Kafka key; see `key_field`."""
     deliver: tuple[Destination, ...] = ()
     """Where its bronze table is delivered to."""
+
+    @property
+    def first_date(self) -> date:
+        """`start_date` as a date."""
+        return date.fromisoformat(self.start_date)
 
     @property
     def kafka(self) -> bool:

@@ -56,6 +56,7 @@ def records(
         "headers": [[{"key": "n", "value": b"%d" % n}] for n in places],
         "timestamp": [noon + timedelta(seconds=n) for n in places],
         "timestamp_type": ["create_time"] * count,
+        "timestamp_ms": [None] * count,
         "partition": [partition] * count,
         "offset": places,
     }

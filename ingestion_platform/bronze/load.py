@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 _TABLES = ("bronze", "quarantine")
 WORKERS = 2
 AHEAD = 3
-_MILLIS = pa.timestamp("ms", tz="UTC")
-_FIRST = datetime(1, 1, 1, tzinfo=UTC)
-_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,7 @@ class Judge:
         refused = records.take(parsed.refused)
         origin = self._origin_columns(link, refused["offset"])
         origin |= {
-            c.TIMESTAMP: _instants(refused["timestamp"], schema.field(c.TIMESTAMP).type),
+            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
             c.KEY: refused["key"],
             c.VALUE: refused["value"],
             c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
@@ -356,14 +353,6 @@ def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | Non
     )
     files = write_data_files(table, rows)
     return Change(change.partition, change.base, change.span, files, change.replace)
-
-
-def _instants(stamps: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Timestamps as tables can hold them: null beyond the years 1 to 9999 (the lake has them)."""
-    # Made here: at import they would have Arrow import pandas, for commands that load nothing.
-    first, last = (pa.scalar(limit, _MILLIS) for limit in (_FIRST, _LAST))
-    sane = pc.and_(pc.greater_equal(stamps, first), pc.less_equal(stamps, last))
-    return pc.if_else(sane, stamps, None).cast(kind)
 
 
 def count_reasons(reasons: pa.ListArray | pa.ChunkedArray) -> Counter[str]:

@@ -332,7 +332,7 @@ def _described(record: Refused) -> str:
         *(f"  [red]•[/] {literal(reason)}" for reason in record.reasons),
         _line("sent", _instant(record.timestamp)),
         _line("key", _one_line(record.key)),
-        *(_line(f"header {k}", _one_line(v)) for k, v in record.headers),
+        *(_line(f"header {_one_line(k)}", _one_line(v)) for k, v in record.headers),
         _line("lake file", record.origin),
         _line("generation", record.generation),
         _line("judged", f"{_instant(record.ingested_at)} by contract {record.contract}"),
@@ -363,7 +363,7 @@ def _record(record: Refused) -> dict[str, Any]:
     return asdict(record) | {
         "key": _bytes(record.key),
         "value": _bytes(record.value),
-        "headers": [{"key": name, "value": _bytes(value)} for name, value in record.headers],
+        "headers": [{"key": _bytes(k), "value": _bytes(v)} for k, v in record.headers],
     }
 
 

@@ -28,7 +28,7 @@ _DOCS = {
     c.OFFSET: "offset in the partition",
     c.INGESTED_AT: "when the row was written",
     c.CONTRACT: "fingerprint of the contract that judged the record",
-    c.TIMESTAMP: "broker timestamp of the record",
+    c.TIMESTAMP: "broker timestamp of the record; null beyond the years 1970 to 9999",
     c.KEY: "key, as sent",
     c.VALUE: "value, as sent",
     c.HEADERS: "headers, as sent",
@@ -146,7 +146,7 @@ def _item(field: Field) -> Field:
 def _platform_columns(names: Iterable[str]) -> list[pa.Field[Any]]:
     import pyarrow as pa
 
-    header = pa.struct([("key", pa.string()), ("value", pa.binary())])
+    header = pa.struct([("key", pa.binary()), ("value", pa.binary())])
     types = {
         c.WINDOW: pa.date32(),
         c.GENERATION: pa.string(),

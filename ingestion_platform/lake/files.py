@@ -172,6 +172,7 @@ def _table(part: Records, link: Link, claim: Claim) -> pa.Table:
             _headers(media_type, claim, link, part.problems),
             pa.repeat(pa.scalar(claim.time, _MILLIS), count),
             pa.repeat("log_append_time", count),
+            pa.nulls(count, pa.int64()),
             pa.repeat(pa.scalar(FILES, pa.int32()), count),
             offsets,
         ],

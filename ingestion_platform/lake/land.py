@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +26,17 @@ from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, e
 from ingestion_platform.lake.store import Store
 from ingestion_platform.progress.positions import waiting
 from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks, offset_of
+from ingestion_platform.sources.times import NOT_AVAILABLE, as_date, as_days, ingest_days, instants
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+    from ingestion_platform.sources.librdkafka import Headers
 
 ROWS = 100_000
 BYTES = 128 * 1024 * 1024
 HELD = 256 * 1024 * 1024
 """Bytes collected at most, over all log partitions: beyond, the fullest one's file is cut short."""
-_EPOCH = date(1970, 1, 1)
-_UNKNOWN = -(10**6)  # a day before all others
-_NONE: list[Any] = []  # one for all: so many lists would have Python look for garbage all the time
 _TYPES = np.array(["not_available", "create_time", "log_append_time"])
 
 
@@ -89,6 +89,7 @@ def land(
     store: Store,
     *,
     partitions: Iterable[int] | None = None,
+    first: date,
     last: date | None = None,
     rows: int = ROWS,
     size: int = BYTES,
@@ -96,10 +97,11 @@ def land(
 ) -> Iterator[Landed]:
     """Copy what the log has now, and the lake has not, file by file, in order per partition.
 
-    `partitions` limits it to some log partitions, `last` to windows up to that day; a file has
-    at most about `rows` records or `size` bytes of values. With `tails`, the ends of the chains as
-    the caller last saw them, nothing is listed; if they are no longer the ends, PositionMoved
-    tells, or readers skip what is there twice.
+    No record has an ingest date before `first` (see `times.ingest_days`). `partitions` limits it
+    to some log partitions, `last` to ingest dates up to that day; a file has at most about `rows`
+    records or `size` bytes of values. With `tails`, the ends of the chains as the caller last saw
+    them, nothing is listed; if they are no longer the ends, PositionMoved tells, or readers skip
+    what is there twice.
 
     Raises:
         PositionMoved: another writer landed the same records; what it landed is complete.
@@ -120,7 +122,7 @@ def land(
         return
     today = datetime.now(UTC).date()
     builders = {
-        p: _Builder(topic, p, backlog, today if last is None else min(last, today), today)
+        p: _Builder(topic, p, backlog, log.headers, first, min(last or today, today), today)
         for p, backlog in todo.items()
     }
     with Writer(store, lambda: _same(log, topic)) as writer:
@@ -144,11 +146,6 @@ def _same(log: Log, topic: Topic) -> None:
         raise Moved(f"topic {topic.name} was recreated while it was read")
 
 
-def window_of(millis: int) -> date:
-    """The UTC day of a timestamp in milliseconds since the epoch."""
-    return _EPOCH + timedelta(days=millis // 86_400_000)
-
-
 @dataclass
 class _Builder:
     """Collects one partition's records and cuts them into files, one window each."""
@@ -156,6 +153,8 @@ class _Builder:
     topic: Topic
     partition: int
     backlog: Backlog
+    headers: Callable[[Sequence[Message]], list[Headers | None] | None]
+    first: date
     last: date
     today: date
     finished: bool = False
@@ -169,7 +168,7 @@ class _Builder:
         tail = self.backlog.tail
         self._start = self.backlog.start
         self._previous = None if tail is None else (tail.generation, tail.end)
-        self._floor = _UNKNOWN if tail is None else (tail.name.window - _EPOCH).days
+        self._floor = None if tail is None else as_days(tail.name.window)
 
     def add(self, run: Run) -> None:
         """Take a run; where its records enter another window, what was collected is cut off."""
@@ -178,18 +177,22 @@ class _Builder:
         # Kind and milliseconds, one after the other: an array of tuples takes ten times as long.
         pairs = chain.from_iterable(m.timestamp() for m in run.messages)
         stamps = np.fromiter(pairs, np.int64, 2 * len(run.messages)).reshape(-1, 2)
-        days = self._days(stamps)
+        days = ingest_days(
+            stamps, floor=self._floor, first=as_days(self.first), today=as_days(self.today)
+        )
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
         for start, stop in pairwise(edges):
             day = int(days[start])
             messages = run.messages[start:stop]
-            if self._window is not None and day != self._window:
-                self._cut(offset_of(messages[0]))
-            if day > (self.last - _EPOCH).days:
+            at = offset_of(messages[0])
+            if self._window not in (None, day) and at > self._start:
+                self._cut(at)
+            if day > as_days(self.last):
                 self.finished = True
                 return
             self._window = self._floor = day
-            table = _table(messages, stamps[start:stop], self.partition)
+            headers = self.headers(messages)
+            table = _table(messages, headers, stamps[start:stop], self.partition)
             self._tables.append(table)
             self._rows += table.num_rows
             self._bytes += table.nbytes
@@ -210,25 +213,16 @@ class _Builder:
         cuts, self._cuts = self._cuts, []
         return cuts
 
-    def _days(self, stamps: np.ndarray) -> np.ndarray:
-        """Each record's window: its day, never before the one ahead of it, never after today."""
-        today = (self.today - _EPOCH).days
-        days = np.where(stamps[:, 0] == 0, _UNKNOWN, stamps[:, 1] // 86_400_000)
-        days = np.minimum(days, today)
-        if self._floor == days[0] == _UNKNOWN:
-            days[0] = today
-        return np.maximum.accumulate(np.maximum(days, self._floor))
-
     def _cut(self, end: int) -> None:
         """Close a file that accounts for the offsets up to before `end`."""
         days = self._window
         if days is None:  # nothing but markers
-            days = self._floor if self._floor >= 0 else (self.today - _EPOCH).days
+            days = as_days(self.today) if self._floor is None else self._floor
         table = pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
         name = Name(
             ordinal=self.backlog.ordinal,
             start=self._start,
-            window=_EPOCH + timedelta(days=days),
+            window=as_date(days),
             partition=self.partition,
             topic=self.topic.name,
         )
@@ -247,19 +241,25 @@ class _Builder:
         self._tables, self._rows, self._bytes = [], 0, 0
 
 
-def _table(messages: list[Message], stamps: np.ndarray, partition: int) -> pa.Table:
+def _table(
+    messages: list[Message],
+    headers: list[Headers | None] | None,
+    stamps: np.ndarray,
+    partition: int,
+) -> pa.Table:
     """Messages of one partition as a table of records.SCHEMA."""
     count = len(messages)
-    headers = [m.headers() or _NONE for m in messages]
-    known = pa.array(stamps[:, 0] == 0)
-    times = pa.array(stamps[:, 1], pa.int64(), mask=known.to_numpy(zero_copy_only=False))
+    held = instants(stamps)
+    times = pa.array(stamps[:, 1], pa.int64(), mask=~held)
+    beyond = pa.array(stamps[:, 1], pa.int64(), mask=held | (stamps[:, 0] == NOT_AVAILABLE))
     return pa.Table.from_arrays(
         [
             pa.array([m.key() for m in messages], pa.binary()),
             pa.array([m.value() for m in messages], pa.binary()),
-            pa.array(headers, HEADERS) if any(headers) else _no_headers(count),
+            _no_headers(count) if headers is None else pa.array(headers, HEADERS),
             times.cast(SCHEMA.field("timestamp").type),
             pa.DictionaryArray.from_arrays(stamps[:, 0].astype(np.int8), _TYPES).cast(pa.string()),
+            beyond,
             pa.array(np.full(count, partition, np.int32)),
             pa.array(np.fromiter((m.offset() for m in messages), np.int64, count)),
         ],

@@ -15,7 +15,8 @@ from ingestion_platform.errors import PositionMoved
 from ingestion_platform.lake.chain import FOOTER_KEY, Link, read_footer
 from ingestion_platform.lake.store import Store
 
-HEADERS = pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))
+HEADERS = pa.list_(pa.struct([("key", pa.binary()), ("value", pa.binary())]))
+"""Names and values; a null list where the client cannot read the headers of a record."""
 
 SCHEMA = pa.schema(
     [
@@ -24,11 +25,15 @@ SCHEMA = pa.schema(
         ("headers", HEADERS),
         ("timestamp", pa.timestamp("ms", tz="UTC")),
         ("timestamp_type", pa.string()),
+        ("timestamp_ms", pa.int64()),
         ("partition", pa.int32()),
         ("offset", pa.int64()),
     ]
 )
-"""A record as the log had it: nothing is interpreted, a null value (tombstone) stays null."""
+"""A record as the log had it: nothing is interpreted, a null value (tombstone) stays null.
+
+`timestamp_ms` has the number of a timestamp that is no instant of the years 1970 to 9999;
+`timestamp` is null there, so that every engine can read the file."""
 
 
 def encode(table: pa.Table, link: Link) -> bytes:

@@ -85,7 +85,8 @@ OLDEST_WAIT = Metric(
     "ingestion_oldest_wait_seconds",
     "gauge",
     ("stream",),
-    "How long the oldest record that bronze lacks has waited in the log; 0 when none waits.",
+    "How long the oldest record that bronze lacks has waited in the log; 0 when none waits. A time "
+    "before the stream's `start_date`, or more than an hour ahead of the clock, is passed over.",
     "log and bronze table",
 )
 LOG_END = Metric(
@@ -105,7 +106,8 @@ NEWEST_EVENT = Metric(
     "ingestion_newest_event_timestamp_seconds",
     "gauge",
     ("stream",),
-    "The broker's time of the newest landed record.",
+    "The broker's time of the newest landed record, but for times more than an hour ahead of the "
+    "clock.",
     "lake: footers",
 )
 LAST_COMMIT = Metric(

@@ -23,6 +23,7 @@ from ingestion_platform.lake.chain import Chain, read_footer
 from ingestion_platform.lake.journal import Journal
 from ingestion_platform.lake.losses import noted_losses
 from ingestion_platform.lake.names import FILES, parse_name, window_folder
+from ingestion_platform.lake.records import decode
 from ingestion_platform.metrics.facts import (
     Facts,
     LakeFacts,
@@ -37,6 +38,7 @@ from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.deliver import COUNTED, is_current
 from ingestion_platform.sources.client import topics
+from ingestion_platform.sources.times import SKEW, first_plausible
 from ingestion_platform.streams import Stream
 from ingestion_platform.upkeep import LAYERS, models_of
 from ingestion_platform.warehouse.catalog import answering
@@ -424,15 +426,16 @@ class _StreamReader:
             if stamp is not None:
                 waits[place] = stamp
         self._waits = waits
-        return max((self._clock() - stamp for stamp in waits.values()), default=0.0)
+        return max((0.0, *(self._clock() - stamp for stamp in waits.values())))
 
     def _first(self, partition: int, start: int, end: int) -> float | None:
-        """When the first record of a range came, in seconds since the epoch."""
+        """When the first record of a range came that has a plausible time, in seconds since the
+        epoch."""
         try:
-            stamp = self._log.first_timestamp(partition, start, end) if self._log else None
+            stamps = self._log.first_stamps(partition, start, end) if self._log else []
         except PlatformError:
             return None
-        return None if stamp is None else stamp / 1000
+        return first_plausible(stamps, since=self._stream.first_date, now=self._clock())
 
     def _read_lake(self, facts: StreamFacts) -> bool:
         """Look into the lake, if something tells that it changed; whether it answers."""
@@ -471,7 +474,8 @@ class _StreamReader:
         return LakeFacts(
             ends={p: link.position for p, link in tails.items()},
             newest=max(
-                filter(None, (_newest(store, t.name.path) for t in tails.values())), default=None
+                filter(None, (_newest(store, t.name.path, now) for t in tails.values())),
+                default=None,
             ),
             bytes=sum(each.bytes for each in sizes),
             files=sum(each.files for each in sizes),
@@ -483,12 +487,24 @@ class _StreamReader:
         )
 
 
-def _newest(store: Store, path: str) -> float | None:
-    """The latest broker time in a lake file, by the statistics of its footer."""
+def _newest(store: Store, path: str, now: float) -> float | None:
+    """Return the latest plausible broker time in a lake file, in seconds since the epoch.
+
+    The statistics of its footer tell, unless a record is dated in the future.
+    """
     try:
-        metadata = read_footer(store, path)[1]
+        found = _latest(read_footer(store, path)[1])
+        if found is not None and found > now + SKEW:
+            times = decode(store.read(path), columns=["offset", "timestamp"])["timestamp"]
+            millis = times.cast("int64").drop_null().to_numpy()
+            found = max(millis[millis <= (now + SKEW) * 1000] / 1000, default=None)
     except FileNotFoundError:  # merged since
         return None
+    return found
+
+
+def _latest(metadata: Any) -> float | None:
+    """Return the latest time by the statistics of a file's footer, None if no record has one."""
     column = metadata.schema.to_arrow_schema().get_field_index("timestamp")
     stamps = [
         found.max

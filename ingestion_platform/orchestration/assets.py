@@ -20,6 +20,7 @@ from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform, land_stream, load_stream
+from ingestion_platform.sources.times import first_plausible
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
@@ -332,7 +333,10 @@ def _lags(status: "StreamStatus | None") -> dict[int, int]:
 def waits_of(
     platform: Platform, stream: Stream, status: "StreamStatus | None"
 ) -> dict[int, float] | None:
-    """Seconds that the oldest record which bronze lacks has waited, by log partition."""
+    """Seconds that the oldest record which bronze lacks has waited, by log partition.
+
+    Records without a plausible time are passed over; 0 where none of the first ones has one.
+    """
     if status is None:
         return None
     # What came in files was in the lake when it got its timestamp.
@@ -344,8 +348,9 @@ def waits_of(
     try:
         with platform.log(stream) as log:
             for p in behind:
-                stamp = log.first_timestamp(p.partition, p.log_end - p.lag, p.log_end)
-                waits[p.partition] = 0.0 if stamp is None else max(0.0, now - stamp / 1000)
+                stamps = log.first_stamps(p.partition, p.log_end - p.lag, p.log_end)
+                since = first_plausible(stamps, since=stream.first_date, now=now)
+                waits[p.partition] = 0.0 if since is None else max(0.0, now - since)
     except Transient:
         return None
     return waits

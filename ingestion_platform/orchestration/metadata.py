@@ -44,9 +44,13 @@ _NOT_A_TEAM = re.compile(r"[^A-Za-z0-9_-]+")
 _LAKE_COLUMNS = {
     "key": ("binary", "key, as sent"),
     "value": ("binary", "value, as sent"),
-    "headers": ("list<struct<key: string, value: binary>>", "headers, as sent"),
-    "timestamp": ("timestamp[ms, UTC]", "broker timestamp"),
+    "headers": (
+        "list<struct<key: binary, value: binary>>",
+        "headers, as sent; null if unreadable",
+    ),
+    "timestamp": ("timestamp[ms, UTC]", "broker timestamp; null beyond the years 1970 to 9999"),
     "timestamp_type": ("string", "what the timestamp tells: create or append time"),
+    "timestamp_ms": ("int64", "the number of a broker timestamp that `timestamp` cannot hold"),
     "partition": ("int32", "log partition"),
     "offset": ("int64", "offset in the log partition"),
 }
@@ -302,8 +306,12 @@ def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:
         name: [None if v is None else v.decode(errors="replace") for v in last[name].to_pylist()]
         for name in ("key", "value")
     }
-    rows = last.select(["offset", "timestamp"])
-    return preview(pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **shown}))
+    numbers = last["timestamp_ms"].to_pylist()
+    pairs = zip(last["timestamp"].to_pylist(), numbers, strict=True)
+    # A number that is no instant is shown as the log has it.
+    times = [f"{number} ms" if number is not None else time for time, number in pairs]
+    sent = [None if time is None else str(time) for time in times]
+    return preview(pa.table({"offset": last["offset"], "timestamp": sent, **shown}))
 
 
 def preview(rows: pa.Table) -> dg.MarkdownMetadataValue:

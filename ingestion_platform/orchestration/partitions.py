@@ -65,7 +65,7 @@ def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:
 
 def is_declared(stream: Stream, of: Slice) -> bool:
     """Whether a slice has a partition key: an asset's event can be told of it."""
-    return of[0] >= date.fromisoformat(stream.start_date) and of[1] in all_partitions(stream)
+    return of[0] >= stream.first_date and of[1] in all_partitions(stream)
 
 
 def declared(stream: Stream, found: Iterable[Slice]) -> list[Slice]:

@@ -165,7 +165,7 @@ def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
 def run_request(stream: Stream, behind: Mapping[int, date]) -> dg.RunRequest:
     """A run of the rectangle from the first window behind to today, of the partitions behind."""
     today = datetime.now(UTC).date()
-    first = max(min(behind.values()), date.fromisoformat(stream.start_date))
+    first = max(min(behind.values()), stream.first_date)
     return dg.RunRequest(
         asset_selection=[assets.lake_key(stream), assets.bronze_key(stream)],
         tags={

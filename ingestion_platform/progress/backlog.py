@@ -13,11 +13,11 @@ from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.drop import Arrival
 from ingestion_platform.lake.files import landed_end
 from ingestion_platform.lake.journal import Copies, Journal
-from ingestion_platform.lake.land import window_of
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.progress.positions import Position, lower, waiting
 from ingestion_platform.sources.kafka import Log, Topic, Watermarks
+from ingestion_platform.sources.times import ingest_date
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import read_ledgers
 from ingestion_platform.warehouse.ledger import Ledger, disagreement
@@ -114,14 +114,17 @@ def read_backlog(platform: Platform, stream: Stream) -> Backlog:
         declared = [p for p in progress if p.partition < stream.partitions]
         behind = {}
         for p in declared:
-            first = list(_first_windows(log, chain, p, tails.get(p.partition)))
+            since = stream.first_date
+            first = list(_first_windows(log, chain, p, tails.get(p.partition), since))
             first += tables.disagreeing(chain, p.partition)
             if first:
                 behind[p.partition] = min(first)
     return Backlog(topic, progress, behind)
 
 
-def _first_windows(log: Log, chain: Chain, p: Progress, tail: Link | None) -> Iterator[date]:
+def _first_windows(
+    log: Log, chain: Chain, p: Progress, tail: Link | None, first: date
+) -> Iterator[date]:
     """Give the window of the first file that is not loaded, and of the first unlanded record."""
     if tail is not None and not _has(p.tables, tail):
         yield from _window_after(chain, p.partition, p.tables) or [tail.name.window]
@@ -132,9 +135,9 @@ def _first_windows(log: Log, chain: Chain, p: Progress, tail: Link | None) -> It
     if floor is not None and floor >= today:
         yield floor
         return
-    stamp = log.first_timestamp(p.partition, p.not_landed.start, p.log.end)
-    window = floor or today if stamp is None else min(today, window_of(stamp))
-    yield window if floor is None else max(floor, window)
+    stamps = log.first_stamps(p.partition, p.not_landed.start, p.log.end)
+    stamp = stamps[0] if stamps else None
+    yield ingest_date(stamp, floor=floor, first=first, today=today)
 
 
 class _Tables:

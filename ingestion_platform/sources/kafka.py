@@ -7,6 +7,7 @@ Producing, and the embedded broker, live beside this.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,18 @@ from ingestion_platform.errors import Permanent, SourceUnavailable, Transient
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.broker import address
 from ingestion_platform.sources.client import checked, client_config
+from ingestion_platform.sources.librdkafka import Headers, Reader
+from ingestion_platform.sources.times import Stamp
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
     from confluent_kafka.admin import AdminClient
 
+LOG = logging.getLogger("ingestion_platform.kafka")
+
 TIMEOUT = 10.0
 BATCH = 10_000
+_NONE: Headers = []  # one for all: so many lists would have Python look for garbage all the time
 
 # The default backoff of one second when a partition's queue is full costs a factor of sixty.
 FETCHING: dict[str, str | int | bool] = {
@@ -94,6 +100,7 @@ class Log:
         self._consumer: Consumer = checked(lambda: Consumer(config))
         self._admin: AdminClient = checked(lambda: AdminClient(client_config(settings)))
         self._leaders_known = False
+        self._reader: Reader | None = None
 
     def __enter__(self) -> Log:
         return self
@@ -105,6 +112,8 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         self._consumer.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def topic(self) -> Topic:
         """The topic's present identity.
@@ -272,13 +281,56 @@ class Log:
             if error.fatal():
                 raise SourceUnavailable(f"{where}: {error.name()}", action="retry")
 
-    def first_timestamp(self, partition: int, offset: int, end: int) -> int | None:
-        """Milliseconds since the epoch of the first record at or after `offset`, None if none."""
+    def first_stamps(self, partition: int, offset: int, end: int) -> list[Stamp]:
+        """Return the timestamps of the first records at or after `offset`, [] if there are none."""
         for run in self.read({partition: (offset, end)}):
-            for message in run.messages:
-                kind, stamp = message.timestamp()
-                return int(stamp) if kind else None
-        return None
+            if run.messages:
+                return [message.timestamp() for message in run.messages]
+        return []
+
+    def headers(self, messages: Sequence[Message]) -> list[Headers | None] | None:
+        """Return the headers of messages of one partition; None if no message has any.
+
+        A record whose headers cannot be read has None, and a warning is logged.
+
+        Raises:
+            Moved: the topic was recreated meanwhile.
+            SourceUnavailable: the broker does not answer.
+        """
+        found, failed = plain_headers(messages)
+        if failed:
+            self._read_again(messages, found, failed)
+        elif not any(found):
+            return None
+        return [_NONE if each is None and n not in failed else each for n, each in enumerate(found)]
+
+    def _read_again(
+        self, messages: Sequence[Message], found: list[Any], failed: Mapping[int, Exception]
+    ) -> None:
+        """Fill in the headers that the Python client cannot represent, from the log."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        partition = messages[0].partition()
+        assert partition is not None
+        places = {offset_of(messages[n]): n for n in failed}
+        try:
+            if self._reader is None:
+                config = client_config(self._settings, **{**FETCHING, "group.id": self._group_id})
+                self._reader = Reader(config, self._name)
+            read = self._reader.headers(partition, sorted(places))
+        except KafkaException as error:
+            gone = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION)
+            if error.args[0].code() in gone:
+                raise Moved(f"topic {self._name}: the topic is gone or was recreated") from error
+            raise _unavailable(self._name, error) from error
+        for offset, n in places.items():
+            found[n] = read.get(offset)
+            if found[n] is None:
+                LOG.warning(
+                    "topic %s, partition %d, offset %d: the record lands without its headers, "
+                    "which librdkafka cannot read (%s); they are null in the lake",
+                    *(self._name, partition, offset, failed[n]),
+                )
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the group's committed offsets, for lag tools; nothing here ever reads them.
@@ -302,6 +354,27 @@ class Log:
         if offset is None:
             return TopicPartition(self._name, partition)
         return TopicPartition(self._name, partition, offset)
+
+
+def plain_headers(
+    messages: Sequence[Message],
+) -> tuple[list[Headers | None], dict[int, Exception]]:
+    """Return the headers that the Python client gives (None for a message without any), and the
+    errors that it raised instead, by the index of the message."""
+    found: list[Any] = []
+    failed: dict[int, Exception] = {}
+    left = iter(messages)
+    # By map, which checks each result: for a bad name confluent-kafka sets an error and returns a
+    # broken list, and a call that the interpreter has specialized takes the list.
+    read: Any = type(messages[0]).headers if messages else None
+    while len(found) < len(messages):
+        try:
+            found.extend(map(read, left))
+        # A name that is no UTF-8 is a SystemError; no error of one record may stop the others.
+        except Exception as error:
+            failed[len(found)] = error
+            found.append(None)
+    return found, failed
 
 
 @contextmanager

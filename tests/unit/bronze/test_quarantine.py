@@ -97,7 +97,7 @@ def test_a_record_is_found_whole(platform: Platform, refused: Stream) -> None:
     """Bytes, headers, origin and time as they were, with every reason."""
     (found,) = find(platform, refused, Choice(places=((0, 1),)))
     assert found.value == POISON
-    assert (found.key, found.headers) == (b"key", (("n", b"1"),))
+    assert (found.key, found.headers) == (b"key", ((b"n", b"1"),))
     assert found.place == ("A", 0, 1)
     assert found.window == DAY
     assert found.timestamp is not None

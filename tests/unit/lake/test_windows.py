@@ -6,16 +6,19 @@ from datetime import date, timedelta
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given
+import pyarrow as pa
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lake_files import link_of
 
 from ingestion_platform.lake.chain import Link
 from ingestion_platform.lake.land import Backlog, _Builder, backlogs
 from ingestion_platform.sources.kafka import Run, Topic, Watermarks
+from ingestion_platform.sources.times import ingest_date
 
 TOPIC = Topic("t", "A", "cluster", (0,))
 TODAY = date(2026, 11, 20)
+FIRST = TODAY - timedelta(days=2)
 EPOCH = date(1970, 1, 1)
 DAY_MS = 86_400_000
 
@@ -52,8 +55,10 @@ stamps = st.tuples(
             lambda ms: ((TODAY - EPOCH).days + day) * DAY_MS + ms
         )
     )
-    | st.sampled_from([0, 2**62]),
+    | st.sampled_from([-1, 0, 2**62, -(2**63), 2**63 - 1])
+    | st.integers(-(2**63), 2**63 - 1),
 )
+YESTERDAY = ((TODAY - EPOCH).days - 1) * DAY_MS
 logs = st.lists(st.tuples(st.integers(1, 3), stamps), max_size=40)
 
 
@@ -71,7 +76,8 @@ def built(
         offset += step
         messages.append(Message(offset, *stamp))
     end = offset + 2  # a marker at the end
-    builder = _Builder(TOPIC, 0, Backlog(start, end, tail, 0), last, TODAY)
+    backlog = Backlog(start, end, tail, 0)
+    builder = _Builder(TOPIC, 0, backlog, lambda _: None, FIRST, last, TODAY)
     files = []
     edges = sorted({0, *(r for r in runs if r < len(messages)), len(messages)})
     for low, high in pairwise(edges):
@@ -85,13 +91,31 @@ def windows(log: list[tuple[int, tuple[int, int]]], floor: date | None) -> list[
     """The rule, record by record."""
     found = []
     for _, (kind, stamp) in log:
-        own = EPOCH + timedelta(days=min(stamp // DAY_MS, 2_000_000))
-        day = min(own, TODAY) if kind else (floor or TODAY)
-        floor = max(day, floor) if floor else day
+        days = max(0, min(stamp // DAY_MS, 2_000_000))
+        own = max(FIRST, min(EPOCH + timedelta(days=days), TODAY))
+        unknown = kind == 0 or stamp == -1
+        assert floor is None or floor <= TODAY
+        day = (floor or TODAY) if unknown else own
+        floor = max(day, floor, FIRST) if floor else day
         found.append(floor)
     return found
 
 
+def stamps_of(table: pa.Table) -> list[tuple[int, int | None]]:
+    """What a file keeps of its records' timestamps: kind and number."""
+    kinds = {"not_available": 0, "create_time": 1, "log_append_time": 2}
+    times = table["timestamp"].cast(pa.int64()).to_pylist()
+    numbers = zip(times, table["timestamp_ms"].to_pylist(), strict=True)
+    found = []
+    for kind, (time, number) in zip(table["timestamp_type"].to_pylist(), numbers, strict=True):
+        assert time is None or (0 <= time < 253_402_300_800_000 and number is None)
+        assert kind != "not_available" or time is number is None
+        found.append((kinds[kind], time if number is None else number))
+    return found
+
+
+@settings(deadline=None)  # the first example imports
+@example([(1, (1, 0)), (1, (1, YESTERDAY)), (1, (1, 2**62))], [1, 2], None, TODAY, 1)
 @given(
     log=logs,
     runs=st.lists(st.integers(1, 39), max_size=4),
@@ -118,6 +142,9 @@ def test_files_are_cut_by_window(
         offset += step
         places.append(offset)
     assert found == list(zip(places[:taken], expected[:taken], strict=True))
+    assert [kept for _, t in files for kept in stamps_of(t)] == [
+        (kind, stamp if kind else None) for _, (kind, stamp) in log[:taken]
+    ]
     values = [v for _, t in files for v in t["value"].to_pylist()]
     assert values == [b"%d" % at for at in places[:taken]]
 
@@ -130,6 +157,15 @@ def test_files_are_cut_by_window(
         at = ("A", link.end)
     if taken == len(log):
         assert at == ("A", offset + 2)
+
+
+@settings(deadline=None)
+@given(stamp=st.none() | stamps, floor=st.none() | st.integers(-3, 0))
+def test_one_record_has_the_same_date(stamp: tuple[int, int] | None, floor: int | None) -> None:
+    """The sensor's date of a record is that of the file which it is landed in."""
+    before = None if floor is None else TODAY + timedelta(days=floor)
+    found = ingest_date(stamp, floor=before, first=FIRST, today=TODAY)
+    assert [found] == windows([(1, stamp or (0, 0))], before)
 
 
 def test_what_is_landed_next() -> None:
