@@ -158,7 +158,7 @@ def test_bad_rows_are_quarantined_with_their_place(platform: Platform, stream: S
     found = read_table(platform.settings, stream.quarantine_table).sort_by("_offset").to_pylist()
     headers = [{h["key"]: h["value"] for h in row["_headers"]} for row in found]
     assert headers == [
-        {"content-type": b"text/csv", "file": b"sub/folder/bad.csv", "record": number}
+        {b"content-type": b"text/csv", b"file": b"sub/folder/bad.csv", b"record": number}
         for number in (b"1", b"3")
     ]
     assert json.loads(found[0]["_value"])["status"] == "NO"
