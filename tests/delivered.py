@@ -105,6 +105,22 @@ def item(number: int, n: int, **more: Any) -> bytes:
     return json.dumps(record | more).encode()
 
 
+ODD_JSON = {
+    "a key twice": b'{"a":1,"a":2}',
+    "beyond a double": b'{"b":1e999}',
+    "beyond any number type": b'{"c":1e999999}',
+    "four hundred digits": b'{"d":' + b"9" * 400 + b"}",
+    "NUL": b'{"e":"\\u0000"}',
+    "escapes": b'{"f":"\\ud83d\\ude00\\/\\u00e9"}',
+}
+"""Valid texts of a JSON column that a target may have no place for."""
+
+
+def with_json(number: int, extra: bytes) -> bytes:
+    """A record whose JSON column has this text."""
+    return item(number, number, extra="@").replace(b'"@"', extra)
+
+
 class Log:
     """A topic's lake, written by hand: records are appended, and loaded into bronze."""
 

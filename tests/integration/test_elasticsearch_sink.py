@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
-from delivered import ElasticsearchHarness, item
+from delivered import ODD_JSON, ElasticsearchHarness, item, with_json
 from faults.proxy import Answer, CutReply, Proxy, Rule
 from hypothesis import given
 from hypothesis import strategies as st
@@ -268,3 +268,18 @@ def test_no_two_keys_have_the_same_id(keys: list[tuple[str, str]]) -> None:
         found = ids(of)
         assert len(set(found)) == of.num_rows
         assert all(0 < len(each.encode()) <= LONGEST_ID for each in found)
+
+
+def test_odd_json_hinders_no_other_document(search: Search) -> None:
+    """What Elasticsearch cannot parse is refused alone, the documents beside it are there."""
+    scene = search.scene
+    odd = dict(zip(ODD_JSON, range(100, 200), strict=False))
+    scene.log.append([*(with_json(k, ODD_JSON[name]) for name, k in odd.items()), item(200, 200)])
+    scene.log.load()
+    scene.deliver()
+    there = search.found({"range": {"id": {"gte": 100}}})
+    gone = {name for name, k in odd.items() if k not in there}
+    assert 200 in there
+    assert gone == {"a key twice"}
+    found = compare(scene.platform, scene.delivery)
+    assert (found.refused, found.agree) == (len(gone), True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from delivered import PostgresHarness, item
+from delivered import ODD_JSON, PostgresHarness, item, with_json
 from psycopg import sql
 from test_sinks import Scene
 
@@ -144,6 +144,23 @@ def test_refused_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Sce
     assert (found.source_rows, found.target_rows, found.refused) == (40, 40, 2)
     assert found.agree
     assert not found.behind
+
+
+def test_odd_json_hinders_no_other_row(database: Database) -> None:
+    """What jsonb has no place for is refused alone; of a key twice it keeps the last."""
+    scene = database.scene
+    odd = dict(enumerate(ODD_JSON.values(), start=100))
+    scene.log.append([*(with_json(k, v) for k, v in odd.items()), item(200, 200)])
+    scene.log.load()
+    scene.deliver()
+    rows = dict(database.run("SELECT id, extra::text FROM {} WHERE id >= 100"))
+    assert rows.keys() == {100, 101, 103, 105, 200}
+    assert rows[100] == '{"a": 2}'
+    assert rows[101] == f'{{"b": 1{"0" * 999}}}'
+    assert rows[103] == f'{{"d": {"9" * 400}}}'
+    assert rows[105] == '{"f": "😀/é"}'
+    found = compare(scene.platform, scene.delivery)
+    assert (found.refused, found.agree) == (2, True)
 
 
 def test_a_dropped_table_is_made_anew(database: Database) -> None:
