@@ -5,9 +5,11 @@ Both the Dagster component and the command line read streams here, so there is o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from ingestion_platform.settings import bytes_of, own_definitions
 DEFS = Path(__file__).parent / "defs"
 COMPONENT = "ingestion_platform.orchestration.Stream"
 BRONZE, QUARANTINE = "bronze", "quarantine"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         if not isinstance(attributes.get(needed), str):
             raise ContractError(file, needed, "is missing", action=f"add `{needed}: ...`")
     name = attributes["name"]
+    _check_names(attributes, file)
     kafka = attributes.get("topic") is not None
     contract_file = folder / attributes.get("contract", f"{name}.odcs.yaml")
     if not contract_file.is_file():
@@ -156,6 +161,25 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         key=key,
         deliver=destinations(attributes.get("deliver"), file, f"stream {name}"),
     )
+
+
+def _check_names(attributes: Mapping[str, Any], file: str) -> None:
+    """See that the name and the topic can be used wherever they will be."""
+    name, topic = attributes["name"], attributes.get("topic")
+    if not _NAME.fullmatch(name):
+        raise ContractError(
+            file,
+            f"stream {name}, name",
+            "has other characters than letters, digits and _, which Dagster's names have",
+            action="for example `name: shop_orders`",
+        )
+    if topic is not None and not _TOPIC.fullmatch(str(topic)):
+        raise ContractError(
+            file,
+            f"stream {name}, topic",
+            f"{topic!r} is no name that Kafka takes (at most 249 letters, digits, `.`, `_`, `-`)",
+            action="for example `topic: shop-orders`",
+        )
 
 
 def destinations(given: Any, file: str, said: str) -> tuple[Destination, ...]:
@@ -268,23 +292,59 @@ def declared_streams(*roots: Path) -> dict[str, Stream]:
     Without folders: the platform's own, then those of the folder PLATFORM_DEFS.
 
     Raises:
-        ContractError: a declaration is wrong, or two streams share a name or a topic.
+        ContractError: a declaration is wrong, or the names of two streams would be mixed up.
         SettingError: PLATFORM_DEFS is no folder.
     """
     streams: dict[str, Stream] = {}
     found = ((root, stream) for root in roots or folders() for stream in _read(root))
     for home, stream in found:
         for other in streams.values():
-            for what in ("name", "topic"):
-                if getattr(other, what) == getattr(stream, what):
-                    raise ContractError(
-                        str(home / stream.domain / "defs.yaml"),
-                        f"stream {stream.name}",
-                        f"shares its {what} with a stream of {other.domain}",
-                        action=f"give it a {what} of its own",
-                    )
+            if clash := clash_of(stream, other):
+                raise ContractError(
+                    str(home / stream.domain / "defs.yaml"),
+                    f"stream {stream.name}",
+                    f"{clash} stream {other.name} of {other.domain}",
+                    action="give it one of its own",
+                )
         streams[stream.name] = stream
     return streams
+
+
+def clash_of(stream: Stream, other: Stream) -> str:
+    """Say which name of a stream would be mixed up with that of another one; empty if none.
+
+    Kafka, Dagster, file systems and metrics each take some names for equal that differ in case, or
+    in a dot, a dash and an underscore. So none may.
+    """
+    for what in ("name", "topic"):
+        mine, theirs = getattr(stream, what), getattr(other, what)
+        if mine == theirs:
+            return f"its {what} {mine!r} is also that of"
+        if folded(mine) == folded(theirs):
+            said = "differs only in case, dots, dashes or underscores"
+            return f"its {what} {mine!r} {said} from {theirs!r}, that of"
+    if stream.contract_file.resolve() == other.contract_file.resolve():
+        return f"its contract {stream.contract_file.name}, and so its table, is also that of"
+    return ""
+
+
+def folded(name: str) -> str:
+    """A name as the least particular of its readers sees it."""
+    return re.sub(r"[.-]", "_", name).casefold()
+
+
+def drop_clash(stream: Stream, other: Stream) -> str:
+    """Say which files both of two streams would take; empty when their drop zones are apart."""
+    mine, theirs = (f"{each.door.folder.strip('/')}/" for each in (stream, other))
+    if not (mine.startswith(theirs) or theirs.startswith(mine)):
+        return ""
+    for one, two in ((stream, other), (other, stream)):
+        for pattern in one.door.patterns or ("*",):
+            sample = re.sub(r"\[.*?\]|[*?]", "x", pattern).lower()
+            taken = two.door.patterns or ("*",)
+            if any(fnmatchcase(sample, each.lower()) for each in taken):
+                return f"files named {pattern} in {mine.rstrip('/')} are also those of"
+    return ""
 
 
 def select(streams: Mapping[str, Stream], names: Iterable[str]) -> list[Stream]:

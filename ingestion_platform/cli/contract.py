@@ -15,6 +15,7 @@ from ingestion_platform.contract.export import Format
 if TYPE_CHECKING:
     from ingestion_platform.contract.export import Published
     from ingestion_platform.contract.lint import Finding
+    from ingestion_platform.errors import ContractError
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
 
@@ -55,7 +56,7 @@ def lint(
 
     terminal: Terminal = ctx.obj
     checked = files or declared_contracts()
-    findings = check(checked) + ([] if files else _of_declarations())
+    findings = check(checked) + ([] if files else of_declarations())
     failed = any(finding.severity is Severity.ERROR for finding in findings)
     if as_json:
         terminal.json([asdict(finding) for finding in findings])
@@ -73,14 +74,32 @@ def lint(
         raise typer.Exit(1)
 
 
-def _of_declarations() -> list[Finding]:
-    """What is wrong between the declared streams and their contracts."""
+def of_declarations() -> list[Finding]:
+    """Return what is wrong between the declared streams, their contracts and each other."""
     from ingestion_platform.contract.lint import Finding, Severity
     from ingestion_platform.contract.problems import ContractProblems
-    from ingestion_platform.streams import declared_streams
+    from ingestion_platform.errors import ContractError
+    from ingestion_platform.sinks.declare import declared_deliveries
+    from ingestion_platform.streams import declared_streams, drop_clash
 
-    findings = []
-    for stream in declared_streams().values():
+    findings: list[Finding] = []
+    try:
+        streams = list(declared_streams().values())
+    except ContractError as error:
+        return [_finding(error)]
+    for at, stream in enumerate(streams):
+        findings += [
+            Finding(
+                str(stream.contract_file.parent / "defs.yaml"),
+                f"stream {stream.name}, files",
+                f"{clash} stream {other.name}: whichever looks first takes them",
+                "give each a folder, or names, of its own",
+                Severity.ERROR,
+            )
+            for other in streams[:at]
+            if (clash := drop_clash(stream, other))
+        ]
+    for stream in streams:
         try:
             _ = stream.contract
         except ContractProblems as error:
@@ -89,7 +108,21 @@ def _of_declarations() -> list[Finding]:
                     Finding(error.file, p.element, p.problem, p.action, Severity.ERROR)
                     for p in error.problems
                 ]
+    try:
+        if not findings:
+            declared_deliveries()
+    except ContractProblems:  # of a contract itself, which its own lint reports
+        pass
+    except ContractError as error:
+        findings.append(_finding(error))
     return findings
+
+
+def _finding(error: ContractError) -> Finding:
+    from ingestion_platform.contract.lint import Finding, Severity
+
+    problem = error.message.removeprefix(f"{error.file}: {error.element}: ")
+    return Finding(error.file, error.element, problem, error.action, Severity.ERROR)
 
 
 def declared_contracts() -> list[Path]:

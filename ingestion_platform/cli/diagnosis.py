@@ -137,10 +137,11 @@ def _dotenv(file: Path) -> Iterator[Finding]:
 
 
 def _contracts(patient: Patient) -> Iterator[Finding]:
+    from ingestion_platform.cli.contract import of_declarations
     from ingestion_platform.contract.lint import Severity, lint
 
     streams = list(declared_streams().values())
-    findings = lint(stream.contract_file for stream in streams)
+    findings = lint(stream.contract_file for stream in streams) + of_declarations()
     errors = [f for f in findings if f.severity is Severity.ERROR]
     for error in errors:
         yield fail(f"{error.file}: {error.element}: {error.problem}", error.action)

@@ -206,7 +206,7 @@ def _check_free(folder: Path, stream: str, topic: str, table: str) -> None:
     Raises:
         ContractError: it is taken; says by whom.
     """
-    from ingestion_platform.streams import declared_streams, folders
+    from ingestion_platform.streams import declared_streams, folded, folders
 
     roots = dict.fromkeys(each.resolve() for each in (*folders(), folder))
     for other in declared_streams(*roots).values():
@@ -216,9 +216,10 @@ def _check_free(folder: Path, stream: str, topic: str, table: str) -> None:
             ("the table", table, other.contract.table, "choose another STREAM, or `physicalName`"),
         )
         for what, wanted, has, action in taken:
-            if wanted == has:
+            if folded(wanted) == folded(has):
                 where = str(other.contract_file)
-                problem = f"{what} {wanted!r} is taken by stream {other.name}"
+                said = "" if wanted == has else f" as {has!r}, which some readers take for equal"
+                problem = f"{what} {wanted!r} is taken by stream {other.name}{said}"
                 raise ContractError(where, what, problem, action=action)
 
 

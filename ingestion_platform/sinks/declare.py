@@ -145,15 +145,24 @@ def declared_deliveries(*roots: Path) -> dict[str, Delivery]:
     deliveries = [each for stream in streams for each in stream_deliveries(stream)]
     deliveries += [each for root in roots or folders() for each in models_of(root)]
     for each in deliveries:
-        if each.name in found:
-            raise ContractError(
-                f"{each.domain}/defs.yaml",
-                f"deliver, {each.name}",
-                f"is the target of {found[each.name].source} as well as of {each.source}",
-                action="give each a target of its own",
-            )
+        for other in found.values():
+            if _same_target(each, other):
+                raise ContractError(
+                    f"{each.domain}/defs.yaml",
+                    f"deliver, {each.name}",
+                    f"is, or is mixed up with, {other.name}, the target of {other.source}",
+                    action="give each a target of its own",
+                )
         found[each.name] = each
     return found
+
+
+def _same_target(one: Delivery, other: Delivery) -> bool:
+    """Whether two targets are one to a server or a file system, or lie within each other."""
+    if one.sink != other.sink:
+        return False
+    a, b = (f"{each.label.casefold()}/" for each in (one, other))
+    return a.startswith(b) or b.startswith(a)
 
 
 def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Delivery]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ingestion_platform.contract.model import Contract
@@ -12,6 +12,7 @@ from ingestion_platform.contract.schemas import (
     quarantine_partition_spec,
     quarantine_schema,
 )
+from ingestion_platform.errors import ContractError
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.evolve import evolve
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table
+
+CONTRACT_ID = "ingestion.contract-id"
+"""The property of a bronze table that says whose it is: another contract's rows never come in."""
 
 PROPERTIES = {
     "format-version": "2",
@@ -37,11 +41,24 @@ def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
 
     Raises:
         ContractProblems: a ContractError; the table cannot follow without losing data.
+        ContractError: the table was made for another contract.
         CatalogUnavailable: the catalog does not answer.
     """
     table = ensure_table(
-        catalog, name, lambda: (iceberg_schema(contract), partition_spec(contract))
+        catalog,
+        name,
+        lambda: (iceberg_schema(contract), partition_spec(contract)),
+        {CONTRACT_ID: contract.id},
     )
+    owner = table.properties.get(CONTRACT_ID, contract.id)
+    if owner != contract.id:
+        raise ContractError(
+            contract.file,
+            "schema[0]",
+            f"the table {name} was made for another contract, {owner}: their rows would be mixed",
+            action="give one of them another physicalName; if the contract got another id, set the "
+            f"table's property {CONTRACT_ID} to {contract.id}",
+        )
     return evolve(catalog, table, contract)
 
 
@@ -55,7 +72,10 @@ def ensure_quarantine(catalog: Catalog, name: str) -> Table:
 
 
 def ensure_table(
-    catalog: Catalog, name: str, shape: Callable[[], tuple[Schema, PartitionSpec]]
+    catalog: Catalog,
+    name: str,
+    shape: Callable[[], tuple[Schema, PartitionSpec]],
+    properties: Mapping[str, str] | None = None,
 ) -> Table:
     """The table of that name (namespace.name); when there is none, one of the shape given."""
     from pyiceberg.exceptions import TableAlreadyExistsError
@@ -66,7 +86,8 @@ def ensure_table(
     with answering():
         ensure_namespace(catalog, name.rpartition(".")[0])
         try:
-            return catalog.create_table(name, schema, partition_spec=spec, properties=PROPERTIES)
+            given = {**PROPERTIES, **(properties or {})}
+            return catalog.create_table(name, schema, partition_spec=spec, properties=given)
         except TableAlreadyExistsError:  # another process was quicker
             return catalog.load_table(name)
 
