@@ -6,6 +6,8 @@ be retried. Both say what happened and what to do next.
 
 from __future__ import annotations
 
+import re
+
 ACTION = "\n  -> "
 """What stands between message and action in the text of an error."""
 
@@ -20,6 +22,11 @@ class PlatformError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}{ACTION}{self.action}" if self.action else self.message
+
+    @property
+    def code(self) -> str:
+        """What kind of error it is, for machines: `source_unavailable`, `topic_missing`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
 
 class Permanent(PlatformError):
@@ -63,6 +70,10 @@ class SourceUnavailable(Transient):
     """The log (Kafka, the embedded broker) does not answer or lacks the topic."""
 
 
+class TopicMissing(SourceUnavailable):
+    """The brokers answer, and have no topic of that name."""
+
+
 class StoreUnavailable(Transient):
     """The object store does not answer, or refuses."""
 
@@ -71,12 +82,20 @@ class CatalogUnavailable(Transient):
     """The Iceberg catalog does not answer."""
 
 
+class TableUnreadable(Permanent):
+    """The catalog has a table whose metadata cannot be read."""
+
+
 class EngineUnavailable(Transient):
     """The engine beside the embedded one (Trino) does not answer."""
 
 
 class SinkUnavailable(Transient):
     """The store that something is delivered to does not answer."""
+
+
+class Unexpected(Permanent):
+    """An error that is none of the platform's own: its cause is a mistake to be reported."""
 
 
 class PositionMoved(Transient):

@@ -24,7 +24,7 @@ from ingestion_platform.bronze.load import (
     Loader,
     count_reasons,
 )
-from ingestion_platform.errors import Permanent, PositionMoved, Transient
+from ingestion_platform.errors import Permanent, PositionMoved, TopicMissing, Transient
 from ingestion_platform.failures import noting
 from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.door import Door, FilesRefused, Handled
@@ -34,7 +34,7 @@ from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.store import Store, open_drop, open_store
 from ingestion_platform.progress.positions import waiting
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.kafka import Log, Moved
+from ingestion_platform.sources.kafka import Log, Moved, Topic
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import open_catalog
 
@@ -90,6 +90,27 @@ class Outcome:
 
     landed: list[Landed] = field(default_factory=list)
     loaded: list[Loaded] = field(default_factory=list)
+
+
+def topic_of(log: Log, store: Store) -> Topic | None:
+    """Return the topic now; None while it does not exist yet.
+
+    Raises:
+        TopicMissing: records of it were landed, so it is gone.
+        SourceUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    try:
+        return log.topic()
+    except TopicMissing as error:
+        chain = Chain(store, log.name)
+        if any(set(chain.names(window)) - {FILES} for window in chain.windows()):
+            raise TopicMissing(
+                f"topic {log.name} is gone: records of it were landed, and the brokers do not "
+                "know it any more",
+                action="wait if the brokers have just started; else create it again, or remove "
+                "the stream's declaration",
+            ) from error
+        return None
 
 
 def _nothing(_: object) -> None:
@@ -157,8 +178,9 @@ def _landing(
     topic = None if chosen is None else [p for p in chosen if p != FILES]
     if stream.kafka and topic != []:
         with platform.log(stream) as log:
-            first = stream.first_date
-            yield from land(log, platform.store, first=first, partitions=topic, last=last)
+            if topic_of(log, platform.store) is not None:
+                first = stream.first_date
+                yield from land(log, platform.store, first=first, partitions=topic, last=last)
     if (chosen is None or FILES in chosen) and (last is None or last >= datetime.now(UTC).date()):
         settle = platform.settings.drop_settle_seconds
         yield from platform.door(stream).land_waiting(settle, note)
@@ -255,7 +277,9 @@ def run_stream(
 
     def of_topic() -> None:
         with platform.log(stream) as log:
-            Flow(platform, stream, log).advance(on_landed=on_landed, on_loaded=on_loaded)
+            flow = Flow.open(platform, stream, log)
+            if flow is not None:
+                flow.advance(on_landed=on_landed, on_loaded=on_loaded)
 
     def of_files() -> None:
         if platform.door(stream).idle():
@@ -277,12 +301,18 @@ class Flow:
     them. Once an advance has failed, for whatever reason, it must be opened anew. Not thread-safe.
     """
 
-    def __init__(self, platform: Platform, stream: Stream, log: Log) -> None:
+    @classmethod
+    def open(cls, platform: Platform, stream: Stream, log: Log) -> Flow | None:
+        """Open the topic; None while it does not exist yet. Raises as `topic_of`."""
+        topic = topic_of(log, platform.store)
+        return None if topic is None else cls(platform, stream, log, topic)
+
+    def __init__(self, platform: Platform, stream: Stream, log: Log, topic: Topic) -> None:
         self._store = platform.store
         self._log = log
         self._first = stream.first_date
         self._loader = Loader(platform.catalog, platform.store, stream)
-        self._topic = log.topic()
+        self._topic = topic
         self._asked = time.monotonic()
         self._tails: dict[int, Link] | None = None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_platform.contract.model import Contract, Kind
+from ingestion_platform.each import Attempt, for_each
 from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
 from ingestion_platform.settings import bytes_of, own_definitions
 
@@ -361,6 +362,13 @@ def select(streams: Mapping[str, Stream], names: Iterable[str]) -> list[Stream]:
             )
         chosen.append(streams[name])
     return chosen
+
+
+def readable(streams: Iterable[Stream]) -> tuple[list[Stream], list[Attempt[Stream, Contract]]]:
+    """Return the streams whose contract can be read, and the failed attempts of the others."""
+    attempts = list(for_each(lambda stream: stream.contract, streams))
+    failed = [of for of in attempts if of.error is not None]
+    return [of.item for of in attempts if of.error is None], failed
 
 
 def _read(root: Path) -> Iterator[Stream]:

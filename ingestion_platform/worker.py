@@ -29,7 +29,7 @@ from ingestion_platform.pipeline import Flow, Platform, run_files
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
-from ingestion_platform.sources.kafka import Moved
+from ingestion_platform.sources.kafka import Log, Moved
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ LOOK, IDLE = 0.1, 0.5
 """Seconds between two looks at a log where records come in, and at a quiet one."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts while something is away, at most."""
+NO_TOPIC = 1.0
+"""Seconds between two looks for a topic that does not exist yet."""
 DELIVER = 30.0
 """Seconds between two looks of a delivery at a table that this process does not load, at most."""
 SMALLEST = 1_000
@@ -240,6 +242,7 @@ class TopicLine:
         self._observers = observers
         self._stop = stop
         self._opened = ExitStack()
+        self._log: Log | None = None
         self._flow: Flow | None = None
         self._record_bytes = _RECORD_BYTES
         self._emptied = self._moved = time.monotonic()
@@ -249,8 +252,9 @@ class TopicLine:
         """See Line."""
         began = time.monotonic()
         if self._flow is None:
-            log = self._opened.enter_context(self._platform.log(self._stream))
-            flow = Flow(self._platform, self._stream, log)
+            flow = self._open()
+            if flow is None:
+                return NO_TOPIC
             self._look(flow)
             # Also when nothing seems to wait: the lake may have what the tables lack.
             self._advance(flow, together=False)
@@ -270,8 +274,18 @@ class TopicLine:
 
     def close(self) -> None:
         """See Line."""
-        self._flow = None
+        self._log = self._flow = None
         self._opened.close()
+
+    def _open(self) -> Flow | None:
+        """Open the topic; None while it does not exist yet, which is logged once."""
+        first = self._log is None
+        if self._log is None:
+            self._log = self._opened.enter_context(self._platform.log(self._stream))
+        flow = Flow.open(self._platform, self._stream, self._log)
+        if flow is None and first:
+            LOG.info("%s: no topic %s yet, waiting for it", self.name, self._stream.topic)
+        return flow
 
     def _look(self, flow: Flow) -> int:
         """See what waits, and tell of it."""

@@ -31,12 +31,10 @@ from ingestion_platform.cli import (
     upkeep,
     verify,
 )
+from ingestion_platform.cli.outcomes import FAILED, INTERRUPTED, exit_code
 from ingestion_platform.cli.terminal import Terminal
-from ingestion_platform.errors import ContractError, PlatformError, SettingError, UnknownStream
+from ingestion_platform.errors import PlatformError, SettingError
 from ingestion_platform.settings import Settings, keep_freed_memory
-
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
-_MISUSE = (ContractError, SettingError, UnknownStream)
 
 
 class Commands(TyperGroup):
@@ -52,7 +50,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except PlatformError as error:
             _terminal(ctx).error(error)
-            raise typer.Exit(WRONG_USE if isinstance(error, _MISUSE) else FAILED) from error
+            raise typer.Exit(exit_code([error])) from error
         except KeyboardInterrupt as interrupt:
             _terminal(ctx).say("interrupted")
             raise typer.Exit(INTERRUPTED) from interrupt

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingestion_platform.cli.options import All, Json, StreamNames, chosen
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, literal, mark
 from ingestion_platform.contract.export import Format
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.export import Published
     from ingestion_platform.contract.lint import Finding
+    from ingestion_platform.each import Attempt
     from ingestion_platform.errors import ContractError
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
@@ -141,24 +143,33 @@ def plan(
 ) -> None:
     """Show what the next load would change in the tables, so that they follow their contracts.
 
-    Changes nothing. Exits with 1 if a table cannot follow without losing data.
+    Changes nothing. Exits with 1 if a table cannot follow without losing data,
+    or a stream cannot be read; the others are shown.
 
     [dim]Examples:[/]
       ingest contract plan pgr_events
       ingest contract plan --all --json
     """
+    from ingestion_platform.each import for_each, results
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
 
     terminal: Terminal = ctx.obj
     platform = Platform(Settings.load())
-    found = [_planned(platform, stream) for stream in chosen(streams, everything=everything)]
+    wanted = chosen(streams, everything=everything)
+    attempts = list(for_each(lambda stream: _planned(platform, stream), wanted))
     if as_json:
-        terminal.json(found)
-    for each in () if as_json else found:
-        _show_plan(terminal, each)
-    if any(each["refused"] for each in found):
+        terminal.json([_plan_dict(of) for of in attempts])
+    for planned in () if as_json else results(attempts):
+        _show_plan(terminal, planned)
+    finish(terminal, attempts)
+    if any(planned["refused"] for planned in results(attempts)):
         raise typer.Exit(1)
+
+
+def _plan_dict(of: Attempt[Stream, dict[str, Any]]) -> dict[str, Any]:
+    known: dict[str, Any] = {"stream": of.item.name, "steps": [], "refused": []}
+    return {**(of.found or known), "error": error_dict(of.error)}
 
 
 def _planned(platform: Platform, stream: Stream) -> dict[str, Any]:

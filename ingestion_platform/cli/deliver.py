@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingestion_platform.cli.options import Json, Quiet
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
-from ingestion_platform.errors import PlatformError, SettingError
 
 if TYPE_CHECKING:
+    from ingestion_platform.each import Attempt
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.sinks.declare import Delivery
     from ingestion_platform.sinks.deliver import Delivered
+    from ingestion_platform.streams import Stream
 
 Names = Annotated[
     list[str] | None,
@@ -54,65 +56,68 @@ def deliver(
       ingest deliver recomart_users --refused 20
     """
     terminal: Terminal = ctx.obj
+    from ingestion_platform.each import for_each, results
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
 
     settings = Settings.load()
-    chosen = _chosen(terminal, settings, names, everything=everything)
+    chosen, unreadable = _chosen(terminal, settings, names, everything=everything)
     platform = Platform(settings)
     if refused:
-        _show_refused(terminal, platform, chosen, refused, as_json=as_json)
+        shown = list(for_each(lambda one: _refusals(platform, one, refused), chosen))
+        _show_refused(terminal, [row for rows in results(shown) for row in rows], as_json=as_json)
+        finish(terminal, [*shown, *unreadable])
         return
-    outcomes = [_attempt(terminal, platform, each, again=again) for each in chosen]
-    done = [each for each in outcomes if each is not None]
+    outcomes = list(for_each(lambda one: _deliver(terminal, platform, one, again=again), chosen))
     if as_json:
-        from dataclasses import asdict
-
-        terminal.json([asdict(each) for each in done])
+        terminal.json([*map(_as_dict, outcomes), *map(_as_dict, unreadable)])
     else:
-        _show(terminal, done)
-    if len(done) < len(outcomes):
-        raise typer.Exit(1)
+        _show(terminal, results(outcomes))
+    finish(terminal, [*outcomes, *unreadable])
+
+
+def _as_dict(of: Attempt[Any, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    known = {"name": of.item.name} if of.found is None else asdict(of.found)
+    return {**known, "error": error_dict(of.error)}
 
 
 def _chosen(
     terminal: Terminal, settings: Any, names: list[str] | None, *, everything: bool
-) -> list[Delivery]:
-    from ingestion_platform.sinks.declare import declared_deliveries, select
+) -> tuple[list[Delivery], list[Attempt[Stream, Any]]]:
+    """Return the chosen deliveries, and the chosen streams whose deliveries cannot be read."""
+    from ingestion_platform.sinks.declare import readable_deliveries, select
 
     if bool(names) == everything:
         raise typer.BadParameter("name streams or models, or give --all", param_hint="STREAM")
-    deliveries = declared_deliveries()
+    deliveries, unreadable = readable_deliveries()
     if names:
-        return select(deliveries, dict.fromkeys(names))
+        unreadable = [of for of in unreadable if of.item.name in names]
+        broken = {of.item.name for of in unreadable}
+        wanted = [name for name in dict.fromkeys(names) if name not in broken]
+        return select(deliveries, wanted), unreadable
     there = [each for each in deliveries.values() if each.configured(settings)]
     for each in deliveries.values():
         if each not in there:
             terminal.say(f"{literal(each.name)}: no settings for {each.sink}, left out")
-    return there
+    return there, unreadable
 
 
-def _attempt(
+def _deliver(
     terminal: Terminal, platform: Platform, delivery: Delivery, *, again: bool
-) -> Delivered | None:
-    """Deliver; an error is told, and does not keep the others from being delivered."""
+) -> Delivered:
     from ingestion_platform.failures import noting
     from ingestion_platform.sinks.deliver import deliver as run
 
-    try:
-        with terminal.progress(total=False) as progress:
-            task = progress.add_task(f"{literal(delivery.name)} rows", total=None)
+    with terminal.progress(total=False) as progress:
+        task = progress.add_task(f"{literal(delivery.name)} rows", total=None)
 
-            def told(done: Delivered) -> None:
-                progress.update(task, completed=done.upserted + done.deleted)
+        def told(done: Delivered) -> None:
+            progress.update(task, completed=done.upserted + done.deleted)
 
-            with noting(platform.settings.home, delivery.source):
-                return run(platform, delivery, again=again, on_change=told)
-    except SettingError:
-        raise
-    except PlatformError as error:
-        terminal.error(error)
-        return None
+        with noting(platform.settings.home, delivery.source):
+            return run(platform, delivery, again=again, on_change=told)
 
 
 def _show(terminal: Terminal, done: list[Delivered]) -> None:
@@ -126,15 +131,14 @@ def _show(terminal: Terminal, done: list[Delivered]) -> None:
             terminal.out.print(f"{literal(each.name)} refused {number:,}: {literal(reason)}")
 
 
-def _show_refused(
-    terminal: Terminal, platform: Platform, chosen: list[Delivery], limit: int, *, as_json: bool
-) -> None:
+def _refusals(platform: Platform, delivery: Delivery, limit: int) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
-    found = []
-    for delivery in chosen:
-        with delivery.open(platform.settings) as target:
-            found += [{"target": delivery.name, **asdict(r)} for r in target.refusals(limit)]
+    with delivery.open(platform.settings) as target:
+        return [{"target": delivery.name, **asdict(row)} for row in target.refusals(limit)]
+
+
+def _show_refused(terminal: Terminal, found: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         terminal.json(found)
         return

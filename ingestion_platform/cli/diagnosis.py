@@ -15,13 +15,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingestion_platform.each import for_each, results
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream, declared_streams
+from ingestion_platform.streams import Stream, declared_streams, readable
 
 if TYPE_CHECKING:
     from ingestion_platform.progress.status import StreamStatus
+    from ingestion_platform.sinks.declare import Delivery
+    from ingestion_platform.sinks.deliver import Standing
 
 TIMEOUT = 5.0  # seconds for a broker to answer
 _ALARMS = 10  # that are shown
@@ -145,9 +148,10 @@ def _contracts(patient: Patient) -> Iterator[Finding]:
     errors = [f for f in findings if f.severity is Severity.ERROR]
     for error in errors:
         yield fail(f"{error.file}: {error.element}: {error.problem}", error.action)
+    # The others are examined all the same.
+    patient.streams, _ = readable(streams)
     if errors:
         return
-    patient.streams = streams
     if not streams:
         yield warn("no stream is declared", "add a folder with a defs.yaml below defs/")
         return
@@ -173,8 +177,8 @@ def _topics(patient: Patient) -> Iterator[Finding]:
         partitions = patient.topics.get(stream.topic)
         if partitions is None:
             yield warn(
-                f"{stream.name}: there is no topic {stream.topic}",
-                f"create it, or `ingest produce {stream.name} --count 1000` does",
+                f"{stream.name}: no topic {stream.topic} yet",
+                f"create it, or `ingest produce {stream.name} --count 1000` does; it is waited for",
             )
         elif partitions > stream.partitions:
             yield warn(
@@ -219,8 +223,7 @@ def _tables(patient: Patient) -> Iterator[Finding]:
     if not (patient.lake and patient.catalog):
         yield _not_looked_at("lake or catalog")
         return
-    for stream in patient.streams:
-        yield from _tables_of(patient.platform, stream)
+    yield from _of_each(lambda stream: _tables_of(patient.platform, stream), patient.streams)
 
 
 def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
@@ -261,7 +264,9 @@ def _upkeep(patient: Patient) -> Iterator[Finding]:
     for domain in dict.fromkeys(stream.domain for stream in patient.streams):
         names += models_of(patient.platform, domain)
     fine = 0
-    for found in conditions(patient.platform, names):
+    attempts = list(for_each(lambda name: list(conditions(patient.platform, [name])), names))
+    yield from (_failed(of.item, of.error) for of in attempts if of.error is not None)
+    for found in (condition for some in results(attempts) for condition in some):
         many = {
             "small files": found.small_files,
             "old snapshots": found.expendable,
@@ -284,27 +289,31 @@ def _sinks(patient: Patient) -> Iterator[Finding]:
     if not patient.catalog:
         yield _not_looked_at("the catalog")
         return
-    from ingestion_platform.sinks.declare import declared_deliveries
+    from ingestion_platform.sinks.declare import readable_deliveries
     from ingestion_platform.sinks.deliver import standing
 
-    unset = []
-    for delivery in declared_deliveries().values():
-        if not delivery.configured(patient.settings):
-            unset.append(delivery.name)
-            continue
-        at = standing(patient.platform, delivery)
-        said = f"{delivery.name}: {at.rows:,} rows"
-        if at.refused:
-            yield warn(
-                f"{said}, {at.refused:,} refused",
-                f"`ingest deliver {delivery.source} --refused 20` shows them with reasons",
-            )
-        elif at.current:
-            yield ok(f"{said}, as {delivery.table}")
+    deliveries, unreadable = readable_deliveries()
+    yield from (_failed(of.item.name, of.error) for of in unreadable if of.error is not None)
+    there = [each for each in deliveries.values() if each.configured(patient.settings)]
+    for of in for_each(lambda delivery: standing(patient.platform, delivery), there):
+        if of.error is not None:
+            yield _failed(of.item.name, of.error)
         else:
-            yield warn(f"{said}, behind {delivery.table}", f"`ingest deliver {delivery.source}`")
-    if unset:
+            yield _delivered(of.item, of.result)
+    if unset := [name for name, each in deliveries.items() if each not in there]:
         yield ok(f"no settings for {', '.join(unset)}: not delivered")
+
+
+def _delivered(delivery: Delivery, at: Standing) -> Finding:
+    said = f"{delivery.name}: {at.rows:,} rows"
+    if at.refused:
+        return warn(
+            f"{said}, {at.refused:,} refused",
+            f"`ingest deliver {delivery.source} --refused 20` shows them with reasons",
+        )
+    if at.current:
+        return ok(f"{said}, as {delivery.table}")
+    return warn(f"{said}, behind {delivery.table}", f"`ingest deliver {delivery.source}`")
 
 
 def _behind(patient: Patient) -> Iterator[Finding]:
@@ -314,12 +323,26 @@ def _behind(patient: Patient) -> Iterator[Finding]:
         return
     from ingestion_platform.progress.status import stream_status
 
-    for stream in patient.streams:
-        if stream.topic in patient.topics:
-            status = stream_status(patient.platform, stream)
-            yield from _positions(status)
-            yield from _losses(status)
+    def behind(stream: Stream) -> Iterator[Finding]:
+        status = stream_status(patient.platform, stream)
+        yield from _positions(status)
+        yield from _losses(status)
+        if not status.no_topic_yet:  # which is a finding of `topics`
             yield _lag(patient.platform, stream, status)
+
+    yield from _of_each(behind, patient.streams)
+
+
+def _of_each(
+    check: Callable[[Stream], Iterable[Finding]], streams: Iterable[Stream]
+) -> Iterator[Finding]:
+    """Give a check's findings of every stream; an error of one is a finding like the others."""
+    for of in for_each(lambda stream: list(check(stream)), streams):
+        yield from of.result if of.error is None else [_failed(of.item.name, of.error)]
+
+
+def _failed(name: str, error: PlatformError) -> Finding:
+    return fail(f"{name}: {error.message}", error.action)
 
 
 def _positions(status: StreamStatus) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingestion_platform.cli.options import All, Json, StreamName, StreamNames, chosen
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 from ingestion_platform.cli.visible import shown
 from ingestion_platform.lake.names import labelled_partition, partition_label
@@ -15,6 +16,7 @@ from ingestion_platform.lake.names import labelled_partition, partition_label
 if TYPE_CHECKING:
     from datetime import date, datetime
 
+    from ingestion_platform.each import Attempt
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.quarantine import Choice, Group, Overview, Refused, Replayed
     from ingestion_platform.streams import Stream
@@ -65,18 +67,21 @@ def list_(
       ingest quarantine list pgr_events
       ingest quarantine list --all --json | jq '.[] | {stream, open}'
     """
-    from concurrent.futures import ThreadPoolExecutor
-
+    from ingestion_platform.each import for_each, results
     from ingestion_platform.quarantine import overview
 
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
     platform = _platform()
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda each: overview(platform, each), wanted))
+    found = list(for_each(lambda of: overview(platform, of), wanted, at_once=4))
     if as_json:
-        terminal.json([_overview(each) for each in found])
-        return
+        terminal.json([_overview(of) for of in found])
+    else:
+        _show_overviews(terminal, results(found), everything=everything)
+    finish(terminal, found)
+
+
+def _show_overviews(terminal: Terminal, found: list[Overview], *, everything: bool) -> None:
     for each in found:
         if each.records or not everything:
             _show_overview(terminal, each)
@@ -265,7 +270,11 @@ def _days(given: list[str] | None) -> tuple[date, ...]:
         raise typer.BadParameter(problem, param_hint="--window") from error
 
 
-def _overview(found: Overview) -> dict[str, Any]:
+def _overview(of: Attempt[Stream, Overview]) -> dict[str, Any]:
+    if of.error is not None:
+        return {"stream": of.item.name, "error": error_dict(of.error)}
+    found = of.result
+
     def told(group: Group) -> dict[str, Any]:
         return asdict(group) | {"open": group.open}
 
@@ -273,6 +282,7 @@ def _overview(found: Overview) -> dict[str, Any]:
         "open": found.open,
         "by_reason": [told(group) for group in found.by_reason],
         "by_slice": [told(group) for group in found.by_slice],
+        "error": None,
     }
 
 

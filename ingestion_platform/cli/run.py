@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.status import not_landed
-from ingestion_platform.cli.terminal import Terminal, count, literal, new_table, redacted
-from ingestion_platform.errors import PlatformError
+from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ingestion_platform.bronze.load import Loaded
+    from ingestion_platform.errors import PlatformError
     from ingestion_platform.lake.door import Handled
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.pipeline import Platform
@@ -37,11 +38,14 @@ class Tally:
     seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, Any]] = field(default_factory=list)
-    error: str | None = None
+    no_topic_yet: bool = False
+    error: PlatformError | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The tally as plain data, for JSON; the most frequent reason first."""
-        return asdict(self) | {"reasons": dict(self.reasons.most_common())}
+        plain = asdict(replace(self, error=None))
+        reasons = dict(self.reasons.most_common())
+        return plain | {"reasons": reasons, "error": error_dict(self.error)}
 
 
 def run(
@@ -56,7 +60,8 @@ def run(
     Ends at the end of the log as it is at the start, with the files that are
     in the drop zone then. May be stopped and repeated at any time, also
     beside other runs: nothing is lost or doubled. Exits with 1 if a
-    stream failed.
+    stream failed; the others are run. A topic that does not exist yet gives
+    nothing, and is no failure.
 
     [dim]Examples:[/]
       ingest run pgr_events
@@ -64,34 +69,34 @@ def run(
     """
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
+    from ingestion_platform.each import attempt, for_each
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.sources.client import topics
 
     platform = Platform(Settings.load())
     # One wait for brokers that do not answer, and not one for each stream.
-    topics(platform.settings)
+    brokers = attempt(topics, platform.settings) if any(s.kafka for s in wanted) else None
+    tallies = {stream.name: Tally(stream.name) for stream in wanted}
     with terminal.progress() as progress:
-        tallies = [_attempt(terminal, progress, platform, each) for each in wanted]
+
+        def timed(stream: Stream) -> None:
+            tally, began = tallies[stream.name], time.monotonic()
+            try:
+                if stream.kafka and brokers is not None:
+                    _ = brokers.result
+                _run(terminal, progress, platform, stream, tally)
+            finally:
+                tally.seconds = round(time.monotonic() - began, 3)
+
+        attempts = list(for_each(timed, wanted))
+    for of in attempts:
+        tallies[of.item.name].error = of.error
     if as_json:
-        terminal.json([tally.as_dict() for tally in tallies])
+        terminal.json([tally.as_dict() for tally in tallies.values()])
     else:
-        _show(terminal, tallies)
-    if any(tally.error for tally in tallies):
-        raise typer.Exit(1)
-
-
-def _attempt(terminal: Terminal, progress: Progress, platform: Platform, stream: Stream) -> Tally:
-    """Run one stream; an error is told, and does not keep the others from running."""
-    tally = Tally(stream.name)
-    began = time.monotonic()
-    try:
-        _run(terminal, progress, platform, stream, tally)
-    except PlatformError as error:
-        tally.error = redacted(error.message)
-        terminal.error(error)
-    tally.seconds = round(time.monotonic() - began, 3)
-    return tally
+        _show(terminal, list(tallies.values()))
+    finish(terminal, attempts)
 
 
 def _run(
@@ -101,6 +106,7 @@ def _run(
     from ingestion_platform.progress.status import stream_status
 
     before = stream_status(platform, stream)
+    tally.no_topic_yet = before.no_topic_yet
     landing = progress.add_task(f"{stream.name} to the lake", total=not_landed(before))
     loading = progress.add_task(f"{stream.name} to bronze", total=before.lag)
 
@@ -125,13 +131,18 @@ def _run(
     run_stream(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=on_file)
 
 
+def _result(tally: Tally) -> str:
+    if tally.error is not None:
+        return f"[bold red]failed: {tally.error.code}[/]"
+    return "no topic yet" if tally.no_topic_yet else "[green]up to date[/]"
+
+
 def _show(terminal: Terminal, tallies: list[Tally]) -> None:
     numbers = ("landed", "bronze", "quarantined", "seconds")
     table = new_table("", ("stream", *numbers, "result"), numbers=numbers)
     for tally in tallies:
         figures = (tally.landed, tally.bronze, tally.quarantined)
-        result = "[bold red]failed[/]" if tally.error else "[green]up to date[/]"
-        table.add_row(tally.stream, *map(count, figures), f"{tally.seconds:.1f}", result)
+        table.add_row(tally.stream, *map(count, figures), f"{tally.seconds:.1f}", _result(tally))
     terminal.table(table)
     for tally in tallies:
         for reason, times in tally.reasons.most_common(_REASONS):

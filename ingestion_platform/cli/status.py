@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingestion_platform.cli.options import Json, complete_stream
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 from ingestion_platform.lake.names import partition_label
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ingestion_platform.each import Attempt
     from ingestion_platform.progress.status import StreamStatus
+    from ingestion_platform.streams import Stream
+
+    Found = Attempt[Stream, StreamStatus]
 
 _AT_ONCE = 16
 
@@ -31,6 +36,9 @@ def status(
 ) -> None:
     """Show how far each stream has come: log, lake, bronze, quarantine, lag.
 
+    A stream that cannot be read has its error beside it, and the others are
+    shown; the exit code is 1 then. A topic that does not exist yet is no error.
+
     [dim]Examples:[/]
       ingest status                    one line per stream
       ingest status pgr_events         one line per log partition
@@ -39,13 +47,21 @@ def status(
     terminal: Terminal = ctx.obj
     found = read([stream] if stream else None)
     if as_json:
-        terminal.json([each.as_dict() for each in found])
-    elif stream:
-        terminal.out.print(_heading(found[0]), soft_wrap=True)
-        terminal.table(partitions_table(found[0]))
-        _tell_deliveries(terminal, stream)
-    else:
+        terminal.json([_as_dict(each) for each in found])
+    elif not stream:
         terminal.table(streams_table(found))
+    elif found[0].error is None:
+        terminal.out.print(_heading(found[0].result), soft_wrap=True)
+        terminal.table(partitions_table(found[0].result))
+        _tell_deliveries(terminal, stream)
+    finish(terminal, found)
+
+
+def _as_dict(of: Found) -> dict[str, Any]:
+    """Return a status, or what is known of a stream without one, with its error or null."""
+    known: dict[str, Any] = {"stream": of.item.name, "topic": of.item.topic, "partitions": []}
+    told = known if of.found is None else of.found.as_dict()
+    return {**told, "error": error_dict(of.error)}
 
 
 def _tell_deliveries(terminal: Terminal, stream: str) -> None:
@@ -68,13 +84,13 @@ def _tell_deliveries(terminal: Terminal, stream: str) -> None:
         terminal.out.print(f"{name}: {said}{refused}")
 
 
-def read(names: list[str] | None) -> list[StreamStatus]:
-    """The status of the named streams, or of all, several at once.
+def read(names: list[str] | None) -> list[Found]:
+    """The status of the named streams, or of all, or the error of each; several at once.
 
     Raises:
         UnknownStream: no stream of a name is declared.
-        SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
+    from ingestion_platform.each import for_each
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.progress.status import stream_status
     from ingestion_platform.settings import Settings
@@ -83,18 +99,22 @@ def read(names: list[str] | None) -> list[StreamStatus]:
     streams = declared_streams()
     wanted = select(streams, names) if names else list(streams.values())
     platform = Platform(Settings.load())
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda each: stream_status(platform, each), wanted))
+    return list(for_each(lambda of: stream_status(platform, of), wanted, at_once=_AT_ONCE))
 
 
-def streams_table(found: list[StreamStatus]) -> Table:
+def streams_table(found: Sequence[Found]) -> Table:
     """One line per stream: records in the log, rows in the tables, what is not there yet."""
     numbers = ("in log", "bronze", "quarantine", "not in lake", "lag", "lost", "files")
     table = new_table("", ("stream", "topic", *numbers, "bronze table"), numbers=numbers)
-    for each in found:
+    for of in found:
+        if of.error is not None:
+            failed = f"[bold red]error: {of.error.code}[/]"
+            table.add_row(of.item.name, of.item.topic, *("-" for _ in numbers), failed)
+            continue
+        each = of.result
         table.add_row(
             each.stream,
-            each.topic,
+            f"{each.topic} [dim](no topic yet)[/]" if each.no_topic_yet else each.topic,
             count(sum(p.log_end - p.log_start for p in each.partitions)),
             _bronze(each),
             _refused(each),
@@ -129,6 +149,8 @@ def partitions_table(found: StreamStatus) -> Table:
 
 def _heading(found: StreamStatus) -> str:
     source = f"topic {literal(found.topic)} ({found.topic_id})" if found.topic_id else "files only"
+    if found.no_topic_yet:
+        source = f"no topic {literal(found.topic)} yet"
     return (
         f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
         f"{_bronze(found)} rows in {found.bronze_table}, "

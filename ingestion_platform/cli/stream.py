@@ -12,6 +12,7 @@ import typer
 
 from ingestion_platform import logs
 from ingestion_platform.cli.options import All, Quiet, StreamNames, chosen
+from ingestion_platform.cli.outcomes import finish
 from ingestion_platform.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def stream(
     Dagster's sensors, other workers and `ingest run`, and be killed at any
     time: nothing is lost or doubled. While a server is away it waits.
     Exits with 1 if a stream failed; the others go on until they are ended.
+    A topic that does not exist yet is waited for.
 
     [dim]Settings:[/] BATCH_SIZE, FLUSH_INTERVAL_SEC, FLUSH_BYTES, DROP_INTERVAL_SEC,
     REPORT_INTERVAL_SEC
@@ -51,16 +53,26 @@ def stream(
     """
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
+    from ingestion_platform.each import for_each
     from ingestion_platform.settings import Settings
+    from ingestion_platform.sinks.declare import stream_deliveries
     from ingestion_platform.worker import run
 
     settings = Settings.load()
-    for each in wanted:  # a wrong contract is told before anything begins
-        assert each.contract
+    # A wrong contract, or a wrong delivery, is told before anything begins.
+    attempts = list(for_each(lambda of: (of.contract, stream_deliveries(of)), wanted))
+    usable = [of.item for of in attempts if of.error is None]
+    if not usable:
+        finish(terminal, attempts)
     remarks = not terminal.quiet and terminal.err.is_terminal
     attendance = Attendance(report=report, level="INFO" if remarks else "WARNING")
     logs.configure(settings, level=attendance.level, run=logs.this_process("worker"))
-    if not run(settings, wanted, processes=processes, observe=attendance):
+    for of in attempts:
+        if of.error is not None:
+            LOG.error("%s is not served: %s", of.item.name, of.error)
+    well = run(settings, usable, processes=processes, observe=attendance)
+    finish(terminal, attempts)
+    if not well:
         raise typer.Exit(1)
 
 

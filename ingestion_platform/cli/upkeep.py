@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 
 if TYPE_CHECKING:
+    from ingestion_platform.each import Attempt
+    from ingestion_platform.streams import Stream
     from ingestion_platform.upkeep import Kept
     from ingestion_platform.warehouse.upkeep.table import Upkept
 
@@ -30,7 +34,8 @@ def upkeep(
     """Merge small files, and remove what nothing needs any more; no row changes by it.
 
     Safe at any time, beside any load, any number of times. --all takes the
-    tables of the models as well. Schedules of Dagster do the same.
+    tables of the models as well. Schedules of Dagster do the same. Exits
+    with 1 if a table or a lake could not be looked after; the others are.
 
     [dim]Examples:[/]
       ingest upkeep pgr_events
@@ -38,29 +43,50 @@ def upkeep(
     """
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
+    from ingestion_platform.each import for_each, results
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.upkeep import upkeep_models, upkeep_stream
 
     platform = Platform(Settings.load())
-    found: list[Kept] = []
     with terminal.progress(total=False) as progress:
         task = progress.add_task("tables looked after", total=None)
 
         def told(_: Upkept) -> None:
             progress.advance(task)
 
-        found += [
-            upkeep_stream(platform, stream, dry_run=dry_run, on_table=told) for stream in wanted
-        ]
         domains = dict.fromkeys(stream.domain for stream in wanted) if everything else ()
-        found += [
-            upkeep_models(platform, domain, dry_run=dry_run, on_table=told) for domain in domains
-        ]
+        items: list[Stream | Models] = [*wanted, *map(Models, domains)]
+
+        def kept(item: Stream | Models) -> Kept:
+            if isinstance(item, Models):
+                return upkeep_models(platform, item.domain, dry_run=dry_run, on_table=told)
+            return upkeep_stream(platform, item, dry_run=dry_run, on_table=told)
+
+        attempts = list(for_each(kept, items))
     if as_json:
-        terminal.json([each.as_dict() for each in found])
+        terminal.json([_as_dict(of) for of in attempts])
     else:
-        _show(terminal, found, dry_run=dry_run)
+        _show(terminal, results(attempts), dry_run=dry_run)
+    finish(terminal, attempts)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a domain."""
+
+    domain: str
+
+    @property
+    def name(self) -> str:
+        """What people call them."""
+        return f"models of {self.domain}"
+
+
+def _as_dict(of: Attempt[Stream | Models, Kept]) -> dict[str, Any]:
+    name = of.item.domain if isinstance(of.item, Models) else of.item.name
+    known: dict[str, Any] = {"name": name, "lake": [], "tables": []}
+    return {**(known if of.found is None else of.found.as_dict()), "error": error_dict(of.error)}
 
 
 def _show(terminal: Terminal, found: list[Kept], *, dry_run: bool) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ingestion_platform.cli.options import All, Json, Quiet, StreamNames, chosen
+from ingestion_platform.cli.outcomes import error_dict, finish
 from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 
 if TYPE_CHECKING:
+    from ingestion_platform.each import Attempt
+    from ingestion_platform.streams import Stream
     from ingestion_platform.verify import Verification
+
+    Found = Attempt[Stream, Verification]
 
 _FIGURES = (
     "expected",
@@ -42,35 +48,51 @@ def verify(
     """
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
+    from ingestion_platform.each import for_each
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.verify import verify_stream
 
     platform = Platform(Settings.load())
-    found = []
     with terminal.progress(total=False) as progress:
-        for stream in wanted:
+
+        def verified(stream: Stream) -> Verification:
             task = progress.add_task(f"{stream.name} compared", total=None)
 
-            def advance(done: int, task: int = task) -> None:
-                progress.update(task, completed=done)  # type: ignore[arg-type]
+            def advance(done: int) -> None:
+                progress.update(task, completed=done)
 
-            found.append(verify_stream(platform, stream, on_progress=advance))
+            return verify_stream(platform, stream, on_progress=advance)
+
+        found = list(for_each(verified, wanted))
     if as_json:
-        terminal.json([each.as_dict() for each in found])
+        terminal.json([_as_dict(of) for of in found])
     else:
         _show(terminal, found)
-    if not all(each.ok for each in found):
+    finish(terminal, found)
+    if not all(of.result.ok for of in found):
         raise typer.Exit(1)
 
 
-def _show(terminal: Terminal, found: list[Verification]) -> None:
+def _as_dict(of: Found) -> dict[str, Any]:
+    known: dict[str, Any] = {"stream": of.item.name, "ok": False}
+    return {**(known if of.found is None else of.found.as_dict()), "error": error_dict(of.error)}
+
+
+def _show(terminal: Terminal, attempts: Sequence[Found]) -> None:
+    from ingestion_platform.each import results
+
     table = new_table("", ("stream", *_FIGURES, "holds"), numbers=_FIGURES)
-    for each in found:
+    for of in attempts:
+        if of.error is not None:
+            failed = f"[bold red]error: {of.error.code}[/]"
+            table.add_row(of.item.name, *("-" for _ in _FIGURES), failed)
+            continue
+        each = of.result
         holds = "[green]yes[/]" if each.ok else "[bold red]NO[/]"
         table.add_row(each.stream, *(count(getattr(each, name)) for name in _FIGURES), holds)
     terminal.table(table)
-    for each in found:
+    for each in results(attempts):
         for difference in each.differences:
             terminal.out.print(f"  [red]{literal(each.stream)}:[/] {literal(difference)}")
         if each.inserted:

@@ -10,15 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform import failures
-from ingestion_platform.errors import PlatformError, SourceUnavailable
+from ingestion_platform.each import attempt, for_each, results
+from ingestion_platform.errors import PlatformError
 from ingestion_platform.lake.chain import Chain, read_footer
 from ingestion_platform.lake.journal import Journal
 from ingestion_platform.lake.losses import noted_losses
@@ -32,12 +31,11 @@ from ingestion_platform.metrics.facts import (
     StreamFacts,
     TableFacts,
 )
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.pipeline import Platform, topic_of
 from ingestion_platform.progress.positions import Position
 from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.deliver import COUNTED, is_current
-from ingestion_platform.sources.client import topics
 from ingestion_platform.sources.times import SKEW, first_plausible
 from ingestion_platform.streams import Stream
 from ingestion_platform.upkeep import LAYERS, models_of
@@ -89,9 +87,9 @@ class Reader:
         self._platform = platform
         self._clock = clock
         self._tables = _Tables(platform, sorted({stream.domain for stream in streams}), clock)
-        self._streams = [_StreamReader(platform, each, self._tables, clock) for each in streams]
-        configured = [each for each in deliveries if each.configured(platform.settings)]
-        self._sinks = [_SinkReader(platform, each, clock) for each in configured]
+        self._streams = [_StreamReader(platform, of, self._tables, clock) for of in streams]
+        configured = [of for of in deliveries if of.configured(platform.settings)]
+        self._sinks = [_SinkReader(platform, of, clock) for of in configured]
         self._lock = threading.Lock()
 
     def read(self, *, thorough: bool = False) -> Facts:
@@ -99,15 +97,15 @@ class Reader:
         with self._lock:
             began, now = time.monotonic(), self._clock()
             reached = self._tables.refresh()
-            known_topics = _Topics(self._platform)
-            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="metrics") as pool:
-                streams = list(
-                    pool.map(lambda each: each.read(known_topics, reached), self._streams)
-                )
-                ledgers = {
-                    each.name: each.bronze.ledgers if each.bronze else {} for each in streams
-                }
-                sinks = list(pool.map(lambda each: each.read(ledgers), self._sinks))
+            streams = [
+                of.found or of.item.unreadable(of.error)
+                for of in for_each(lambda one: one.read(reached), self._streams, at_once=_AT_ONCE)
+            ]
+            ledgers = {of.name: of.bronze.ledgers if of.bronze else {} for of in streams}
+            sinks = [
+                of.found or of.item.unreadable()
+                for of in for_each(lambda one: one.read(ledgers), self._sinks, at_once=_AT_ONCE)
+            ]
             models = self._tables.models()
             small = self._tables.examined(len(self._tables.names) if thorough else EXAMINED)
             return Facts(
@@ -134,26 +132,6 @@ class Reader:
 
 def _with_small(table: TableFacts | None, small: Mapping[str, int]) -> TableFacts | None:
     return None if table is None else replace(table, small_files=small.get(table.name))
-
-
-class _Topics:
-    """The topics there are, asked for once in a reading, and only when one seems to be missing."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
-        self._lock = threading.Lock()
-
-    def lack(self, topic: str) -> bool:
-        """Whether the brokers answer, and have no such topic."""
-        with self._lock:
-            return self._names is not None and topic not in self._names
-
-    @cached_property
-    def _names(self) -> set[str] | None:
-        try:
-            return set(topics(self._platform.settings))
-        except PlatformError:
-            return None
 
 
 @dataclass
@@ -223,15 +201,12 @@ class _Tables:
 
     def models(self) -> list[TableFacts]:
         """The tables of the models; as last read, if the catalog does not answer."""
-        found = []
-        try:
-            for domain in self._domains:
-                for name in self._models_of(domain):
-                    facts = self.facts(name, name.partition(".")[0], domain)
-                    found += [facts] if facts is not None else []
-        except PlatformError:
+        named = list(for_each(self._models_of, self._domains))
+        if any(of.error for of in named):
             return [known.facts for known in self._known.values() if not known.facts.stream]
-        return found
+        places = [(name, of.item) for of in named for name in of.result]
+        read = for_each(lambda at: self.facts(at[0], at[0].partition(".")[0], at[1]), places)
+        return [facts for facts in results(read) if facts is not None]
 
     def _models_of(self, domain: str) -> list[str]:
         if self._locations is None:
@@ -256,10 +231,8 @@ class _Tables:
         from ingestion_platform.warehouse.upkeep.table import condition
 
         target = self._platform.settings.upkeep.target_file_mb * 1024 * 1024
-        try:
-            found = condition(self._platform.catalog, name, target=target)
-        except PlatformError:
-            return
+        catalog = self._platform.catalog
+        found = attempt(lambda of: condition(catalog, of, target=target), name).found
         if found is not None:
             self._small[name] = (self._known[name].location, now, found.small_files)
 
@@ -348,11 +321,27 @@ class _StreamReader:
         self._log = None
         self._opened.close()
 
-    def read(self, known_topics: _Topics, reached: bool) -> StreamFacts:
+    def unreadable(self, error: PlatformError | None) -> StreamFacts:
+        """Return the facts of a stream of which nothing can be told, and log why."""
+        LOG.error("%s: metrics cannot be read: %s", self._stream.name, error)
+        return StreamFacts(
+            name=self._stream.name,
+            quarantine_ratio=None,
+            freshness_seconds=None,
+            log=None,
+            lake=None,
+            bronze=None,
+            quarantine=None,
+            discarded=0,
+            oldest_wait=None,
+            up={"tables": False, "lake": False} | ({"log": False} if self._stream.kafka else {}),
+        )
+
+    def read(self, reached: bool) -> StreamFacts:
         """What there is of the stream now."""
         # Tables first: lag may then seem larger than it is, never smaller.
         tables_up = reached and self._read_tables()
-        log = self._read_log(known_topics) if self._stream.kafka else LogFacts()
+        log = self._read_log() if self._stream.kafka else LogFacts()
         bronze, quarantine = self._read
         ratio, freshness = self._promised()
         facts = StreamFacts(
@@ -398,16 +387,15 @@ class _StreamReader:
             return False
         return True
 
-    def _read_log(self, known_topics: _Topics) -> LogFacts | None:
+    def _read_log(self) -> LogFacts | None:
         """The topic, None when it cannot be read; one that does not exist yet is empty."""
         try:
             if self._log is None:
                 self._log = self._opened.enter_context(self._platform.log(self._stream))
-            topic = self._log.topic()
+            topic = topic_of(self._log, self._platform.store)
+            if topic is None:
+                return LogFacts()
             marks = self._log.watermarks(topic.partitions)
-        except SourceUnavailable:
-            self.close()
-            return LogFacts() if known_topics.lack(self._stream.topic) else None
         except PlatformError:
             self.close()
             return None
@@ -565,13 +553,14 @@ class _SinkReader:
     def read(self, ledgers: Mapping[str, Mapping[int, Ledger]]) -> SinkFacts:
         """Where the target is, held against bronze as it is now."""
         now = self._clock()
-        facts = SinkFacts(self._delivery.sink, self._delivery.label, self._delivery.source, up=True)
-        try:
-            if now - self._asked > LOOK:
-                self._ask(now)
-            return self._held_against(ledgers, facts)
-        except PlatformError:
-            return replace(facts, up=False)
+        if now - self._asked > LOOK:
+            self._ask(now)
+        return self._held_against(ledgers, replace(self.unreadable(), up=True))
+
+    def unreadable(self) -> SinkFacts:
+        """Return the facts of a target that does not answer."""
+        of = self._delivery
+        return SinkFacts(of.sink, of.label, of.source, up=False)
 
     def _ask(self, now: float) -> None:
         with self._delivery.open(self._platform.settings) as target:

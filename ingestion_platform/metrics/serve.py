@@ -20,7 +20,7 @@ from ingestion_platform.metrics.exposition import (
 from ingestion_platform.metrics.read import Reader
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.sinks.declare import declared_deliveries
+from ingestion_platform.sinks.declare import readable_deliveries
 from ingestion_platform.streams import declared_streams
 
 PORT = 9464
@@ -29,7 +29,7 @@ PORT = 9464
 def reader_of(settings: Settings) -> Reader:
     """A reader of every declared stream and delivery."""
     streams = list(declared_streams().values())
-    return Reader(Platform(settings), streams, declared_deliveries().values())
+    return Reader(Platform(settings), streams, readable_deliveries()[0].values())
 
 
 def text(settings: Settings, reader: Reader) -> bytes:

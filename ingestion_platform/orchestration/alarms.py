@@ -17,7 +17,8 @@ from dagster._core.scheduler.instigation import (
 )
 
 from ingestion_platform.alarms import Alarm, Book
-from ingestion_platform.errors import CatalogUnavailable, StoreUnavailable, Transient
+from ingestion_platform.each import attempt, for_each, results
+from ingestion_platform.errors import CatalogUnavailable, PlatformError, StoreUnavailable
 from ingestion_platform.orchestration import assets, checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.deliveries import EQUAL
@@ -40,6 +41,8 @@ FIRST = 86_400.0
 RUNS = 200
 """Finished runs that a look takes; the next one takes the others."""
 _BROKER_TIMEOUT = 5.0
+_AT_ONCE = 16
+_SERVERS = {"lake": StoreUnavailable, "catalog": CatalogUnavailable}
 _LIVE = (checks.LAG, checks.FRESHNESS, checks.LOSSES)
 _SECTIONS = {
     checks.CONTRACT: "too-much-in-quarantine",
@@ -232,31 +235,37 @@ def _live(look: Look) -> Iterator[dg.AssetCheckEvaluation]:
     a server that is away is an alarm of its own."""
     from ingestion_platform.sources.client import topics
 
-    away: dict[str, Transient] = {}
-    try:
-        there = topics(look.platform.settings, _BROKER_TIMEOUT).keys()
-    except Transient as error:
-        away["log"], there = error, {}.keys()
-    of_repository = look.repository.asset_graph.get_all_asset_keys()
-    for stream in look.streams.values():
-        key = assets.bronze_key(stream)
-        if stream.topic not in there or key not in of_repository or away:
-            continue
-        try:
-            status = assets.status_of(look.platform, stream)
-            waits = assets.waits_of(look.platform, stream, status)
-        except StoreUnavailable as error:
-            away["lake"] = error
-        except CatalogUnavailable as error:
-            away["catalog"] = error
-        else:
-            if status is not None and waits is not None:
-                yield from _judged(stream, key, Findings({}, {}, status, waits))
-    look.book.only(
-        "server/",
-        [_away_alarm(name, error) for name, error in away.items()],
-        after=look.settings.after_seconds,
-    )
+    away: dict[str, PlatformError] = {}
+    brokers = attempt(lambda settings: topics(settings, _BROKER_TIMEOUT), look.platform.settings)
+    if brokers.error is not None:
+        away["log"] = brokers.error
+    wanted = [each for each in look.streams.values() if not (each.kafka and "log" in away)]
+    seen = list(for_each(lambda stream: _of_stream(look, stream), wanted, at_once=_AT_ONCE))
+    for name, kind in _SERVERS.items():
+        errors = [of.error for of in seen if isinstance(of.error, kind)]
+        if errors and len(errors) == len(seen):  # it is the server's, and not one stream's
+            away[name] = errors[0]
+    yield from (evaluation for some in results(seen) for evaluation in some)
+    after = look.settings.after_seconds
+    of_servers = [_away_alarm(name, error) for name, error in away.items()]
+    look.book.only("server/", of_servers, after=after)
+    failed = [] if away else [(of.item, of.error) for of in seen if of.error is not None]
+    of_streams = [_stream_alarm(stream, error) for stream, error in failed]
+    look.book.only("stream/", of_streams, after=after)
+
+
+def _of_stream(look: Look, stream: Stream) -> list[dg.AssetCheckEvaluation]:
+    """Judge where one stream stands; nothing to judge while its topic does not exist yet."""
+    from ingestion_platform.progress.status import stream_status
+
+    key = assets.bronze_key(stream)
+    if key not in look.repository.asset_graph.get_all_asset_keys():
+        return []
+    status = stream_status(look.platform, stream)
+    waits = assets.waits_of(look.platform, stream, status)
+    if status.no_topic_yet or waits is None:
+        return []
+    return list(_judged(stream, key, Findings({}, {}, status, waits)))
 
 
 def _judged(
@@ -275,7 +284,18 @@ def _judged(
         )
 
 
-def _away_alarm(name: str, error: Transient) -> Alarm:
+def _stream_alarm(stream: Stream, error: PlatformError) -> Alarm:
+    return Alarm(
+        key=f"stream/{stream.name}",
+        what=f"stream {stream.name} cannot be read",
+        detail=error.message,
+        action=error.action or f"see `ingest status {stream.name}`",
+        section="a-stream-cannot-be-read",
+        stream=stream.name,
+    )
+
+
+def _away_alarm(name: str, error: PlatformError) -> Alarm:
     return Alarm(
         key=f"server/{name}",
         what=f"the {name} does not answer",
@@ -291,9 +311,8 @@ def _check_key(key: dg.AssetCheckKey) -> str:
 
 def _check_alarm(look: Look, found: dg.AssetCheckEvaluation, record: Any) -> Alarm:
     asset = found.asset_key.to_user_string()
-    stream = next(
-        (s.name for s in look.streams.values() if assets.bronze_key(s) == found.asset_key), None
-    )
+    keys = for_each(lambda each: (assets.bronze_key(each), each.name), look.streams.values())
+    stream = dict(results(keys)).get(found.asset_key)
     problem, _, action = (found.description or "").partition("\n-> ")
     lines = problem.splitlines() or ["it failed"]
     return Alarm(

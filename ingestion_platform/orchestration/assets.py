@@ -4,7 +4,7 @@ What materializing a slice means is written in `pipeline`; here its outcome beco
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -140,7 +140,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                 )
             except FilesRefused as error:  # all else is landed: that is told first
                 refused = error
-            events = _lake_events(platform, stream, {*asked, *newest}, newest)
+            events = _lake_events(platform, stream, {*asked, *newest}, newest, context.log.info)
             if files and (of_files := [of for of in events if of[1] == FILES]):
                 events[max(of_files)]["files"] = metadata.files_table(files)
         for of in sorted(set(events) - set(asked)):
@@ -235,10 +235,17 @@ def _told_to_dagster(platform: Platform) -> Iterator[None]:
 
 
 def _lake_events(
-    platform: Platform, stream: Stream, touched: Iterable[Slice], landed: "dict[Slice, Landed]"
+    platform: Platform,
+    stream: Stream,
+    touched: Iterable[Slice],
+    landed: "dict[Slice, Landed]",
+    log: Callable[[str], None],
 ) -> dict[Slice, metadata.Metadata]:
     held = metadata.stored(platform, stream, partitions.declared(stream, touched))
-    lags = _lags(status_of(platform, stream))
+    status = status_of(platform, stream)
+    if status is not None and status.no_topic_yet:
+        log(f"no topic {stream.topic} yet: nothing to land from it")
+    lags = _lags(status)
     events = {
         of: metadata.lake_event(stream, platform.store.url, of, what, lags.get(of[1]))
         for of, what in held.items()

@@ -11,7 +11,14 @@ import dagster as dg
 from pydantic import BaseModel
 
 from ingestion_platform import streams
-from ingestion_platform.orchestration.assets import bronze_asset, lake_asset, raw_asset
+from ingestion_platform.errors import ContractError
+from ingestion_platform.orchestration.assets import (
+    bronze_asset,
+    lake_asset,
+    lake_key,
+    raw_asset,
+    raw_key,
+)
 from ingestion_platform.orchestration.deliveries import delivery_asset
 from ingestion_platform.orchestration.file_sensor import file_sensor
 from ingestion_platform.orchestration.sensors import stream_sensor
@@ -127,7 +134,46 @@ def start_date(folder: Path) -> str:
 
 
 def stream_definitions(stream: streams.Stream) -> dg.Definitions:
-    """All that a stream is in Dagster, but for the models built on it."""
+    """All that a stream is in Dagster, but for the models built on it.
+
+    A stream whose contract or delivery is wrong shows the error, and does not hide the others.
+    """
+    try:
+        return _definitions(stream)
+    except ContractError as error:
+        return _unreadable(stream, error)
+
+
+def _unreadable(stream: streams.Stream, error: ContractError) -> dg.Definitions:
+    """The stream's first assets with the error as their description, and a sensor that has it."""
+    action = f"{error.message}\n\n-> {error.action}, then reload the code location"
+    keys = [raw_key(stream), lake_key(stream)]
+
+    @dg.sensor(
+        name=f"{stream.name}_{'log' if stream.kafka else 'files'}",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=action,
+        tags={"domain": stream.domain},
+    )
+    def watch() -> dg.SkipReason:
+        return dg.SkipReason(str(error))
+
+    return dg.Definitions(
+        assets=[
+            dg.AssetSpec(
+                key,
+                description=action,
+                group_name=stream.domain,
+                metadata={"error": error.message},
+                tags={"domain": stream.domain},
+            )
+            for key in keys
+        ],
+        sensors=[watch],
+    )
+
+
+def _definitions(stream: streams.Stream) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             raw_asset(stream),

@@ -30,7 +30,8 @@ from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from filelock import FileLock
 from packaging.version import Version
 
-from ingestion_platform.errors import ContractError
+from ingestion_platform.each import for_each
+from ingestion_platform.errors import ContractError, Transient
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.pipeline import Platform
@@ -222,10 +223,12 @@ def _models(
         dbt: Dbt,
         platform: dg.ResourceParam[Platform],
     ) -> Iterator[Any]:
-        for stream in streams:
-            # Models read the table of a stream that has sent nothing yet, too.
-            if load_or_none(platform.catalog, stream.bronze_table) is None:
-                ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
+        # Models read the table of a stream that has sent nothing yet, too.
+        for of in for_each(lambda stream: _ensure_table(platform, stream), streams):
+            if isinstance(of.error, Transient):
+                raise of.error
+            if of.error is not None:  # models that read another stream's table are built
+                context.log.warning(f"{of.item.name}: {of.error}")
         # dbt runs in the project's folder: it must not take another one for its home.
         export({"PLATFORM_HOME": str(platform.settings.home)})
         # Unit tests judge the models' code, not the data.
@@ -247,6 +250,11 @@ def _models(
         shutil.rmtree(folder)  # kept for reading when dbt failed
 
     return models
+
+
+def _ensure_table(platform: Platform, stream: Stream) -> None:
+    if load_or_none(platform.catalog, stream.bronze_table) is None:
+        ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
 
 
 def window_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:

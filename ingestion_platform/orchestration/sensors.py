@@ -86,6 +86,8 @@ def stream_sensor(stream: Stream) -> dg.SensorDefinition:
             backlog = read_backlog(platform, stream)
         except PlatformError as error:
             return dg.SensorResult(skip_reason=masked(str(error), platform.settings.secrets))
+        if backlog.topic is None:
+            return dg.SensorResult(skip_reason=f"no topic {stream.topic} yet")
         cursor = Cursor.of(context.cursor)
         events = _observations(stream, backlog, cursor)
         positions = [[p.partition, at(p.lake), at(p.tables)] for p in backlog.progress]
@@ -205,7 +207,7 @@ def _observations(stream: Stream, backlog: Backlog, cursor: Cursor) -> list[dg.A
                     "lake_position": p.lake.offset if p.lake is not None else 0,
                     "bronze_position": bronze or 0,
                     "topic_id": p.topic_id,
-                    "cluster_id": backlog.topic.cluster_id,
+                    "cluster_id": backlog.topic.cluster_id if backlog.topic is not None else "",
                 },
                 tags={"dagster/data_version": f"{p.topic_id}-{p.log.end}"},
             )

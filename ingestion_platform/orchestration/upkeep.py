@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ingestion_platform.each import for_each
 from ingestion_platform.errors import PlatformError, Transient
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import metadata
 from ingestion_platform.orchestration.sensors import UNFINISHED
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.project import DBT_PROJECT
-from ingestion_platform.streams import Stream
+from ingestion_platform.streams import Stream, readable
 from ingestion_platform.upkeep import (
     Kept,
     conditions,
@@ -53,7 +54,7 @@ def upkeep_key(name: str) -> dg.AssetKey:
 
 def upkeep_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
     """All upkeep: assets, and the schedules that materialize them."""
-    of_stream = {upkeep_key(stream.name): stream for stream in streams.values()}
+    of_stream = {upkeep_key(stream.name): stream for stream in readable(streams.values())[0]}
     domains = dict.fromkeys(stream.domain for stream in streams.values())
     modelled = [domain for domain in domains if (DBT_PROJECT / "models" / domain).is_dir()]
     of_domain = {upkeep_key(f"{domain}_models"): domain for domain in modelled}
@@ -194,14 +195,20 @@ def _often(
         unfinished = dg.RunsFilter(statuses=UNFINISHED, tags={TAG: FREQUENT})
         if context.instance.get_runs(unfinished, limit=1):
             return dg.SkipReason("the upkeep asked for before is not finished")
-        tables = {key: tables_of(stream) for key, stream in of_stream.items()}
-        try:
-            tables |= {key: models_of(platform, domain) for key, domain in of_domain.items()}
-            needing = [key for key, names in tables.items() if _needs(platform, names)]
-        except PlatformError as error:
-            return dg.SkipReason(masked(str(error), platform.settings.secrets))
+
+        def needs(key: dg.AssetKey) -> bool:
+            stream = of_stream.get(key)
+            names = tables_of(stream) if stream else models_of(platform, of_domain[key])
+            return _needs(platform, names)
+
+        found = list(for_each(needs, [*of_stream, *of_domain]))
+        needing = [of.item for of in found if of.found]
+        errors = dict.fromkeys(str(of.error) for of in found if of.error is not None)
+        said = masked("\n".join(errors), platform.settings.secrets)
         if not needing:
-            return dg.SkipReason("all tables are in good order")
+            return dg.SkipReason(said or "all tables are in good order")
+        if said:
+            context.log.warning(f"some tables cannot be looked at: {said}")
         return dg.RunRequest(asset_selection=needing, tags={TAG: FREQUENT})
 
     return often

@@ -14,7 +14,7 @@ from ingestion_platform.lake.drop import Arrival
 from ingestion_platform.lake.files import landed_end
 from ingestion_platform.lake.journal import Copies, Journal
 from ingestion_platform.lake.names import FILES
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.pipeline import Platform, topic_of
 from ingestion_platform.progress.positions import Position, lower, waiting
 from ingestion_platform.sources.kafka import Log, Topic, Watermarks
 from ingestion_platform.sources.times import ingest_date
@@ -50,9 +50,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """A topic now, its partitions' progress, and the first window of each that is behind."""
+    """A topic now (None while it does not exist yet), its partitions' progress, and the first
+    window of each that is behind."""
 
-    topic: Topic
+    topic: Topic | None
     progress: tuple[Progress, ...]
     behind: Mapping[int, date]
 
@@ -99,11 +100,14 @@ def read_backlog(platform: Platform, stream: Stream) -> Backlog:
 
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
+        TopicMissing: the topic is gone, and records of it were landed.
     """
     # Before the lake's end: a table can then only seem to be further behind than it is.
     tables = _Tables(platform, stream)
     with platform.log(stream) as log:
-        topic = log.topic()
+        topic = topic_of(log, platform.store)
+        if topic is None:
+            return Backlog(None, (), {})
         marks = log.watermarks(topic.partitions)
         chain = Chain(platform.store, stream.topic)
         tails = chain.tails(topic.partitions)

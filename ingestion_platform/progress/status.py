@@ -12,7 +12,7 @@ from ingestion_platform.lake.files import landed_end
 from ingestion_platform.lake.journal import Claim, Copies, Journal
 from ingestion_platform.lake.losses import Loss, merged, noted_losses, present_losses
 from ingestion_platform.lake.names import FILES
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.pipeline import Platform, topic_of
 from ingestion_platform.progress.positions import Position, waiting
 from ingestion_platform.sources.kafka import Topic, Watermarks
 from ingestion_platform.streams import Stream
@@ -48,7 +48,8 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one.
+    """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one,
+    "" while it does not exist yet (`no_topic_yet`), and of a stream of files alone.
 
     Row counts include rows that others inserted by SQL, `inserted_rows` in bronze; `decided_rows`
     of those in quarantine were discarded (see `quarantine`). `waiting_files` are in the drop zone:
@@ -58,6 +59,7 @@ class StreamStatus:
 
     stream: str
     topic: str
+    no_topic_yet: bool
     topic_id: str
     generation: str | None
     bronze_table: str
@@ -96,6 +98,8 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
 
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
+        TopicMissing: the topic is gone, and records of it were landed.
+        ContractError, ChainBroken, TableUnreadable: one of the stream's own parts is damaged.
     """
     with ThreadPoolExecutor(3, thread_name_prefix="status") as pool:
         from_log = pool.submit(_read_log, platform, stream)
@@ -177,6 +181,7 @@ def summarize(
         stream=stream.name,
         topic=stream.topic,
         topic_id=topic.generation,
+        no_topic_yet=stream.kafka and not topic.partitions,
         generation=present or (generations[0] if generations else None),
         bronze_table=stream.bronze_table,
         quarantine_table=stream.quarantine_table,
@@ -200,11 +205,13 @@ def _offset(at: Position | None, topic_id: str) -> int | None:
 
 
 def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Watermarks]]:
-    if not stream.kafka:
-        return Topic(stream.topic, "", "", ()), {}
-    with platform.log(stream) as log:
-        topic = log.topic()
-        return topic, log.watermarks(topic.partitions)
+    """Return the topic and its watermarks; without a topic, one that has no partitions."""
+    if stream.kafka:
+        with platform.log(stream) as log:
+            topic = topic_of(log, platform.store)
+            if topic is not None:
+                return topic, log.watermarks(topic.partitions)
+    return Topic(stream.topic, "", "", ()), {}
 
 
 def _read_files(platform: Platform, stream: Stream) -> FilesState:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.each import Attempt, for_each, results
 from ingestion_platform.errors import ContractError, UnknownStream
 from ingestion_platform.streams import (
     Destination,
@@ -133,27 +134,42 @@ def model_deliveries(attributes: Mapping[str, Any], folder: Path) -> list[Delive
     ]
 
 
+def readable_deliveries(
+    *roots: Path,
+) -> tuple[dict[str, Delivery], list[Attempt[Stream, list[Delivery]]]]:
+    """Return the deliveries that can be read, by name, and the streams whose deliveries cannot.
+
+    The folders are the platform's own and PLATFORM_DEFS by default.
+
+    Raises:
+        ContractError: a model's delivery is wrong, or two deliveries have the same target.
+    """
+    found: dict[str, Delivery] = {}
+    attempts = list(for_each(stream_deliveries, declared_streams(*roots).values()))
+    deliveries = [of for some in results(attempts) for of in some]
+    deliveries += [of for root in roots or folders() for of in models_of(root)]
+    for of in deliveries:
+        for other in found.values():
+            if _same_target(of, other):
+                raise ContractError(
+                    f"{of.domain}/defs.yaml",
+                    f"deliver, {of.name}",
+                    f"is, or is mixed up with, {other.name}, the target of {other.source}",
+                    action="give each a target of its own",
+                )
+        found[of.name] = of
+    return found, [of for of in attempts if of.error is not None]
+
+
 def declared_deliveries(*roots: Path) -> dict[str, Delivery]:
-    """All deliveries that these folders (by default the platform's own and PLATFORM_DEFS) declare,
-    by name.
+    """All deliveries that these folders declare, by name; see `readable_deliveries`.
 
     Raises:
         ContractError: one is wrong, or two have the same target.
     """
-    found: dict[str, Delivery] = {}
-    streams = declared_streams(*roots).values()
-    deliveries = [each for stream in streams for each in stream_deliveries(stream)]
-    deliveries += [each for root in roots or folders() for each in models_of(root)]
-    for each in deliveries:
-        for other in found.values():
-            if _same_target(each, other):
-                raise ContractError(
-                    f"{each.domain}/defs.yaml",
-                    f"deliver, {each.name}",
-                    f"is, or is mixed up with, {other.name}, the target of {other.source}",
-                    action="give each a target of its own",
-                )
-        found[each.name] = each
+    found, unreadable = readable_deliveries(*roots)
+    for of in unreadable:
+        _ = of.result
     return found
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingestion_platform.errors import Permanent, SourceUnavailable, Transient
+from ingestion_platform.errors import Permanent, SourceUnavailable, TopicMissing, Transient
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.broker import address
 from ingestion_platform.sources.client import checked, client_config
@@ -102,6 +102,11 @@ class Log:
         self._leaders_known = False
         self._reader: Reader | None = None
 
+    @property
+    def name(self) -> str:
+        """The topic's name."""
+        return self._name
+
     def __enter__(self) -> Log:
         return self
 
@@ -119,7 +124,8 @@ class Log:
         """The topic's present identity.
 
         Raises:
-            SourceUnavailable: the broker does not answer, or there is no such topic.
+            TopicMissing: the brokers have no such topic.
+            SourceUnavailable: the brokers do not answer.
         """
         from confluent_kafka import KafkaException, TopicCollection
 
@@ -391,8 +397,10 @@ def _uncollected() -> Iterator[None]:
 
 
 def _unavailable(topic: str, error: Any) -> SourceUnavailable:
+    from confluent_kafka import KafkaError
+
     reason = error.args[0]
-    return SourceUnavailable(
-        f"topic {topic}: {reason.name()}: {reason.str()}",
-        action="check KAFKA_BOOTSTRAP_SERVERS, and that the topic exists",
-    )
+    said = f"topic {topic}: {reason.name()}: {reason.str()}"
+    if reason.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+        return TopicMissing(said, action="create the topic, or correct the stream's `topic:`")
+    return SourceUnavailable(said, action="check KAFKA_BOOTSTRAP_SERVERS and the brokers")

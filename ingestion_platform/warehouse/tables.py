@@ -12,7 +12,7 @@ from ingestion_platform.contract.schemas import (
     quarantine_partition_spec,
     quarantine_schema,
 )
-from ingestion_platform.errors import ContractError
+from ingestion_platform.errors import ContractError, TableUnreadable
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.evolve import evolve
 
@@ -118,11 +118,18 @@ def load_or_none(catalog: Catalog, name: str) -> Table | None:
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
+        TableUnreadable: its metadata file is gone or damaged.
     """
-    from pyiceberg.exceptions import NoSuchTableError
+    from pyiceberg.exceptions import NoSuchTableError, ValidationError
 
     with answering():
         try:
             return catalog.load_table(name)
         except NoSuchTableError:
             return None
+        except (FileNotFoundError, ValidationError, ValueError, LookupError, TypeError) as error:
+            said = str(error).partition("\n")[0][:300]
+            raise TableUnreadable(
+                f"table {name}: its metadata cannot be read: {type(error).__name__}: {said}",
+                action="restore the metadata file, or register an earlier one in the catalog",
+            ) from error

@@ -53,7 +53,14 @@ def test_a_table_that_is_not_there_will_be_made(bare: Ingest, contract: Path) ->
     answer = bare("contract", "plan", "letters", "--json")
     assert answer.code == 0
     assert answer.json == [
-        {"stream": "letters", "table": "bronze.letters", "new": True, "steps": [], "refused": []}
+        {
+            "stream": "letters",
+            "table": "bronze.letters",
+            "new": True,
+            "steps": [],
+            "refused": [],
+            "error": None,
+        }
     ]
     assert "will be made" in bare("contract", "plan", "letters").out
     assert bare("contract", "plan").code == 2

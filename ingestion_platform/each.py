@@ -1,0 +1,78 @@
+"""Doing one thing for several streams (or deliveries): a result or an error for each of them.
+
+Whatever covers several streams goes through here, so that an error of one never hides the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from ingestion_platform.errors import PlatformError, Unexpected
+
+LOG = logging.getLogger("ingestion_platform.each")
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Generic[Item, Result]):
+    """What became of one item: what was found, or the error that was met."""
+
+    item: Item
+    found: Result | None
+    error: PlatformError | None = None
+
+    @property
+    def result(self) -> Result:
+        """What was found.
+
+        Raises:
+            PlatformError: the item's error.
+        """
+        if self.error is not None:
+            raise self.error
+        return cast(Result, self.found)
+
+
+def attempt(call: Callable[[Item], Result], item: Item) -> Attempt[Item, Result]:
+    """Call for one item; raises no Exception."""
+    try:
+        return Attempt(item, call(item))
+    except Exception as error:
+        if not isinstance(error, PlatformError):
+            LOG.debug("unexpected error of %s", getattr(item, "name", item), exc_info=error)
+        return Attempt(item, None, as_platform_error(error))
+
+
+def for_each(
+    call: Callable[[Item], Result], items: Iterable[Item], *, at_once: int = 1
+) -> Iterator[Attempt[Item, Result]]:
+    """Call for every item, `at_once` at a time; yields attempts in the order of the items."""
+    if at_once == 1:
+        yield from (attempt(call, item) for item in items)
+        return
+    with ThreadPoolExecutor(at_once, thread_name_prefix="each") as pool:
+        yield from pool.map(lambda item: attempt(call, item), items)
+
+
+def results(attempts: Iterable[Attempt[Any, Result]]) -> list[Result]:
+    """Return what was found, without the attempts that met an error."""
+    return [each.result for each in attempts if each.error is None]
+
+
+def as_platform_error(error: Exception) -> PlatformError:
+    """Return an error as one of the platform's; a foreign one becomes the cause of it."""
+    if isinstance(error, PlatformError):
+        return error
+    found = Unexpected(
+        f"{type(error).__name__}: {error}",
+        action="run `ingest --debug ...` for the traceback; please report it",
+    )
+    found.__cause__ = error
+    return found
