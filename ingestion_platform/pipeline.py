@@ -474,9 +474,8 @@ def try_file(
     good = refused = 0
     reasons: Counter[str] = Counter()
     with platform.door(stream).reading(file) as content:
-        text = content.format.encoding == "text"
         for batch in content.records(stream.contract):
-            parsed = judge.parse(batch.values, text=text, problems=batch.problems)
+            parsed = judge.parse(batch.values, content.format.encoding, batch.problems)
             good += len(parsed.valid)
             refused += len(parsed.refused)
             reasons.update(count_reasons(parsed.reasons))

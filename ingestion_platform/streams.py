@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_platform.contract.model import Contract, Kind
+from ingestion_platform.dialect import PLAIN, SETTINGS, Dialect, dialect_of
 from ingestion_platform.each import Attempt, for_each
 from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
 from ingestion_platform.settings import bytes_of, own_definitions
@@ -39,6 +40,8 @@ class FileDoor:
     patterns: tuple[str, ...] = ()
     format: str | None = None
     max_size: int | None = None
+    csv: Dialect = PLAIN
+    """How CSV files are written, as far as they do not say so."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     given = attributes.get("files")
     if given is None:
         return None
-    known = {"folder", "pattern", "format", "max_size"}
+    known = {"folder", "pattern", "format", "max_size", *SETTINGS}
     action = "for example `files: {folder: shop, pattern: ['*user*.csv']}`"
     if not isinstance(given, Mapping) or set(given) - known:
         raise ContractError(file, "files", f"has other keys than {sorted(known)}", action=action)
@@ -250,7 +253,9 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     except ValueError as error:
         action = "for example `max_size: 500MB`"
         raise ContractError(file, "files, max_size", str(error), action=action) from None
-    return FileDoor(str(folder), tuple(patterns), given.get("format"), most)
+    return FileDoor(
+        str(folder), tuple(patterns), given.get("format"), most, dialect_of(given, file)
+    )
 
 
 def with_topic(stream: Stream) -> Stream:

@@ -81,7 +81,10 @@ class Judge:
     def __init__(self, contract: Contract) -> None:
         self._parser = Parser(contract)
         self._renames = Renames(contract)
-        self._text = TextReader(contract)
+        self._text = {
+            "text": TextReader(contract),
+            "text with decimal commas": TextReader(contract, decimal=","),
+        }
         self.version = self._parser.code_version
         self._bronze_schema = bronze_arrow_schema(contract)
         self._quarantine_schema = quarantine_arrow_schema()
@@ -94,27 +97,27 @@ class Judge:
 
     def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
-        text = link.file is not None and link.file.encoding == "text"
+        encoding = "json" if link.file is None else link.file.encoding
         problems = problems_of(link, records)
-        parsed = self.parse(records["value"].combine_chunks(), text=text, problems=problems)
+        parsed = self.parse(records["value"].combine_chunks(), encoding, problems)
         bronze = self._bronze_rows(link, records, parsed)
         return bronze, self._quarantine_rows(link, records, parsed)
 
     def parse(
-        self, values: pa.BinaryArray, *, text: bool, problems: Problems | None = None
+        self, values: pa.BinaryArray, encoding: str, problems: Problems | None = None
     ) -> Parsed:
-        """Validate values alone; `text` says that theirs are all strings.
+        """Validate values alone; `encoding` is what they are (`sources.reading.Encoding`).
 
         `problems` are those that a reader found. A record whose problem the contract cares about
         is rejected for it, and not looked at further.
         """
         reasons = {at: each for at, found in (problems or {}).items() if (each := self._of(found))}
         if not reasons:
-            return self._validated(values, text)
+            return self._validated(values, encoding)
         fine = np.ones(len(values), bool)
         fine[list(reasons)] = False
         places = np.flatnonzero(fine)
-        parsed = self._validated(values.filter(pa.array(fine)), text)
+        parsed = self._validated(values.filter(pa.array(fine)), encoding)
         given = pa.array(list(reasons.values()), parsed.reasons.type)
         return Parsed(
             pa.array(places[parsed.valid.to_numpy()], pa.int64()),
@@ -123,9 +126,11 @@ class Judge:
             pa.concat_arrays([parsed.reasons, given]),
         )
 
-    def _validated(self, values: pa.BinaryArray, text: bool) -> Parsed:
+    def _validated(self, values: pa.BinaryArray, encoding: str) -> Parsed:
         values = self._renames.applied(values)
-        return self._parser.parse(self._text.typed(values) if text else values)
+        if encoding != "json":
+            values = self._text[encoding].typed(values)
+        return self._parser.parse(values)
 
     def _of(self, problems: Sequence[Problem]) -> list[str]:
         """The reasons that a reader's problems are: those of columns that the contract knows."""

@@ -15,8 +15,8 @@ _SCHEMA = pa.schema([("_value", pa.string())])
 class TextReader:
     """A contract's reading of text. Thread-safe."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._query = typed_query(contract)
+    def __init__(self, contract: Contract, *, decimal: str = ".") -> None:
+        self._query = typed_query(contract, decimal)
         self._engine = Engine(INPUT, _SCHEMA)
 
     def typed(self, values: pa.BinaryArray) -> pa.BinaryArray:

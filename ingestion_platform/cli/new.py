@@ -155,7 +155,7 @@ def _read(scratch: Path, file: Path) -> Sample:
         content = open_copy(copy_file(file, spool), format_of(file.name), spool)
         values = list(islice(_values(content.records()), _MOST + 1))
     records = [_decoded(file, number, value) for number, value in enumerate(values[:_MOST], 1)]
-    return Sample(values[:_MOST], records, content.format.encoding == "text", len(values) <= _MOST)
+    return Sample(values[:_MOST], records, content.format.kind == "csv", len(values) <= _MOST)
 
 
 def _values(batches: Iterator[Records]) -> Iterator[bytes]:

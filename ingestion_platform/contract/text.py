@@ -16,28 +16,30 @@ _INTEGER = r"[+-]?\d+"
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
-def typed_query(contract: Contract) -> str:
+def typed_query(contract: Contract, decimal: str = ".") -> str:
     """The query of a contract: of `_value`, JSON objects of strings and nulls, typed JSON.
+
+    `decimal` stands ahead of the fraction of its numbers: `.` or `,`.
 
     It keeps the order of the rows when one thread runs it.
     """
     sent = [f for f in contract.fields if f.derived is None]
     shape = text(json.dumps({f.name: "VARCHAR" for f in sent}))
-    pieces = ", ',', ".join(f"{text(json.dumps(f.name) + ':')}, {_json(f)}" for f in sent)
+    pieces = ", ',', ".join(f"{text(json.dumps(f.name) + ':')}, {_json(f, decimal)}" for f in sent)
     return f"""WITH read AS (SELECT from_json(_value, {shape}) AS _j FROM {INPUT})
 SELECT concat('{{', {pieces}, '}}') AS _value FROM read"""
 
 
-def _json(item: Field) -> str:
+def _json(item: Field, decimal: str) -> str:
     """The JSON text of one field's value."""
     value = f"_j.{quoted(item.name)}"
     typed = (
-        _number(value, _NUMBER)
+        _fraction(value, decimal)
         if is_epoch(item)
         else {
             Kind.INTEGER: _number(value, _INTEGER),
-            Kind.NUMBER: _number(value, _NUMBER),
-            Kind.DECIMAL: _number(value, _NUMBER),
+            Kind.NUMBER: _fraction(value, decimal),
+            Kind.DECIMAL: _fraction(value, decimal),
             Kind.BOOLEAN: f"WHEN lower({value}) IN ('true', 'false') THEN lower({value}) "
             f"WHEN {value} = '1' THEN 'true' WHEN {value} = '0' THEN 'false'",
             Kind.OBJECT: _nested(value, "OBJECT"),
@@ -47,6 +49,14 @@ def _json(item: Field) -> str:
     return (
         f"CASE WHEN {value} IS NULL THEN 'null' {typed} ELSE CAST(to_json({value}) AS VARCHAR) END"
     )
+
+
+def _fraction(value: str, decimal: str) -> str:
+    if decimal == ".":
+        return _number(value, _NUMBER)
+    # With a dot in it, a number is none: it may as well separate thousands.
+    dotted = f"CASE WHEN NOT contains({value}, '.') THEN replace({value}, ',', '.') END"
+    return _number(dotted, _NUMBER)
 
 
 def _number(value: str, pattern: str) -> str:

@@ -80,7 +80,7 @@ class Judge:
         return Bronze(self._contract)
 
     def _verdicts(self, values: list[bytes]) -> list[Verdict]:
-        parsed = self._bronze.parse(pa.array(values, pa.binary()), text=False)
+        parsed = self._bronze.parse(pa.array(values, pa.binary()), "json")
         verdicts = [Verdict()] * len(values)
         refused = zip(parsed.refused.to_pylist(), parsed.reasons.to_pylist(), strict=True)
         for place, reasons in refused:

@@ -27,7 +27,7 @@ _TAIL = 16_384
 @dataclass(frozen=True, slots=True)
 class Source:
     """The dropped file that a lake file is a part of: its records are the offsets `start` to
-    before `end` of the log partition, their values `encoding` (text: all strings; json)."""
+    before `end` of the log partition, their values of a `sources.reading.Encoding`."""
 
     name: str
     sha256: str

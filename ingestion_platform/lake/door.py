@@ -100,7 +100,6 @@ class Door:
         self._lake = lake
         self._stream = stream
         self._topic = stream.topic
-        self._format = stream.door.format
         self._spool = spool
 
     def idle(self) -> bool:
@@ -158,7 +157,7 @@ class Door:
         """
         with Spool(self._spool) as spool:
             copied = copy_file(file, spool, self._limits)
-            format_of(copied.name, self._format)  # an unknown one stops nobody's landing
+            self._format_of(copied)  # an unknown one stops nobody's landing
             broken = yield from self._finish(spool)
             yield from self._land(copied, spool, note, broken, on_read, again=again)
 
@@ -173,7 +172,11 @@ class Door:
             yield self._opened(copy_file(file, spool, self._limits), spool)
 
     def _opened(self, copied: Copied, spool: Spool) -> Content:
-        return open_copy(copied, format_of(copied.name, self._format), spool, self._limits)
+        return open_copy(copied, self._format_of(copied), spool, self._limits)
+
+    def _format_of(self, copied: Copied) -> Format:
+        door = self._stream.door
+        return format_of(copied.name, door.format, door.csv)
 
     def _land_arrival(
         self,
@@ -321,7 +324,8 @@ class Door:
 def _claimed(copied: Copied, claim: Claim, spool: Spool) -> Content:
     """A copy of a claimed file, read as it was when it was claimed: without limits, too."""
     named = replace(copied, name=claim.name)
-    return open_copy(named, Format(claim.kind, claim.compression), spool)
+    format_ = Format(claim.kind, claim.compression, claim.dialect)
+    return open_copy(named, format_, spool)
 
 
 def _copy_of(claim: Claim, again: bool) -> str:

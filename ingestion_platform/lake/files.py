@@ -63,6 +63,7 @@ def claim_place(
         compression=content.format.compression,
         archive=archive,
         key=key,
+        dialect=content.format.dialect,
     )
     if not journal.claim(claim):
         raise PositionMoved(f"another file was landed ahead of {content.name}")
@@ -147,7 +148,7 @@ def _parts(batches: Iterator[Records], skip: int, rows: int, size: int) -> Itera
 
 
 def _link(topic: str, claim: Claim, start: int, rows: int) -> Link:
-    encoding = Format(claim.kind, claim.compression).encoding
+    encoding = Format(claim.kind, claim.compression, claim.dialect).encoding
     return Link(
         name=claim.part(topic, start),
         generation=claim.generation,
@@ -236,6 +237,7 @@ def problems_of(link: Link, records: pa.Table) -> Problems:
     for at in np.flatnonzero(lengths > len(_OWN)).tolist():
         pairs = headers[at].as_py()[len(_OWN) :]
         found[at] = [
-            Problem(pair["value"].decode(), pair["key"].partition(".")[2]) for pair in pairs
+            Problem(pair["value"].decode(), pair["key"].decode().partition(".")[2])
+            for pair in pairs
         ]
     return found

@@ -17,6 +17,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 
+from ingestion_platform.dialect import PLAIN, Dialect
 from ingestion_platform.lake.names import FILES, Name, files_folder
 from ingestion_platform.lake.store import Store
 
@@ -42,6 +43,7 @@ class Claim:
     compression: str | None
     archive: str
     key: str
+    dialect: Dialect = PLAIN
 
     @property
     def rows(self) -> int:
@@ -55,6 +57,7 @@ class Claim:
     def to_json(self) -> bytes:
         """The text that is kept in the lake."""
         said = asdict(self) | {"window": self.window.isoformat(), "time": self.time.isoformat()}
+        said["dialect"] = self.dialect.to_json()
         return json.dumps(said, indent=2).encode()
 
     @classmethod
@@ -63,6 +66,7 @@ class Claim:
         said = json.loads(text)
         said["window"] = date.fromisoformat(said["window"])
         said["time"] = datetime.fromisoformat(said["time"]).astimezone(UTC)
+        said["dialect"] = Dialect.from_json(said["dialect"])
         return cls(**said)
 
 

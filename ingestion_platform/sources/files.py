@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingestion_platform.dialect import PLAIN, Dialect
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.settings import FileLimits, in_units
 from ingestion_platform.sources import staged
@@ -22,6 +23,7 @@ from ingestion_platform.sources.parquet_files import read_parquet
 from ingestion_platform.sources.reading import (
     CHUNK,
     COLUMNS,
+    Encoding,
     Records,
     UnreadableFile,
     first_line,
@@ -47,6 +49,7 @@ SUFFIXES = {
     ".parquet": "parquet",
 }
 COMPRESSIONS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _MEDIA_TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
@@ -60,15 +63,19 @@ class BeyondLimit(UnreadableFile):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a file is written: `kind` of SUFFIXES' values, `compression` None, gzip or zstd."""
+    """How a file is written: `kind` of SUFFIXES' values, `compression` None, gzip or zstd; the
+    `dialect` is that of CSV."""
 
     kind: str
     compression: str | None = None
+    dialect: Dialect = PLAIN
 
     @property
-    def encoding(self) -> str:
-        """What a record's values are: `text` (all of them strings), or typed `json`."""
-        return "text" if self.kind == "csv" else "json"
+    def encoding(self) -> Encoding:
+        """What a record's values are."""
+        if self.kind != "csv":
+            return "json"
+        return "text with decimal commas" if self.dialect.decimal == "," else "text"
 
     @property
     def media_type(self) -> str:
@@ -82,7 +89,7 @@ def plain_name(name: str) -> str:
     return name[: -len(suffix)] if suffix in COMPRESSIONS else name
 
 
-def format_of(name: str, declared: str | None = None) -> Format:
+def format_of(name: str, declared: str | None = None, dialect: Dialect = PLAIN) -> Format:
     """The format that a file's name tells, or the declared one; compression is the name's.
 
     Raises:
@@ -95,7 +102,7 @@ def format_of(name: str, declared: str | None = None) -> Format:
         raise UnreadableFile(name, f"its format is unknown: the name ends in none of {known}")
     if kind == "parquet" and compression is not None:
         raise UnreadableFile(name, "a Parquet file is compressed inside, not as a whole")
-    return Format(kind, compression)
+    return Format(kind, compression, dialect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,7 @@ class Content(Copied):
             case "csv" if self.name.lower().endswith(staged.SUFFIX):
                 return map(staged.with_texts, read_csv(self.name, self.plain))
             case "csv":
-                return read_csv(self.name, self.plain)
+                return read_csv(self.name, self.plain, self.format.dialect, contract)
             case "jsonl":
                 return read_lines(self.name, self.plain)
             case "json":
@@ -235,6 +242,9 @@ def open_copy(
         NoRoom: the spool's disk has no room for it.
     """
     plain = copied.path
+    if format_.compression is None and format_.kind != "parquet":
+        # What a file begins with is no guess, whatever its name.
+        format_ = replace(format_, compression=_compression(copied.path))
     if format_.compression is not None and copied.size:
         plain = spool.new()
         _decompress(copied, plain, format_.compression, spool, limits)
@@ -242,6 +252,12 @@ def open_copy(
     if format_.kind == "parquet" and limits is not None:
         _check_parquet(content, limits)
     return content
+
+
+def _compression(path: Path) -> str | None:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def _decompress(
@@ -261,7 +277,7 @@ def _decompress(
     except OSError as error:
         if error.errno is not None:  # the disk's, not the file's
             raise
-        raise UnreadableFile(copied.name, f"is no sound {compression}: {error}") from error
+        raise UnreadableFile(copied.name, f"is not valid {compression}: {error}") from error
 
 
 def _check_decompressed(copied: Copied, size: int, limits: FileLimits | None) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from ingestion_platform.errors import Permanent
 
@@ -48,6 +48,9 @@ class Problem:
     text: str
     column: str = ""
 
+
+Encoding = Literal["json", "text", "text with decimal commas"]
+"""What the values of records are: JSON, or objects of nothing but strings."""
 
 Problems = Mapping[int, Sequence[Problem]]
 """The problems of records, by their places in a batch."""

@@ -20,6 +20,7 @@ class FormatCase:
 
     `section` is the heading of the page under which the case appears, `setting` the declaration
     (in the contract or below `files:`) that the case needs, or that the message recommends.
+    `shown` is what the page has in place of an input that is no text, or long.
     """
 
     section: str
@@ -28,3 +29,4 @@ class FormatCase:
     outcome: Outcome
     result: str
     setting: str = ""
+    shown: str = ""

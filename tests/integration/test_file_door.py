@@ -277,16 +277,16 @@ def test_originals_are_archived_unchanged(platform: Platform, stream: Stream) ->
 
 def test_a_file_that_cannot_be_parsed_lands_nothing(platform: Platform, stream: Stream) -> None:
     """It is moved aside with the reason; others land, and the run tells of it."""
-    drop(platform, stream, "a.csv", as_csv(events(200)) + b"1,2\r\n")
+    drop(platform, stream, "a.csv", as_csv(events(200)) + b'1,"2\r\n')
     drop(platform, stream, "b.csv", as_csv(events(3)))
     drop(platform, stream, "c.csv.gz", gzip.compress(as_csv(events(3)))[:-5])
-    with pytest.raises(FilesRefused, match=r"(?s)a\.csv: line 202: has 2 values.*c\.csv\.gz"):
+    with pytest.raises(FilesRefused, match=r"(?s)a\.csv: line 202: a quoted value .*c\.csv\.gz"):
         run(platform, stream)
     holds(platform, stream, 3)
     kept = [e.path for e in platform.drop.files("") if "/_refused/" in e.path]
     reasons = [platform.drop.read(p).decode() for p in kept if p.endswith(".reason.txt")]
     assert len(kept) == 4
-    assert any("a.csv, line 202: has 2 values, the header 15" in reason for reason in reasons)
+    assert any("a.csv, line 202: a quoted value does not end" in reason for reason in reasons)
 
 
 def test_an_empty_file_lands_nothing(platform: Platform, stream: Stream) -> None:

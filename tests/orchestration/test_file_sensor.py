@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_parsed_fails_its_run_alone(lab: Lab) -> None:
     """The others are landed and told of; the next run goes on without it."""
     lab.platform.drop.write("zone/bad.jsonl.gz", b"not compressed")
     drop(lab, "good.jsonl", 30)
-    with pytest.raises(dg.Failure, match=r"bad\.jsonl\.gz: is no sound gzip"):
+    with pytest.raises(dg.Failure, match=r"bad\.jsonl\.gz: is not valid gzip"):
         lab.materialize((TODAY, FILES))
     lab.materialize((TODAY, FILES))
     assert lab.rows() == 30

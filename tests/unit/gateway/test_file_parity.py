@@ -43,7 +43,7 @@ def by_file(body: bytes, form: str, folder: Path, contract: Contract = CONTRACT)
         with Spool(folder) as spool:
             content = open_copy(copy_file(file, spool), format_of(file.name), spool)
             for batch in content.records(contract):
-                parsed = judge.parse(batch.values, text=False, problems=batch.problems)
+                parsed = judge.parse(batch.values, "json", batch.problems)
                 reasons = zip(parsed.refused.to_pylist(), parsed.reasons.to_pylist(), strict=True)
                 said = {at: [finding(each) for each in given] for at, given in reasons}
                 values = batch.values.to_pylist()
