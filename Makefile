@@ -5,6 +5,7 @@ PORT ?= 3000
 RATE ?= 5
 WORKERS ?= 2
 KILLS ?= 1000
+MUTATIONS ?= 6000
 SEED ?= 1
 
 VENV := .venv
@@ -45,8 +46,9 @@ wheel: $(RUN_READY)  ## Build dist/ingestion_platform-*.whl, which runs without 
 test: lint  ## Lint, then all tests; what needs tools that are absent is named and left out
 	@$(PYTEST)
 
-test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000) processes killed, by SEED (1)
-	@$(PYTEST) -n 1 tests/faults tests/e2e/test_reading_tables.py --kills $(KILLS) --seed $(SEED) --csv-mb 2000
+test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000), MUTATIONS (6000), by SEED (1)
+	@$(PYTEST) -n 1 tests/faults tests/e2e/test_reading_tables.py --kills $(KILLS) --seed $(SEED) \
+		--mutations $(MUTATIONS) --csv-mb 2000
 
 test-fast: $(DEV_READY)  ## The quick tests: no real servers, nothing slow
 	@$(PYTEST) -m "not slow and not services" tests/unit tests/orchestration
@@ -58,11 +60,12 @@ lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
 	@$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
 	@$(BIN)/ingest contract lint
 
-docs: $(RUN_READY)  ## Write the pages that follow from contracts, tests and rules: streams, faults, metrics
+docs: $(RUN_READY)  ## Write the pages that follow from contracts, tests and rules: streams, faults, metrics, formats
 	@rm -f docs/streams/*.md
 	@$(BIN)/ingest contract export --format markdown --output docs
 	@$(BIN)/python docs/write_faults.py
 	@$(BIN)/python docs/write_metrics.py
+	@$(BIN)/python docs/write_formats.py
 
 services: $(DEV_READY)  ## Start Kafka, MinIO and Postgres natively; shows the settings to use them
 	@$(BIN)/python -m services up kafka minio postgres

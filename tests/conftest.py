@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kills", type=int, default=30, help="kills that the tests of a kind share, about"
     )
+    group.addoption(
+        "--mutations", type=int, default=120, help="files and records that are broken at random"
+    )
     group.addoption("--csv-mb", type=int, default=200, help="size of the large CSV file")
     group.addoption("--seed", type=int, default=1, help="seed of the instants of killing")
 
