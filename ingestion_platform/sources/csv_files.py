@@ -30,7 +30,6 @@ from ingestion_platform.sources.reading import (
 )
 
 if TYPE_CHECKING:
-    import duckdb
     import numpy as np
     import pyarrow as pa
 
@@ -418,7 +417,7 @@ class _Reader:
         self._columns = columns
         self._nulls = list(nulls)
         self._null_bytes = {each.encode() for each in nulls}
-        self._objects = _Objects(columns.names)
+        self._keys = [json.dumps(name, ensure_ascii=False) for name in columns.names]
         keys = sum(len(name.encode()) + 6 for name in columns.names)
         self._rows_at_once = max(1, min(BATCH, _AT_ONCE // keys))
 
@@ -471,7 +470,7 @@ class _Reader:
         import pyarrow as pa
 
         if (table := self._quickly(scan, start, stop)) is not None:
-            return Records(self._objects.of(table), {})
+            return Records(_objects(self._keys, table), {})
         lengths = (scan.stops - scan.starts)[start:stop]
         counts = scan.counts[start:stop]
         # Nothing, or nothing but delimiters.
@@ -492,13 +491,13 @@ class _Reader:
             if not mask.all():
                 table, whole = table.filter(pa.array(mask)), whole[mask]
             places.append(whole)
-            values.append(self._objects.of(table))
+            values.append(_objects(self._keys, table))
         if len(singly):
             found, bad = self._one_by_one(scan, singly.tolist())
             told += bad
             if found:
                 places.append(np.array([at for at, _ in found]))
-                values.append(self._objects.of(self._of_cells([cells for _, cells in found])))
+                values.append(_objects(self._keys, self._of_cells([cells for _, cells in found])))
         if told:
             places.append(np.array([at for at, _ in told]))
             raw = [scan.data[scan.starts[at] : scan.stops[at]] for at, _ in told]
@@ -675,7 +674,7 @@ def _scan(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan | None:
         ends = ends[~np.logical_xor.accumulate(marks)[ends]]
         quotes = np.flatnonzero(marks)
         whole = len(data) if ended else int(ends[-1]) if len(ends) else 0
-        if syntax.trim or not _regular(signs, quotes[quotes < whole], syntax):
+        if syntax.trim or not _regular(signs, quotes[: np.searchsorted(quotes, whole)], syntax):
             return None
     if ended and len(data) and (not len(ends) or ends[-1] != len(data) - 1):
         ends = np.append(ends, len(data))  # a last line without its end
@@ -708,12 +707,10 @@ def _regular(signs: np.ndarray, quotes: np.ndarray, syntax: _Syntax) -> bool:
 
     if len(quotes) % 2:
         return False
-    around = np.zeros(256, bool)
-    around[[_LF, _CR, syntax.delimiter[0], syntax.quote[0]]] = True
     before = quotes[0::2] - 1
-    behind = quotes[1::2] + 1
-    before, behind = before[before >= 0], behind[behind < len(signs)]
-    return bool(around[signs[before]].all() and around[signs[behind]].all())
+    around = [signs[before[before >= 0]], signs[np.minimum(quotes[1::2] + 1, len(signs) - 1)]]
+    allowed = (_LF, _CR, syntax.delimiter[0], syntax.quote[0])
+    return all(np.logical_or.reduce([each == sign for sign in allowed]).all() for each in around)
 
 
 def _scan_carefully(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan:
@@ -737,77 +734,37 @@ def _scan_carefully(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan:
     return _Scan(data, starts, stops, ends, _lines_in(data[:at]), syntax, rows)
 
 
-class _Objects:
-    """Makes JSON objects of rows of strings, whose columns are called 0, 1 and so on."""
+def _objects(keys: Sequence[str], table: pa.Table) -> pa.BinaryArray:
+    """Rows of strings as JSON objects of these keys (JSON text), null values as null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._keys = [json.dumps(name, ensure_ascii=False) for name in names]
-        self._rows = _Rows(len(names))
-
-    @cached_property
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        import duckdb
-
-        connection = duckdb.connect(":memory:")
-        # One thread keeps the order of the rows.
-        connection.execute("SET threads = 1; SET autoinstall_known_extensions = false")
-        connection.register("rows", self._rows)
-        return connection
-
-    def of(self, table: pa.Table) -> pa.BinaryArray:
-        """An object of each row, null values as null."""
-        import pyarrow as pa
-
-        parts, ahead = [], "{"
-        for place, (key, column) in enumerate(zip(self._keys, table.columns, strict=True)):
-            value, quoted = _json_text(f'"{place}"', column)
-            parts += [_literal(f"{ahead}{key}:{quoted}"), value]
-            ahead = f"{quoted},"
-        parts.append(_literal(f"{ahead[:-1]}}}"))
-        self._rows.table = table
-        found = self._connection.execute(f"SELECT concat({', '.join(parts)}) FROM rows")
-        return found.to_arrow_table().column(0).cast(pa.binary()).combine_chunks()
+    pieces: list[str | pa.StringArray] = []
+    ahead = "{"
+    for key, column in zip(keys, table.columns, strict=True):
+        texts = _escaped(column.combine_chunks())
+        if texts.null_count:
+            texts = pc.fill_null(pc.binary_join_element_wise('"', texts, '"', ""), "null")
+            pieces += [f"{ahead}{key}:", texts]
+            ahead = ","
+        else:
+            pieces += [f'{ahead}{key}:"', texts]
+            ahead = '",'
+    return pc.binary_join_element_wise(*pieces, f"{ahead[:-1]}}}", "").cast(pa.binary())
 
 
-class _Rows:
-    """The rows at hand, as a relation that DuckDB asks anew at each run (Arrow's C interface)."""
-
-    def __init__(self, columns: int) -> None:
-        import pyarrow as pa
-
-        self.table = pa.schema([(str(n), pa.string()) for n in range(columns)]).empty_table()
-
-    def __arrow_c_schema__(self) -> Any:
-        return self.table.schema.__arrow_c_schema__()
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.table.__arrow_c_stream__(requested_schema)
-
-
-def _json_text(name: str, column: pa.ChunkedArray) -> tuple[str, str]:
-    """SQL for a column's values as JSON, and the quote to set around them."""
-    if _special(column):
-        text = f"CAST(to_json({name}) AS VARCHAR)"
-        return (f"coalesce({text}, 'null')" if column.null_count else text), ""
-    if column.null_count:
-        return f"""CASE WHEN {name} IS NULL THEN 'null' ELSE '"' || {name} || '"' END""", ""
-    return name, '"'
-
-
-def _special(column: pa.ChunkedArray) -> bool:
-    """Whether a value has a character that JSON escapes."""
+def _escaped(texts: pa.StringArray) -> pa.StringArray:
+    """Texts with the escapes that JSON wants."""
     import numpy as np
+    import pyarrow.compute as pc
 
-    for chunk in column.chunks:
-        _, ends, data = chunk.buffers()
-        if data is None or not len(chunk):
-            continue
-        offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        text = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-        if ((text < 32) | (text == 34) | (text == 92)).any():
-            return True
-    return False
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    _, ends, data = texts.buffers()
+    if data is None or not len(texts):
+        return texts
+    offsets = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    signs = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+    special = (signs < 32) | (signs == 34) | (signs == 92)
+    # The backslash first: it is in the escapes of the others.
+    for sign in np.unique(signs[special])[::-1].tolist() if special.any() else ():
+        texts = pc.replace_substring(texts, chr(sign), json.dumps(chr(sign))[1:-1])
+    return texts
