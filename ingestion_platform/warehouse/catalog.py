@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ingestion_platform.errors import CatalogUnavailable, Permanent, StoreUnavailable
 from ingestion_platform.settings import CATALOG, Settings
+from ingestion_platform.warehouse.bounds import skip_surrogates
 from ingestion_platform.warehouse.projection import keep_null_lists
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def open_catalog(settings: Settings) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     keep_null_lists()
+    skip_surrogates()
     # A connection that a restarted server has closed is opened anew, instead of failing once.
     properties = {"pool_pre_ping": "true"} | dict(settings.catalog)
     uri = settings.catalog.get("uri", "")
