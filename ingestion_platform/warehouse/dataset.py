@@ -177,7 +177,11 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
         """Columns that the filter names; one too many does no harm."""
         if condition is None:
             return set()
-        text = str(condition)
+        try:
+            text = str(condition)
+        except UnicodeDecodeError:
+            # Arrow cuts long texts of a list after 100 bytes, also within a character.
+            return set(self.schema.names)
         return {
             name
             for name in self.schema.names
