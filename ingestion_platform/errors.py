@@ -11,6 +11,9 @@ import re
 ACTION = "\n  -> "
 """What stands between message and action in the text of an error."""
 
+TRANSIENT_CODE = "[transient]"
+"""Begins the text of a Transient where only texts pass (from dbt): a code to look for."""
+
 
 class PlatformError(Exception):
     """An error with a next action; `str()` gives both, the action on a line of its own."""

@@ -22,6 +22,7 @@ from ingestion_platform.errors import CatalogUnavailable, PlatformError, StoreUn
 from ingestion_platform.orchestration import assets, checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.deliveries import EQUAL
+from ingestion_platform.orchestration.failing import ACTIONS, INTERRUPTED, kind_of
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import AlarmSettings
 from ingestion_platform.streams import Stream
@@ -172,14 +173,14 @@ def _run_key(subject: str) -> str:
 
 def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm:
     stream = subject.removeprefix("stream_")
+    kind, detail = _reason(look.instance, run.run_id)
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
     first, last = (run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
     return Alarm(
         key=_run_key(subject),
         what=f"run {run.run_id[:8]} of {subject} failed",
-        detail=_reason(look.instance, run.run_id),
-        action="read its error, which names the next step; what it did is safe, and a next run "
-        "goes on from there",
+        detail=detail,
+        action=ACTIONS[kind],
         section="a-run-failed",
         asset=" ".join(chosen) or None,
         stream=stream if stream in look.streams else None,
@@ -188,19 +189,19 @@ def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm:
     )
 
 
-def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
-    """The first step's error, in the words of whoever raised it."""
+def _reason(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
+    """Kind and text of the first step's error; the text is that of the code that raised it."""
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     for entry in instance.all_logs(run_id, of_type=kinds):
         event = entry.dagster_event
         data: Any = event.event_specific_data if event is not None else None
         if given := getattr(data, "user_failure_data", None):
-            return str(given.description or given.label)
+            return kind_of(data), str(given.description or given.label)
         if error := getattr(data, "error", None):
-            return str((error.cause or error).message).strip()
+            return kind_of(data), str((error.cause or error).message).strip()
         if event is not None and event.message:
-            return event.message
-    return ""
+            return INTERRUPTED, event.message
+    return INTERRUPTED, ""
 
 
 def failed_checks(look: Look) -> None:

@@ -17,6 +17,7 @@ from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound, mask_error
 from ingestion_platform.orchestration import checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
+from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform, land_stream, load_stream
@@ -148,7 +149,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
         for of in asked:
             context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
         if refused is not None:
-            raise dg.Failure(str(refused), allow_retries=False)
+            raise failure(refused)
         context.log.info(f"{rows:,} records landed; the rest of the slices was there")
         return dg.MaterializeResult()
 
@@ -231,7 +232,7 @@ def _told_to_dagster(platform: Platform) -> Iterator[None]:
         raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
     except PlatformError as error:
         mask_error(error, platform.settings)
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise failure(error) from error
 
 
 def _lake_events(

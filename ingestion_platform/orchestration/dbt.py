@@ -6,7 +6,6 @@ The models themselves, and what a window touches, are the dbt project's.
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -31,9 +30,10 @@ from filelock import FileLock
 from packaging.version import Version
 
 from ingestion_platform.each import for_each
-from ingestion_platform.errors import ContractError, Transient
+from ingestion_platform.errors import ACTION, TRANSIENT_CODE, ContractError, Transient
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
+from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.project import DBT_PROJECT, IS_CHECKOUT
 from ingestion_platform.settings import Settings, export
@@ -42,8 +42,6 @@ from ingestion_platform.warehouse.tables import ensure_bronze, load_or_none
 
 ATTEMPTS = 3
 _LOG = logging.getLogger("dagster")
-# What `warehouse` says when trying again may help: nothing was changed then.
-_PASSING = re.compile("another writer|does not answer")
 
 
 def dbt_project() -> DbtProject:
@@ -244,9 +242,11 @@ def _models(
                 else:
                     yield event
         except DagsterDbtCliRuntimeError as error:
-            if _PASSING.search(str(error)):
+            said = _reasons(folder) or str(error)
+            if any(line.strip().startswith(TRANSIENT_CODE) for line in said.splitlines()):
+                # The models that failed so changed nothing.
                 raise dg.RetryRequested(ATTEMPTS - 1, seconds_to_wait=2) from error
-            raise
+            raise failure(said) from error
         shutil.rmtree(folder)  # kept for reading when dbt failed
 
     return models
@@ -255,6 +255,28 @@ def _models(
 def _ensure_table(platform: Platform, stream: Stream) -> None:
     if load_or_none(platform.catalog, stream.bronze_table) is None:
         ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
+
+
+def _reasons(folder: Path) -> str:
+    """What failed in a dbt run, with dbt's messages and the next action; empty if it says none."""
+    try:
+        results = json.loads((folder / "run_results.json").read_text())["results"]
+    except (OSError, ValueError):
+        return ""
+    failed = [result for result in results if result["status"] in ("error", "fail")]
+    lines = [f"{_name(result)}:\n{result['message']}" for result in failed]
+    if not lines:
+        return ""
+    action = (
+        f"mend the models, tests or rows that it names, then materialize the days again "
+        f"(dbt's log is in {folder})"
+    )
+    return "\n".join(lines) + ACTION + action
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    """The name of a node in dbt's results, without kind and project."""
+    return str(result["unique_id"]).split(".")[2]
 
 
 def window_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from ingestion_platform.failures import noting
 from ingestion_platform.logs import mask_error
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
+from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.compare import compare
@@ -78,7 +79,7 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
             raise dg.RetryRequested(ATTEMPTS - 1, error.retry_after) from error
         except PlatformError as error:
             mask_error(error, platform.settings)
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise failure(error) from error
         yield dg.MaterializeResult(
             metadata={
                 "dagster/row_count": at.rows,

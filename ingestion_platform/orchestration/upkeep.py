@@ -13,6 +13,7 @@ from ingestion_platform.each import for_each
 from ingestion_platform.errors import PlatformError, Transient
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import metadata
+from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.orchestration.sensors import UNFINISHED
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.project import DBT_PROJECT
@@ -260,7 +261,7 @@ def _told(context: dg.AssetExecutionContext, act: Any) -> Iterator[dg.Materializ
     except Transient:
         raise  # the retry policy's
     except PlatformError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise failure(error) from error
     if kept.idle:
         context.log.info("nothing needed to be done")
         return

@@ -22,7 +22,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from dbt_common.exceptions import DbtRuntimeError
 
-from ingestion_platform.errors import PlatformError
+from ingestion_platform.errors import TRANSIENT_CODE, PlatformError, Transient
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.dataset import TableDataset
@@ -310,5 +310,7 @@ def _as_dbt_errors() -> Iterator[None]:
     """Errors that dbt shows by their message alone."""
     try:
         yield
+    except Transient as error:
+        raise DbtRuntimeError(f"{TRANSIENT_CODE} {error}") from error
     except (PlatformError, duckdb.Error, pa.ArrowException) as error:
         raise DbtRuntimeError(str(error)) from error

@@ -29,7 +29,7 @@ from lab import TODAY, Lab, days_ago
 from webhook import Receiver, receiving
 
 from ingestion_platform.alarms import Book
-from ingestion_platform.orchestration import alarms
+from ingestion_platform.orchestration import alarms, failing
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.settings import AlarmSettings
 
@@ -119,6 +119,7 @@ def test_a_failed_run_is_told_until_one_succeeds(post: Post) -> None:
     assert "the same name to most engines\n  -> write" in body["detail"]
     assert body["slice"] == slice_key(of)
     assert body["url"].startswith("http://dagster:3000/runs/")
+    assert body["action"] == failing.ACTIONS[failing.PERMANENT]
     assert body["runbook"] == "docs/runbook.md#a-run-failed"
     post.receiver.requests.clear()
     lab.run(asset_selection=[lab.bronze], partition_key=slice_key(of))

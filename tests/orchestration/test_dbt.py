@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
-from ingestion_platform.orchestration import dbt
+from ingestion_platform.orchestration import dbt, failing
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.streams import declared_streams
+from ingestion_platform.warehouse.tables import ensure_namespace
 
 
 def test_the_windows_of_a_run_end_before_the_day_after_its_last() -> None:
@@ -137,3 +139,27 @@ def test_a_range_of_days_reaches_gold_with_its_checks_and_metadata(pgr: Lab) -> 
     silver = catalog.load_table(("silver", "silver_pgr_events")).scan().to_arrow()
     bronze = catalog.load_table(("bronze", "service_events_raw")).scan().to_arrow()
     assert set(silver["entity_id"].to_pylist()) == set(bronze["entity_id"].to_pylist())
+
+
+@pytest.mark.slow
+def test_a_failing_model_is_a_permanent_failure(pgr: Lab) -> None:
+    """The run says which model failed, why, and what to do; alarms know that it fails again."""
+    ensure_namespace(pgr.platform.catalog, "silver")
+    # A table of that name without the model's columns.
+    schema = pa.schema([("event_key", pa.string())])
+    pgr.platform.catalog.create_table("silver.silver_pgr_events", schema=schema)
+    silver = dg.AssetKey(["silver", "silver_pgr_events"])
+    job = defs().resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(
+        instance=pgr.instance,
+        asset_selection=[silver],
+        partition_key=TODAY.isoformat(),
+        raise_on_error=False,
+    )
+    (failed,) = [e for e in done.all_events if e.event_type_value == "STEP_FAILURE"]
+    data = failed.event_specific_data
+    assert failing.kind_of(data) == failing.PERMANENT
+    said = data.user_failure_data.description  # type: ignore[union-attr]
+    assert "silver_pgr_events:" in said
+    assert "Binder Error: Referenced column" in said
+    assert "\n  -> mend" in said
