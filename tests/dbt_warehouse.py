@@ -30,6 +30,10 @@ FIRST = dt.date(2026, 1, 1)
 START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 
 
+WIDE = ((dt.date.min - FIRST).days, (dt.date.max - FIRST).days)
+"""All windows but the last one that a date can name, by number."""
+
+
 def day(number: int) -> dt.date:
     """The days of the tests are numbered."""
     return FIRST + dt.timedelta(days=number)

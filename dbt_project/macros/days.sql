@@ -47,7 +47,8 @@
   {%- for query in queries -%}
     {%- do all.append(query) -%}
     {%- do all.append(
-        'select cast(' ~ day ~ " + interval '1' day as date) from (" ~ query ~ ') as found'
+        'select case when ' ~ day ~ " < date '9999-12-31' then cast(" ~ day
+        ~ " + interval '1' day as date) end from (" ~ query ~ ') as found'
     ) -%}
   {%- endfor -%}
   {{ return(all) }}
@@ -59,7 +60,9 @@
   {%- set all = [] -%}
   {%- for date in dates -%}
     {%- set day = modules.datetime.date.fromisoformat(date) -%}
-    {%- do all.append((day - modules.datetime.timedelta(days=1)).isoformat()) -%}
+    {%- if day > modules.datetime.date.min -%}
+      {%- do all.append((day - modules.datetime.timedelta(days=1)).isoformat()) -%}
+    {%- endif -%}
     {%- do all.append(date) -%}
   {%- endfor -%}
   {{ return(all | unique | sort) }}

@@ -1,16 +1,38 @@
 {# What DuckDB and Trino say differently; models use these, and otherwise only what both know. #}
 
-{# The text at a top-level key of JSON text; null when it is absent or the text is not JSON. #}
+{#
+  The text at a top-level key of JSON text; null when it is absent, holds an object or an array, or
+  the text is not JSON that the engine reads (DuckDB reads no half of a surrogate pair). Of a key
+  that stands there twice the first one counts.
+#}
 {% macro json_text(column, key) -%}
   {{ adapter.dispatch('json_text')(column, key) }}
 {%- endmacro %}
 
 {% macro duckdb__json_text(column, key) -%}
-  case when json_valid({{ column }}) then json_extract_string({{ column }}, '$.{{ key }}') end
+  case
+    when
+      json_valid({{ column }}) and json_type({{ column }}, '$.{{ key }}') not in ('OBJECT', 'ARRAY')
+      then json_extract_string({{ column }}, '$.{{ key }}')
+  end
 {%- endmacro %}
 
 {% macro trino__json_text(column, key) -%}
   json_extract_scalar({{ column }}, '$.{{ key }}')
+{%- endmacro %}
+
+
+{# Whether a text is JSON that the engine reads. #}
+{% macro is_json(column) -%}
+  {{ adapter.dispatch('is_json')(column) }}
+{%- endmacro %}
+
+{% macro duckdb__is_json(column) -%}
+  json_valid({{ column }})
+{%- endmacro %}
+
+{% macro trino__is_json(column) -%}
+  (try(json_parse({{ column }})) is not null)
 {%- endmacro %}
 
 
@@ -20,12 +42,12 @@
 {%- endmacro %}
 
 {% macro duckdb__minified(column) -%}
-  case when json_valid({{ column }}) then cast(json({{ column }}) as varchar) else {{ column }} end
+  case when {{ duckdb__is_json(column) }} then cast(json({{ column }}) as varchar) else {{ column }} end
 {%- endmacro %}
 
 {% macro trino__minified(column) -%}
   case
-    when try(json_parse({{ column }})) is null then {{ column }}
+    when not {{ trino__is_json(column) }} then {{ column }}
     else regexp_replace({{ column }}, '("(?:[^"\\]|\\.)*")|\s+', '$1')
   end
 {%- endmacro %}
@@ -45,9 +67,20 @@
 {%- endmacro %}
 
 
-{# A timestamp some hours later; fractions count down to the second. #}
+{#
+  A timestamp some hours (of a century at most) later; fractions count down to the second. Null
+  where the hours are more, and after the year 9999, which readers of the tables do not know.
+#}
 {% macro plus_hours(timestamp, hours) -%}
-  {{ adapter.dispatch('plus_hours')(timestamp, hours) }}
+  {%- set later = adapter.dispatch('plus_hours')(
+      within(timestamp, "timestamp '0001-01-01 00:00:00'", end_of_time()),
+      within(hours, 0, century_in_hours())
+  ) -%}
+  case when {{ later }} <= {{ end_of_time() }} then {{ later }} end
+{%- endmacro %}
+
+{% macro century_in_hours() -%}
+  876000
 {%- endmacro %}
 
 {% macro duckdb__plus_hours(timestamp, hours) -%}
@@ -59,13 +92,19 @@
 {%- endmacro %}
 
 
-{# MD5 of some columns, 32 hex digits, the same on every engine; null is not the empty text. #}
+{#
+  MD5 of some columns, 32 hex digits, the same on every engine. Each text stands behind its length,
+  so that no text of one column can look like those of two; null is not the empty text.
+#}
 {% macro key_of(columns) -%}
   {%- set texts = [] -%}
   {%- for column in columns -%}
-    {%- do texts.append("coalesce(cast(" ~ column ~ " as varchar), chr(30))") -%}
+    {%- set text = 'cast(' ~ column ~ ' as varchar)' -%}
+    {%- do texts.append(
+        'coalesce(cast(length(' ~ text ~ ") as varchar) || ':' || " ~ text ~ ", '-')"
+    ) -%}
   {%- endfor -%}
-  {{ adapter.dispatch('md5_hex')(texts | join(' || chr(31) || ')) }}
+  {{ adapter.dispatch('md5_hex')(texts | join(' || ')) }}
 {%- endmacro %}
 
 {% macro duckdb__md5_hex(text) -%}

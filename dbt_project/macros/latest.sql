@@ -11,13 +11,14 @@
 
     known_window    window of the version
     newness         1 for the latest, by the given order, then by arrival
-    version_count, first_window, last_window    of the thing
+    copy_number     above 1 for a copy: a version that agrees with another one in `same_version`
+    version_count, first_window, last_window    of the thing; copies do not count
 
   It declares what the run replaces (see touched_keys). `day` names the date column that bronze is
   partitioned by; it stands in for the window of rows that were inserted by SQL. Where bronze has
   none, such rows are looked at in every run, and count as older than all others.
 #}
-{% macro versions_of(bronze, key, newest_first=[], day=none) %}
+{% macro versions_of(bronze, key, newest_first=[], day=none, same_version=[]) %}
   {%- set windows = window_bounds() -%}
   {%- if windows -%}
     {%- set inserted = in_windows(day) if day else '1 = 1' -%}
@@ -40,6 +41,11 @@
   {%- endif -%}
 
     select
+        n.*,
+        count(case when copy_number = 1 then 1 end) over (partition by {{ key }}) as version_count
+    from (
+
+    select
         v.*,
         row_number() over (
             partition by {{ key }}
@@ -52,7 +58,18 @@
                 _offset desc nulls last,
                 _generation desc nulls last
         ) as newness,
-        count(*) over (partition by {{ key }}) as version_count,
+        {%- if same_version %}
+        row_number() over (
+            partition by {{ ([key] + same_version) | join(', ') }}
+            order by
+                known_window,
+                _partition nulls first,
+                _offset nulls first,
+                _generation nulls first
+        ) as copy_number,
+        {%- else %}
+        1 as copy_number,
+        {%- endif %}
         min(known_window) over (partition by {{ key }}) as first_window,
         max(known_window) over (partition by {{ key }}) as last_window
     from (
@@ -67,13 +84,15 @@
         where
             b.{{ key }} is not null
             {%- if day %}
-            and b.{{ day }} is not null
+            and {{ is_day('b.' ~ day) }}
             {%- endif %}
             {%- if windows and day %}
             and {{ in_list('b.' ~ day, dates) }}
             {%- endif %}
 
     ) as v
+
+    ) as n
 {% endmacro %}
 
 

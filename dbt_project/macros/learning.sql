@@ -23,7 +23,8 @@
         count(distinct user_id) as students,
         sum(score) as total_score,
         sum(max_score) as total_max_score,
-        sum(cast(score_share as decimal(18, 9))) as total_share,
+        sum({{ safe_decimal('score_share', 18, 9) }}) as total_share,
+        count({{ safe_decimal('score_share', 18, 9) }}) as attempts_with_share,
         min(score_share) as lowest_share,
         max(score_share) as highest_share
     from {{ attempts }}
@@ -39,6 +40,6 @@
 {% macro learning_score_columns() %}
   {{ return([
       'graded_date', 'course_id', 'assessment_type', 'graded_attempts', 'students', 'total_score',
-      'total_max_score', 'total_share', 'lowest_share', 'highest_share',
+      'total_max_score', 'total_share', 'attempts_with_share', 'lowest_share', 'highest_share',
   ]) }}
 {% endmacro %}

@@ -1,6 +1,23 @@
+{# The name of a step without what spellings differ in. #}
+{% macro step_name(event_type) -%}
+  replace(replace(replace(lower({{ event_type }}), '_', ''), '-', ''), ' ', '')
+{%- endmacro %}
+
+
 {# JSON text as a load stores it, also of a row that somebody inserted by SQL. #}
 {% macro own_json(column) -%}
   case when _offset is null then {{ minified(column) }} else {{ column }} end
+{%- endmacro %}
+
+
+{#
+  The time as of which open cases are judged: the latest event time of all cases. What was stamped
+  later than the day after its arrival says nothing of the present, and is left out.
+#}
+{% macro pgr_as_of(silver) -%}
+  select max(event_time) as as_of
+    from {{ silver }}
+    where event_date <= cast(_window + interval '1' day as date)
 {%- endmacro %}
 
 

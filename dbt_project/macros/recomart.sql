@@ -7,6 +7,12 @@
   }) }}
 {% endmacro %}
 
+{# The names of all of them, as a list of SQL texts. #}
+{% macro recomart_mode_names() -%}
+  '{{ recomart_modes().values() | map('first') | join("', '") }}'
+{%- endmacro %}
+
+
 {# The counts of deeds, and the implicit score that they add up to. #}
 {% macro recomart_counts(score) -%}
   {%- set terms = [] -%}

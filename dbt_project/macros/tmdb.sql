@@ -1,16 +1,20 @@
 {# The silver model of a type: the latest version of each title or person, with these columns. #}
 {% macro tmdb_latest(bronze, columns) %}
 with versions as (
-{{ versions_of(bronze, 'tmdb_id', ['"timestamp" desc nulls last'], day='ingest_date') }}
+{{ versions_of(
+    bronze, 'tmdb_id', ['"timestamp" desc nulls last'], day='ingest_date',
+    same_version=['ingestion_id', '"timestamp"', 'data_label', 'source_file']
+) }}
 ),
 
 counted as (
 
     select
         *,
-        count(*) filter (where data_label = 'change') over (partition by tmdb_id) as change_count,
+        count(case when data_label = 'change' and copy_number = 1 then 1 end)
+            over (partition by tmdb_id) as change_count,
         min("timestamp") over (partition by tmdb_id) as first_seen_at,
-        max("timestamp") filter (where data_label = 'change')
+        max(case when data_label = 'change' then "timestamp" end)
             over (partition by tmdb_id) as last_changed_at
     from versions
 
@@ -46,7 +50,13 @@ where newness = 1
       'tmdb_id': 'bigint', 'popularity': 'double', 'vote_average': 'double', 'vote_count': 'bigint',
       'genres': tmdb_genres_type(), 'release_year': 'integer', 'first_air_year': 'integer',
   } -%}
-  {%- set shared = 'tmdb_id, genres, popularity, vote_average, vote_count' -%}
+  {%- set shared -%}
+    tmdb_id,
+    genres,
+    {{ safe_decimal('popularity', 18, 4) }} as popularity,
+    {{ safe_decimal('vote_average', 9, 4) }} as vote_average,
+    {{ within('vote_count', 0, 1000000000) }} as vote_count
+  {%- endset -%}
   select 'movie' as data_type, release_year, {{ shared }}
     from {{ if_there(movies, columns) }} as movies
     union all
@@ -80,9 +90,9 @@ where newness = 1
         count(*) as titles,
         count(*) filter (where vote_count > 0) as rated_titles,
         coalesce(cast(sum(vote_count) as bigint), 0) as votes,
-        cast(sum(cast(vote_average as decimal(9, 4)) * vote_count) as double)
+        cast(sum(vote_average * vote_count) as double)
             / nullif(sum(vote_count) filter (where vote_average is not null), 0) as mean_rating,
-        cast(sum(cast(popularity as decimal(18, 4))) as double)
+        cast(sum(popularity) as double)
             / nullif(count(popularity), 0) as mean_popularity
     from (
         select distinct

@@ -52,12 +52,14 @@
 {% endmacro %}
 
 
-{# The dates that a query of one column gives, as ISO texts in order. #}
+{# The dates that a query of one column gives, as ISO texts in order; see is_day. #}
 {% macro dates_of(query) %}
   {%- set dates = [] -%}
   {%- if execute -%}
     {%- for value in run_query(query).columns[0].values() if value is not none -%}
-      {%- do dates.append(value | string) -%}
+      {%- if modules.re.fullmatch('[0-9]{4}-[0-9]{2}-[0-9]{2}', value | string) -%}
+        {%- do dates.append(value | string) -%}
+      {%- endif -%}
     {%- endfor -%}
   {%- endif -%}
   {{ return(dates | sort) }}

@@ -165,6 +165,16 @@ def test_a_late_play_counts_on_the_day_after_it(warehouse: Warehouse) -> None:
     assert warehouse.rows(seconds) == [(day(1), 0)]
 
 
+def test_watched_time_is_no_more_than_passed(warehouse: Warehouse) -> None:
+    """Ten minutes of video within one minute are one minute, and counted as a capped stretch."""
+    events = [video(1, "play", 0, 0, 1), video(1 + 1 / 60, "complete", 600, 0, 2)]
+    warehouse.fill("video_events", events)
+    warehouse.only = [Warehouse.models[model].rpartition(".")[2] for model in ("video", "watched")]
+    warehouse.run((0, 1))
+    watched = f"select watched_seconds, capped_stretches from {warehouse.models['watched']}"
+    assert warehouse.rows(watched) == [(60, 1)]
+
+
 def playback() -> list[dict[str, Any]]:
     """Two views over four days, most of whose stretches last over a midnight."""
     rng = random.Random(1)

@@ -50,7 +50,7 @@ def interactions() -> list[dict[str, Any]]:
     """Each once, with the day that it counts on."""
     found = {}
     for row in simulated()["recomart_transactions"]:
-        said = tuple(row[name] for name in ("user_id", "item_id", "view_mode", "rating"))
+        said = tuple(row[name] for name in ("user_id", "item_id", "view_mode"))
         place = row["timestamp"] or (row["_partition"], row["_offset"])
         found[said, place] = row | {"day": row["event_date"] or row["_window"]}
     return list(found.values())
@@ -104,6 +104,29 @@ def test_a_new_price_reaches_whoever_bought(warehouse: Warehouse) -> None:
     warehouse.fill("recomart_products", [item, later])
     warehouse.run((5, 6))
     assert warehouse.rows(spent) == [(3.0,)]
+
+
+def test_rating_sent_later_is_no_second_purchase(warehouse: Warehouse) -> None:
+    """The same purchase with a rating, days later: one interaction with one rating, in any run."""
+    bought = {
+        "user_id": 1, "item_id": 7, "view_mode": "purchase", "event_date": FIRST, "rating": None,
+        "timestamp": START.replace(tzinfo=None), "_window": FIRST, "_partition": 0, "_offset": 0,
+    }  # fmt: skip
+    rated = bought | {"rating": 4, "_window": dbt_warehouse.day(5), "_offset": 1}
+    for stream in ("recomart_users", "recomart_products"):
+        warehouse.fill(stream, [])
+    counts = f"select purchases, ratings, mean_rating from {warehouse.models['popularity']}"
+    matrix = f"select implicit_score, rating from {warehouse.models['interactions']}"
+    for rows, window, rating in (
+        ([bought], (0, 1), None),
+        ([bought, rated], (5, 6), 4),
+        ([bought], (5, 6), None),
+        ([rated], (0, 6), 4),
+    ):
+        warehouse.fill("recomart_transactions", rows)
+        warehouse.run(window)
+        assert warehouse.rows(counts) == [(1, 0 if rating is None else 1, rating)]
+        assert warehouse.rows(matrix) == [(5, rating)]
 
 
 def test_streams_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehouse) -> None:

@@ -29,5 +29,5 @@ with scores as (
 
 select
     {{ learning_score_columns() | join(',\n    ') }},
-    cast(total_share as double) / graded_attempts as mean_share
+    {{ share('total_share', 'attempts_with_share') }} as mean_share
 from scores

@@ -11,6 +11,7 @@ select
     event_date,
     course_id,
     sum(watched_seconds) as watched_seconds,
+    count(*) filter (where claimed_seconds > watched_seconds) as capped_stretches,
     count(distinct user_id) as viewers,
     count(distinct video_id) as videos,
     count(*) filter (where event_type = 'play') as plays,

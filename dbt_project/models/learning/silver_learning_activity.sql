@@ -35,8 +35,8 @@ with events as (
     where
         event_id is not null
         and event_type is not null
-        and event_date is not null
-        and "timestamp" is not null
+        and {{ is_day('event_date') }}
+        and {{ is_time('"timestamp"') }}
         and user_id is not null
         {%- if windows %}
         and {{ in_list('event_date', dates) }}
@@ -55,13 +55,9 @@ numbered as (
         row_number() over (
             partition by topic, event_date, event_id
             order by
-                known_window,
-                _partition nulls first,
-                _offset nulls first,
-                _generation nulls first,
-                event_time,
-                event_type,
-                user_id
+                {{ copy_order(
+                    ['session_id', 'device', 'course_id', 'event_time', 'event_type', 'user_id']
+                ) }}
         ) as copy_number
     from events
 

@@ -44,8 +44,8 @@ with events as (
     where
         b.attempt_id is not null
         and b.event_id is not null
-        and b.event_date is not null
-        and b."timestamp" is not null
+        and {{ is_day('b.event_date') }}
+        and {{ is_time('b."timestamp"') }}
         {%- if windows %}
         and {{ in_list('b.event_date', dates) }}
         {%- endif %}
@@ -56,16 +56,19 @@ attempts as (
 
     select
         attempt_id,
-        max_by(assessment_id, step) as assessment_id,
-        max_by(assessment_type, step) as assessment_type,
-        max_by(course_id, step) as course_id,
-        max_by(user_id, step) as user_id,
+        max_by(assessment_id, step) filter (where assessment_id is not null) as assessment_id,
+        max_by(assessment_type, step) filter (where assessment_type is not null) as assessment_type,
+        max_by(course_id, step) filter (where course_id is not null) as course_id,
+        max_by(user_id, step) filter (where user_id is not null) as user_id,
         min(event_time) filter (where event_type = 'started') as started_at,
         max(event_time) filter (where event_type = 'submitted') as submitted_at,
         max(event_time) filter (where event_type = 'graded') as graded_at,
         max(event_date) filter (where event_type = 'graded') as graded_date,
-        max_by(score, step) filter (where event_type = 'graded') as score,
-        max_by(max_score, step) as max_score,
+        max_by(score, step) filter (where event_type = 'graded' and score is not null) as score,
+        coalesce(
+            max_by(max_score, step) filter (where event_type = 'graded' and score is not null),
+            max_by(max_score, step) filter (where max_score is not null)
+        ) as max_score,
         count(distinct event_id) filter (where event_type = 'graded') as grades,
         min(known_window) as first_window,
         max(known_window) as last_window
@@ -86,7 +89,7 @@ select
     graded_date,
     score,
     max_score,
-    cast(score as double) / cast(max_score as double) as score_share,
+    {{ share('score', 'max_score') }} as score_share,
     grades,
     first_window,
     last_window

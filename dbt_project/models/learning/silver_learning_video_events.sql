@@ -14,13 +14,14 @@ with events as (
         *,
         "timestamp" as event_time,
         "position" as position_seconds,
+        {{ within('playback_rate', 0.25, 4) }} as rate,
         coalesce(_window, event_date) as known_window
     from {{ bronze }}
     where
         event_id is not null
         and event_type is not null
-        and event_date is not null
-        and "timestamp" is not null
+        and {{ is_day('event_date') }}
+        and {{ is_time('"timestamp"') }}
         and user_id is not null
         and course_id is not null
         and video_id is not null
@@ -37,13 +38,10 @@ numbered as (
         row_number() over (
             partition by event_date, event_id
             order by
-                known_window,
-                _partition nulls first,
-                _offset nulls first,
-                _generation nulls first,
-                event_time,
-                event_type,
-                user_id
+                {{ copy_order([
+                    'session_id', 'device', 'seek_from', 'playback_rate', 'position_seconds',
+                    'event_time', 'event_type', 'user_id',
+                ]) }}
         ) as copy_number
     from events
 
@@ -54,7 +52,9 @@ followed as (
     select
         *,
         lag(event_date) over (view_order) as previous_date,
+        lag(event_time) over (view_order) as previous_time,
         lag(event_type) over (view_order) as previous_type,
+        lag(rate) over (view_order) as previous_rate,
         lag(position_seconds) over (view_order) as previous_position
     from numbered
     where copy_number = 1
@@ -67,6 +67,44 @@ followed as (
             _offset nulls first,
             event_id
     )
+
+),
+
+-- What the positions claim, and what the player can have shown since: the time that passed at the
+-- higher rate of both ends, since a change between them is not told; the recording's own if neither
+-- names one.
+stretches as (
+
+    select
+        *,
+        case
+            when
+                previous_type in ('play', 'seek')
+                and event_type <> 'play'
+                and previous_date >= cast(event_date - interval '1' day as date)
+                then cast(coalesce(seek_from, position_seconds) as double)
+                    - cast(previous_position as double)
+        end as advance,
+        {{ seconds_between('previous_time', 'event_time') }} * greatest(
+            coalesce(previous_rate, rate, 1e0), coalesce(rate, previous_rate, 1e0)
+        ) as possible
+    from followed
+
+),
+
+measured as (
+
+    select
+        *,
+        coalesce(
+            {{ safe_decimal('case when advance > 0 then advance end', 9, 3) }}, 0
+        ) as claimed_seconds,
+        coalesce(
+            {{ safe_decimal(
+                'case when advance > possible then possible when advance > 0 then advance end', 9, 3
+            ) }}, 0
+        ) as watched_seconds
+    from stretches
 
 )
 
@@ -84,21 +122,13 @@ select
     duration as duration_seconds,
     seek_from as seek_from_seconds,
     playback_rate,
-    cast(
-        case
-            when
-                previous_type in ('play', 'seek')
-                and event_type <> 'play'
-                and previous_date >= cast(event_date - interval '1' day as date)
-                then greatest(coalesce(seek_from, position_seconds) - previous_position, 0)
-            else 0
-        end as decimal(9, 3)
-    ) as watched_seconds,
+    cast(watched_seconds as decimal(9, 3)) as watched_seconds,
+    cast(claimed_seconds as decimal(9, 3)) as claimed_seconds,
     known_window as _window,
     _generation,
     _partition,
     _offset
-from followed
+from measured
 {%- if windows %}
 where {{ in_list('event_date', dates) }}
 {%- endif %}

@@ -17,9 +17,9 @@
     ) -%}
     {#- Open cases whose time ran out because the latest event is a later one now. -#}
     {%- do queries.append(
-        'select tenant_id, entity_id from ' ~ this ~ ' where sla_breached is not null'
-        ~ ' and ended_at is null and sla_breached <> (sla_due_at < (select max(event_time) from '
-        ~ silver ~ '))'
+        'select tenant_id, entity_id from ' ~ this ~ ' where sla_due_at is not null'
+        ~ ' and ended_at is null and sla_breached is distinct from (sla_due_at < ('
+        ~ pgr_as_of(silver) ~ '))'
     ) -%}
     {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
     {%- do queries.append(
@@ -50,8 +50,7 @@ with
 {% endif %}
 clock as (
 
-    select max(event_time) as as_of
-    from {{ silver }}
+    {{ pgr_as_of(silver) }}
 
 ),
 
@@ -87,7 +86,7 @@ cases as (
         max_by(complaint_type, step) filter (where complaint_type is not null) as complaint_type,
         max_by(priority, step) filter (where priority is not null) as priority,
         max_by(sla_hours, step) filter (where sla_hours is not null) as sla_hours,
-        max_by(status, step) as current_status,
+        max_by(status, step) filter (where status is not null) as current_status,
         max_by(stage, step) as current_stage,
         min(event_time) filter (where stage = 'submitted') as submitted_at,
         min(event_time) filter (where stage = 'assigned') as assigned_at,

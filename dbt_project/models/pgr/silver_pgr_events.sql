@@ -21,15 +21,15 @@ with events as (
     select
         *,
         coalesce(_window, event_date) as known_window,
+        -- Who did what when. What else is said of a step does not make it another one.
         {{ key_of([
-            'event_date', timestamp_text('event_time'), 'tenant_id', 'service', 'entity_type',
-            'entity_id', 'event_type', 'status', 'actor_type', 'actor_id', 'channel', 'ward_id',
-            'locality_id', own_json('attributes_json'),
+            'event_date', timestamp_text('event_time'), 'tenant_id', 'entity_id',
+            step_name('event_type'),
         ]) }} as event_key
     from {{ source('bronze', 'service_events_raw') }}
     where
-        event_date is not null
-        and event_time is not null
+        {{ is_day('event_date') }}
+        and {{ is_time('event_time') }}
         and tenant_id is not null
         and entity_id is not null
         and event_type is not null
@@ -46,13 +46,22 @@ numbered as (
         row_number() over (
             partition by event_key
             order by
-                known_window,
-                _partition nulls first,
-                _offset nulls first,
-                _generation nulls first,
-                raw_payload nulls first
+                {{ copy_order([
+                    'status', 'actor_type', 'actor_id', 'channel', 'ward_id', 'locality_id',
+                    'attributes_json', 'raw_payload', 'service', 'entity_type', 'event_type',
+                ]) }}
         ) as copy_number
     from events
+
+),
+
+stated as (
+
+    select
+        *,
+        try_cast({{ json_text('attributes_json', 'sla_hours') }} as double) as stated_hours
+    from numbered
+    where copy_number = 1
 
 )
 
@@ -65,7 +74,7 @@ select
     entity_type,
     entity_id,
     event_type,
-    case replace(replace(replace(lower(event_type), '_', ''), '-', ''), ' ', '')
+    case {{ step_name('event_type') }}
         when 'casesubmitted' then 'submitted'
         when 'caseassigned' then 'assigned'
         when 'caseinprogress' then 'in_progress'
@@ -83,12 +92,12 @@ select
     locality_id,
     {{ json_text('attributes_json', 'complaint_type') }} as complaint_type,
     upper({{ json_text('attributes_json', 'priority') }}) as priority,
-    try_cast({{ json_text('attributes_json', 'sla_hours') }} as double) as sla_hours,
+    case when stated_hours > 0 then {{ within('stated_hours', 0, century_in_hours()) }} end
+        as sla_hours,
     attributes_json,
     raw_payload,
     known_window as _window,
     _generation,
     _partition,
     _offset
-from numbered
-where copy_number = 1
+from stated

@@ -56,7 +56,7 @@ deeds as (
 
     select
         i.*,
-        p.price,
+        {{ safe_decimal('p.price', 18, 4) }} as price,
         p.category,
         p.first_window as product_first_window,
         p.last_window as product_last_window
@@ -77,7 +77,9 @@ activity as (
         cast(sum(views) as bigint) as views,
         cast(sum(add_to_carts) as bigint) as add_to_carts,
         cast(sum(purchases) as bigint) as purchases,
-        cast(sum(purchases * cast(price as decimal(18, 4))) as double) as spent,
+        cast(sum(purchases * price) as double) as spent,
+        cast(sum(case when price is null then purchases else 0 end) as bigint)
+            as unpriced_purchases,
         count(rating) as rated_items,
         cast(sum(rating) as double) / nullif(count(rating), 0) as mean_rating,
         min(first_interaction_at) as first_interaction_at,
@@ -118,6 +120,7 @@ select
     cast(a.add_to_carts as double) / nullif(a.views, 0) as carts_per_view,
     cast(a.purchases as double) / nullif(a.add_to_carts, 0) as purchases_per_cart,
     coalesce(a.spent, 0e0) as spent,
+    coalesce(a.unpriced_purchases, 0) as unpriced_purchases,
     t.category as favourite_category,
     coalesce(a.rated_items, 0) as rated_items,
     a.mean_rating,

@@ -26,7 +26,7 @@ with sent as (
         event_date as day
     from {{ bronze }}
     where
-        event_date is not null
+        {{ is_day('event_date') }}
         {%- if windows %}
         and {{ in_list('event_date', dates) }}
         {%- endif %}
@@ -49,8 +49,9 @@ interactions as (
     select
         *,
         coalesce(_window, day) as known_window,
+        -- Who did what when. A rating does not make it another interaction.
         {{ key_of([
-            'user_id', 'item_id', 'view_mode', 'rating', timestamp_text('"timestamp"'),
+            'day', 'user_id', 'item_id', 'view_mode', timestamp_text('"timestamp"'),
             'case when "timestamp" is null then _generation end',
             'case when "timestamp" is null then _partition end',
             'case when "timestamp" is null then _offset end',
@@ -59,7 +60,8 @@ interactions as (
     where
         user_id is not null
         and item_id is not null
-        and view_mode is not null
+        and view_mode in ({{ recomart_mode_names() }})
+        and ("timestamp" is null or {{ is_time('"timestamp"') }})
 
 ),
 
@@ -69,11 +71,7 @@ numbered as (
         *,
         row_number() over (
             partition by interaction_key
-            order by
-                known_window,
-                _partition nulls first,
-                _offset nulls first,
-                _generation nulls first
+            order by {{ copy_order(['rating']) }}
         ) as copy_number
     from interactions
 

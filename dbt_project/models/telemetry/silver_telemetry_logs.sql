@@ -19,8 +19,8 @@ with entries as (
         ]) }} as entry_key
     from {{ bronze }}
     where
-        "timestamp" is not null
-        and log_date is not null
+        {{ is_time('"timestamp"') }}
+        and {{ is_day('log_date') }}
         and level is not null
         and service is not null
         {%- if windows %}

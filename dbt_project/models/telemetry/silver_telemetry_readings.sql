@@ -16,8 +16,8 @@ with readings as (
     where
         sensor_id is not null
         and metric is not null
-        and reading_time is not null
-        and reading_date is not null
+        and {{ is_time('reading_time') }}
+        and {{ is_day('reading_date') }}
         and value is not null
         {%- if windows %}
         and {{ in_list('reading_date', dates) }}

@@ -6,6 +6,7 @@ from {{ source('bronze', 'service_events_raw') }}
 where
     event_date is null
     or event_time is null
+    or not ({{ is_day('event_date') }} and {{ is_time('event_time') }})
     or tenant_id is null
     or entity_id is null
     or event_type is null

@@ -7,4 +7,7 @@ where
     user_id is null
     or item_id is null
     or view_mode is null
+    or view_mode not in ({{ recomart_mode_names() }})
+    or not ("timestamp" is null or {{ is_time('"timestamp"') }})
+    or not (event_date is null or {{ is_day('event_date') }})
     or (event_date is null and _window is null)
