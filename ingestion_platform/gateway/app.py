@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,7 +34,9 @@ from ingestion_platform.gateway.openapi import (
 )
 from ingestion_platform.gateway.problems import Problem, of_status, unavailable
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream
+from ingestion_platform.streams import Stream, readable
+
+LOG = logging.getLogger("ingestion_platform.gateway")
 
 # The shop's own paths: stream, its path, its internal path, the staging file behind that.
 SHOP = (
@@ -55,9 +58,11 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
     """The door of these streams as an ASGI application, its state in `app.state.door`.
 
-    Its lifespan connects to Kafka, and delivers what is queued at the end.
+    Its lifespan connects to Kafka, and delivers what is queued at the end. The paths of a stream
+    whose contract cannot be read answer 503; its error is logged.
     """
-    door = Door(settings, dict(streams))
+    usable, failed = readable(streams.values())
+    door = Door(settings, {stream.name: stream for stream in usable})
     app = FastAPI(
         title="Ingestion platform: the HTTP door",
         version=__version__,
@@ -74,6 +79,9 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
     samples = {name: schema["examples"][0] for name, schema in records.items()}
     _add_shop(app, door, samples)
     _add_streams(app, door, samples)
+    for of in failed:
+        LOG.error("%s takes no records: %s", of.item.name, of.error)
+        _add_unreadable(app, of.item)
     description = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     ) | {"components": components(records)}
@@ -153,8 +161,7 @@ def _add_streams(app: FastAPI, door: Door, samples: dict[str, Any]) -> None:
     for stream in door.streams.values():
         path = f"/v1/streams/{stream.name}/records"
         if not stream.kafka:
-            refuse = _bound(routes.refuse_records, stream)
-            app.add_api_route(path, refuse, methods=["POST"], include_in_schema=False)
+            _refuse(app, path, _bound(routes.refuse_records, stream))
             continue
         _post(
             app,
@@ -162,6 +169,17 @@ def _add_streams(app: FastAPI, door: Door, samples: dict[str, Any]) -> None:
             _bound(routes.post_records, door, stream),
             records_operation(stream, samples[stream.name], door.settings.gateway),
         )
+
+
+def _add_unreadable(app: FastAPI, stream: Stream) -> None:
+    """Answer 503 on every path of a stream whose contract cannot be read."""
+    own = [path for name, *paths, _ in SHOP if name == stream.name for path in paths]
+    for path in (f"/v1/streams/{stream.name}/records", *own):
+        _refuse(app, path, _bound(routes.refuse_unreadable, stream))
+
+
+def _refuse(app: FastAPI, path: str, handler: Handler) -> None:
+    app.add_api_route(path, handler, methods=["POST"], include_in_schema=False)
 
 
 def _post(app: FastAPI, path: str, handler: Handler, operation: dict[str, Any]) -> None:

@@ -38,6 +38,13 @@ async def refuse_records(stream: Stream, _: Request) -> Response:
     return Problem("no-topic", reason.message, action=reason.action).response()
 
 
+async def refuse_unreadable(stream: Stream, _: Request) -> Response:
+    """Answer for a stream whose contract cannot be read; the log has the error."""
+    said = f"stream {stream.name} takes no records: its contract cannot be read"
+    action = "correct the contract (`ingest contract lint`) and restart the HTTP API"
+    return Problem("unavailable", said, action=action).response()
+
+
 async def post_one(door: Door, stream: Stream, request: Request) -> Response:
     """One record of the shop: `{"status": "accepted", "user_id": ...}`."""
     (envelope,) = await received(door, request, single=True)

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Mapping
 from types import FrameType
 
 import uvicorn
@@ -19,7 +18,7 @@ from ingestion_platform.gateway.app import build
 from ingestion_platform.gateway.door import Door
 from ingestion_platform.gateway.protocol import Protocol
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream, declared_streams, readable
+from ingestion_platform.streams import declared_streams
 
 LOG = logging.getLogger("ingestion_platform.gateway")
 
@@ -44,7 +43,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     logs.configure(settings, run=logs.this_process("door"))
     if not gateway.auth:
         LOG.warning("GATEWAY_AUTH=off: anybody who reaches %s:%d can send records", host, port)
-    app = build(settings, _usable(declared_streams()))
+    app = build(settings, declared_streams())
     config = uvicorn.Config(
         app,
         host=host,
@@ -99,11 +98,3 @@ class Server(uvicorn.Server):
         """Close, on a signal."""
         self._door.draining = True
         super().handle_exit(sig, frame)
-
-
-def _usable(streams: Mapping[str, Stream]) -> dict[str, Stream]:
-    """Return the streams whose contract can be read, and log the error of each other one."""
-    usable, failed = readable(streams.values())
-    for of in failed:
-        LOG.error("%s takes no records: %s", of.item.name, of.error)
-    return {stream.name: stream for stream in usable}
