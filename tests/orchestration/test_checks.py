@@ -38,7 +38,7 @@ def _count(records: int, bronze: int, refused: int, *, loaded: bool = True) -> S
 
 
 def _status(*partitions: PartitionStatus) -> StreamStatus:
-    return StreamStatus("s", "t", "id", "id", "bronze.t", "quarantine.t", 0, 0, partitions)
+    return StreamStatus("s", "t", False, "id", "id", "bronze.t", "quarantine.t", 0, 0, partitions)
 
 
 def _partition(number: int, lag: int) -> PartitionStatus:
