@@ -150,9 +150,10 @@ def port_of(env: dict[str, str], name: str) -> int:
 
 
 def detoured(env: dict[str, str], name: str, port: int) -> dict[str, str]:
-    """The variables with another port in the address that one of them holds."""
+    """The variables with another port in the address that one of them holds, and in its copies."""
     address = env[name]
-    return env | {name: address.replace(f":{port_of(env, name)}", f":{port}", 1)}
+    moved = address.replace(f":{port_of(env, name)}", f":{port}", 1)
+    return {each: moved if value == address else value for each, value in env.items()}
 
 
 def admin(scene: Scene) -> AdminClient:

@@ -195,7 +195,7 @@ def test_wrong_keys(detour: Detour) -> None:
     scene, good = detour.scene, detour.scene.env
     wrong = "no such secret"
     tables = {f"PYICEBERG_CATALOG__LAKEHOUSE__S3__{name}": good[f"AWS_{name}"] for name in KEYS}
-    for env in ({}, tables):  # for all, and for the lake only
+    for env in (dict.fromkeys(tables, wrong), tables):  # for all, and for the lake only
         scene.env = good | env | {"AWS_SECRET_ACCESS_KEY": wrong}
         outcome = scene.start("run").wait()
         assert outcome.startswith("permanent "), outcome
