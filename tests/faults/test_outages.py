@@ -44,9 +44,7 @@ def restarts(services: Services, server: str, attempt: Attempt) -> None:
 def hangs(services: Services, server: str, attempt: Attempt) -> None:
     """Its processes stand still for a while; connections stay open, and nothing answers."""
     (pid,) = (s.pid for s in services.status() if s.name == server and s.pid)
-    processes = descendants(pid)
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
+    processes = halt(pid)
     try:
         attempt.ended(2.0)
     finally:
@@ -54,10 +52,14 @@ def hangs(services: Services, server: str, attempt: Attempt) -> None:
             os.kill(process, signal.SIGCONT)
 
 
-def descendants(pid: int) -> list[int]:
-    """A process and those that it started."""
+def halt(pid: int) -> list[int]:
+    """Stop a process and those that it started; return them.
+
+    The parent stops first: then it starts no other, and none that ends disappears.
+    """
+    os.kill(pid, signal.SIGSTOP)
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(each for child in children for each in descendants(int(child)))]
+    return [pid, *(each for child in children for each in halt(int(child)))]
 
 
 @pytest.mark.fault("servers", "one is killed, restarted, away, or stands still during a run")
