@@ -40,7 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """What a test makes of this process's logging ends with it."""
+    """What a test makes of this process's logging ends with it.
+
+    Libraries that configure logging by file disable the loggers that are there, for good.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("ingestion_platform") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
     root, kafka = logging.getLogger(), logging.getLogger("ingestion_platform.kafka")
     before = root.level, list(root.handlers), kafka.level
     hooks = sys.excepthook, threading.excepthook
