@@ -11,7 +11,7 @@
 
 
 {#
-  The time as of which open cases are judged: the latest event time of all cases. What was stamped
+  The time as of which open cases are evaluated: the latest event time of all cases. What was stamped
   later than the day after its arrival says nothing of the present, and is left out.
 #}
 {% macro pgr_as_of(silver) -%}
