@@ -78,7 +78,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version
 	--generate-hashes --no-emit-index-url --no-emit-find-links --group build \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-lock: $(RUN_READY)  ## Write the requirements files anew (UPGRADE=1: with the newest versions)
+lock: $(RUN_READY)  ## Write the requirements files again (UPGRADE=1: with the newest versions)
 	@$(LOCK) --group dev --output-file requirements-dev.lock
 	@$(LOCK) --constraints requirements-dev.lock --output-file requirements.lock
 	@$(subst pyproject.toml,,$(LOCK)) --constraints requirements-dev.lock \

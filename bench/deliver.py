@@ -35,9 +35,9 @@ from ingestion_platform.sinks.source import shape_of
 from ingestion_platform.sinks.text import csv_bytes, flat
 from ingestion_platform.streams import Destination, Stream, declared_streams
 from ingestion_platform.warehouse.commit import Change, commit
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.datafiles import write_data_files
 from ingestion_platform.warehouse.dataset import TableDataset
-from ingestion_platform.warehouse.ledger import Ledger, Span
 from ingestion_platform.warehouse.tables import ensure_bronze
 from services import Services
 
@@ -86,13 +86,13 @@ def main() -> None:
 def fill(platform: Platform, stream: Stream, rows: int) -> None:
     """A bronze table of sensor readings, each of another key."""
     table = ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
-    ledger = Ledger()
+    committed = CommittedRanges()
     for start in range(0, rows, PER_COMMIT):
         span = Span("A", start, min(rows, start + PER_COMMIT), "contract")
         files = write_data_files(table, readings(stream, span))
-        change = Change(0, ledger, span, files, replace=False)
+        change = Change(0, committed, span, files, replace=False)
         commit(platform.catalog, stream.bronze_table, [change])
-        ledger = ledger.with_span(span)
+        committed = committed.with_span(span)
 
 
 def readings(stream: Stream, span: Span) -> pa.Table:
@@ -107,8 +107,8 @@ def readings(stream: Stream, span: Span) -> pa.Table:
         "unit": ["K"] * len(numbers),
         "reading_time": [first + n * 1000 for n in numbers],
         "reading_date": [20_412] * len(numbers),
-        c.WINDOW: [20_412] * len(numbers),
-        c.GENERATION: [span.generation] * len(numbers),
+        c.INGEST_DATE: [20_412] * len(numbers),
+        c.TOPIC_ID: [span.topic_id] * len(numbers),
         c.PARTITION: [0] * len(numbers),
         c.OFFSET: list(numbers),
         c.INGESTED_AT: [first] * len(numbers),
@@ -135,14 +135,14 @@ def plain_copy(platform: Platform, stream: Stream, uri: str) -> None:
     """The rows read and copied straight into a table with the same primary key: the least that a
     delivery without position, order, or a second delivery in mind would do."""
     dataset = TableDataset(platform.catalog.load_table(stream.bronze_table))
-    names = [*(f.name for f in stream.contract.fields), c.WINDOW, c.PARTITION, c.OFFSET]
-    names.append(c.GENERATION)
+    names = [*(f.name for f in stream.contract.fields), c.INGEST_DATE, c.PARTITION, c.OFFSET]
+    names.append(c.TOPIC_ID)
     with psycopg.connect(uri) as connection:
         name = f"c{uuid.uuid4().hex[:8]}"
         connection.execute(
             f"CREATE TABLE {name} (sensor_id text, metric text, value double precision, unit text, "
-            "reading_time timestamptz, reading_date date, _window date, _partition integer, "
-            "_offset bigint, _generation text, PRIMARY KEY (sensor_id, metric, reading_time))"
+            "reading_time timestamptz, reading_date date, _ingest_date date, _partition integer, "
+            "_offset bigint, _topic_id text, PRIMARY KEY (sensor_id, metric, reading_time))"
         )
         with connection.cursor().copy(f"COPY {name} FROM STDIN (FORMAT csv)") as copy:
             for batch in dataset.scanner(columns=names).to_batches():
@@ -157,7 +157,7 @@ def plain_bulk(platform: Platform, stream: Stream, url: str) -> None:
     contract = stream.contract
     table = platform.catalog.load_table(stream.bronze_table)
     shape = shape_of(table, contract.primary_key, contract)
-    names = [*(f.name for f in contract.fields), c.WINDOW, c.PARTITION, c.OFFSET, c.GENERATION]
+    names = [*(f.name for f in contract.fields), c.INGEST_DATE, c.PARTITION, c.OFFSET, c.TOPIC_ID]
     index = f"b{uuid.uuid4().hex[:8]}"
     mappings = {o.name: mapping_of(o, key=o.name in shape.key) for o in shape.columns}
     with Elasticsearch(url, request_timeout=60) as client:

@@ -1,7 +1,7 @@
-"""What a commit costs after thousands of them, with upkeep running beside it as often as the
+"""What a commit costs after thousands of them, with maintenance running beside it as often as the
 schedule would (every ten minutes, at a commit a second). Real MinIO and Postgres on this machine.
 
-    python -m bench.flat_commits [--commits 2000] [--rows 20] [--every 600] [--without-upkeep]
+    python -m bench.flat_commits [--commits 2000] [--rows 20] [--every 600] [--without-maintenance]
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.commit import Change, commit
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.maintenance.table import condition, maintenance
 from ingestion_platform.warehouse.tables import ensure_bronze
-from ingestion_platform.warehouse.upkeep.table import condition, upkeep
 from services import Services
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 PARTITIONS = 4
 SAMPLE = 100
-GENERATION, CONTRACT = "a-topic-id-of-22-chars", "0" * 64
+TOPIC_ID, CONTRACT = "a-topic-id-of-22-chars", "0" * 64
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
             found = measure(services.env(), options)
         finally:
             services.down(purge=True)
-    name = "flat_commits_without_upkeep" if options.without_upkeep else "flat_commits"
+    name = "flat_commits_without_maintenance" if options.without_maintenance else "flat_commits"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
     report(found)
@@ -64,23 +64,23 @@ class Writer:
         self._catalog, self.name, self._count = catalog, name, count
         self._table = ensure_bronze(catalog, name, stream.contract)
         self._rows = _rows_of(stream, count)
-        self._ledgers = [Ledger()] * PARTITIONS
+        self._committed_by_partition = [CommittedRanges()] * PARTITIONS
         self.clock: list[float] = []
         self.cpu: list[float] = []
 
     def commit(self) -> None:
         """One more commit, as a load makes it."""
         partition = len(self.clock) % PARTITIONS
-        base = self._ledgers[partition]
+        base = self._committed_by_partition[partition]
         start = base.position.offset if base.position is not None else 0
         files = write_data_files(self._table, self._rows(partition, start))
-        span = Span(GENERATION, start, start + self._count, CONTRACT)
+        span = Span(TOPIC_ID, start, start + self._count, CONTRACT)
         change = Change(partition, base, span, files, replace=False)
         began, cpu_began = time.perf_counter(), time.process_time()
         commit(self._catalog, self.name, [change])
         self.clock.append(time.perf_counter() - began)
         self.cpu.append(time.process_time() - cpu_began)
-        self._ledgers[partition] = base.with_span(span)
+        self._committed_by_partition[partition] = base.with_span(span)
 
 
 def measure(env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def measure(env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     ours.recv()  # it is ready
     for number in range(1, options.commits + 1):
         old.commit()
-        if number % options.every == 0 and not options.without_upkeep:
-            ours.send("upkeep")
+        if number % options.every == 0 and not options.without_maintenance:
+            ours.send("maintenance")
         if number % 200 == 0:
             print(f"{number:6,} commits, {_ms(old.clock[-SAMPLE:])} ms", flush=True)
     new = Writer(catalog, stream, f"{stream.bronze_table}_new", options.rows)
@@ -121,7 +121,7 @@ def measure(env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
         "clock": {"first": old.clock[:SAMPLE], "last": old.clock[-SAMPLE:], "new": new.clock},
         "cpu": {"first": old.cpu[:SAMPLE], "last": old.cpu[-SAMPLE:], "new": new.cpu},
         "slowest": max(old.clock),
-        "upkeep": done,
+        "maintenance": done,
         "table": asdict(after),
     }
 
@@ -137,9 +137,9 @@ def report(found: dict[str, Any]) -> None:
             f"ratio {last / new:.2f}"
         )
     print(f"slowest commit {found['slowest']:.2f} s")
-    for each in found["upkeep"]:
+    for each in found["maintenance"]:
         print(
-            f"upkeep took {each['seconds']:.1f} s: {each['rewritten']} files became "
+            f"maintenance took {each['seconds']:.1f} s: {each['rewritten']} files became "
             f"{each['written']}, {each['merged']} manifests and {each['expired']} snapshots fewer"
         )
     table = found["table"]
@@ -150,13 +150,13 @@ def report(found: dict[str, Any]) -> None:
 
 
 def _keep(env: dict[str, str], name: str, pipe: Connection) -> None:
-    """The process beside the writer: upkeep whenever it is asked to."""
+    """The process beside the writer: maintenance whenever it is asked to."""
     catalog = open_catalog(Settings.load(env))
     pipe.send("ready")
     done = []
     while pipe.recv() != "end":
         began = time.perf_counter()
-        outcome = upkeep(catalog, name)
+        outcome = maintenance(catalog, name)
         assert outcome is not None
         done.append(outcome.as_dict() | {"seconds": time.perf_counter() - began})
     for each in [*done, None]:
@@ -171,7 +171,7 @@ def _rows_of(stream: Stream, count: int) -> Callable[[int, int], pa.Table]:
     def column(field: pa.Field, partition: int, start: int) -> Any:
         if field.name == c.OFFSET:
             return pa.array(range(start, start + count), field.type)
-        known = {c.PARTITION: partition, c.WINDOW: date(2026, 11, 20), c.GENERATION: GENERATION}
+        known = {c.PARTITION: partition, c.INGEST_DATE: date(2026, 11, 20), c.TOPIC_ID: TOPIC_ID}
         known |= {"event_date": date(2026, 11, 20), "service": "PGR"}
         if field.name in known:
             return pa.array([known[field.name]] * count, field.type)
@@ -192,8 +192,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--commits", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=20, help="of each commit")
-    parser.add_argument("--every", type=int, default=600, help="commits between two upkeeps")
-    parser.add_argument("--without-upkeep", action="store_true")
+    parser.add_argument(
+        "--every", type=int, default=600, help="commits between two maintenance runs"
+    )
+    parser.add_argument("--without-maintenance", action="store_true")
     return parser.parse_args()
 
 

@@ -16,9 +16,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import CATALOG, Settings, process_environment
-from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.tables import ensure_bronze
 from services import ServiceError
@@ -161,14 +161,14 @@ class Connect:
         return int(told[1]) / 1000
 
     def _ask(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
-        link = HTTPConnection(LOOPBACK, self.port, timeout=60)
+        segment = HTTPConnection(LOOPBACK, self.port, timeout=60)
         try:
             content = None if body is None else json.dumps(body)
-            link.request(method, path, content, {"Content-Type": "application/json"})
-            answer = link.getresponse()
+            segment.request(method, path, content, {"Content-Type": "application/json"})
+            answer = segment.getresponse()
             text = answer.read().decode()
         finally:
-            link.close()
+            segment.close()
         if answer.status >= 300:
             self._give_up(f"answered {method} {path} with {answer.status}", text)
         return json.loads(text) if text else None

@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ingestion_platform.kafka.client import ensure_topic
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.streams import Stream, declared_streams
-from ingestion_platform.verify import verify_stream
-from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.tables import load_or_none
 from services import Services
 from services.net import free_port
@@ -78,8 +78,8 @@ class Seen:
             if found is None or snapshot is None or snapshot.snapshot_id == last:
                 continue
             last = snapshot.snapshot_id
-            ledgers = read_ledgers(found)
-            positions = {p: ledger.position for p, ledger in ledgers.items()}
+            committed_by_partition = read_committed(found)
+            positions = {p: committed.position for p, committed in committed_by_partition.items()}
             self.times.append(now)
             self.ends.append({p: at.offset for p, at in positions.items() if at is not None})
 

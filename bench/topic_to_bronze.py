@@ -25,11 +25,11 @@ from typing import Any
 
 from bench import kafka_connect
 from bench.kafka_connect import Connect
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.pipeline import Platform, land_stream, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
 from services import ServiceError, Services
 
@@ -60,7 +60,7 @@ def measure(
     """Seconds of each way, by round; the topic is the same, lake and tables are new each time."""
     stream = replace(declared_streams()["pgr_events"], topic=f"bench-{uuid.uuid4().hex[:8]}")
     source = Settings.load(env)
-    # One window, as on an ordinary day: the broker's clock, not the simulated one.
+    # One ingest date, as on an ordinary day: the broker's clock, not the simulated one.
     config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
     ensure_topic(source, stream.topic, 4, **config)
     print(f"producing {records:,} records ...", flush=True)

@@ -2,7 +2,7 @@
 
     uv run --with matplotlib --with-editable . python docs/draw_dashboards.py [MINUTES]
 
-Records go by topic and HTTP door to tables and a target, some of them broken, for some minutes (6).
+Records go by topic and HTTP API to tables and a target, some of them broken, for some minutes (6).
 Then each panel of `monitoring/grafana/dashboards` is drawn from what Prometheus answers to the
 panel's own queries. Titles, places, units and legends are the files'; the look is matplotlib's.
 """
@@ -32,16 +32,16 @@ from starlette.testclient import TestClient
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ingestion_platform.gateway.app import build  # noqa: E402
-from ingestion_platform.metrics.read import Reader  # noqa: E402
-from ingestion_platform.metrics.serve import serving  # noqa: E402
+from ingestion_platform.http_api.app import build  # noqa: E402
+from ingestion_platform.kafka import broker  # noqa: E402
+from ingestion_platform.operations.metrics.read import Reader  # noqa: E402
+from ingestion_platform.operations.metrics.serve import serving  # noqa: E402
 from ingestion_platform.pipeline import Platform, run_stream  # noqa: E402
+from ingestion_platform.produce.producer import produce  # noqa: E402
+from ingestion_platform.produce.simulators import simulate  # noqa: E402
 from ingestion_platform.settings import Settings  # noqa: E402
 from ingestion_platform.sinks.declare import stream_deliveries  # noqa: E402
 from ingestion_platform.sinks.deliver import deliver  # noqa: E402
-from ingestion_platform.sources import broker  # noqa: E402
-from ingestion_platform.sources.produce import produce  # noqa: E402
-from ingestion_platform.sources.simulators import simulate  # noqa: E402
 from ingestion_platform.streams import Destination, declared_streams  # noqa: E402
 from services import Services  # noqa: E402
 from services.net import LOOPBACK, free_port  # noqa: E402
@@ -64,7 +64,7 @@ def main() -> None:
 
 def _at_work(home: Path, minutes: float, stack: ExitStack) -> tuple[str, float]:
     """The platform at work for some minutes; where its Prometheus answers, and since when."""
-    env = {"PLATFORM_HOME": str(home), "GATEWAY_AUTH": "off"}
+    env = {"PLATFORM_HOME": str(home), "HTTP_API_AUTH": "off"}
     settings = Settings.load(env, root=home)
     broker.start(home)
     stack.callback(broker.stop, home)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from ingestion_platform.metrics.catalogue import markdown
+from ingestion_platform.operations.metrics.catalogue import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
@@ -26,11 +26,11 @@ def alerts() -> str:
             when = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", notes["summary"])
             when = re.sub(r"\{\{ \$value[^}]*\}\}", "*so many*", when)
             lasting = f" (for {rule['for']})" if "for" in rule else ""
-            link = notes["runbook_url"].removeprefix("docs/")
-            section = link.partition("#")[2].replace("-", " ")
+            segment = notes["runbook_url"].removeprefix("docs/")
+            section = segment.partition("#")[2].replace("-", " ")
             severity = rule["labels"]["severity"]
             lines.append(
-                f"| `{rule['alert']}` | {severity} | {when}{lasting} | [{section}]({link}) |"
+                f"| `{rule['alert']}` | {severity} | {when}{lasting} | [{section}]({segment}) |"
             )
     return "\n".join(lines)
 

@@ -90,7 +90,7 @@ class Unreachable(Transient):
     """The webhook does not answer, or refuses."""
 
 
-class Book:
+class AlarmStore:
     """The alarms of this host: a file below PLATFORM_HOME, for any number of processes.
 
     What is noted again while it is known changes nothing: only a change becomes a message.
@@ -373,13 +373,13 @@ def _clean(alarm: Alarm, settings: Settings) -> Alarm:
     return Alarm(**texts)
 
 
-class Watch:
+class WorkerMonitor:
     """Tells the alarms of a worker, from a thread of its own: nothing waits for it, and nothing
     fails by it. A context manager; also an observer of the worker, which sees that it moves.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._book = Book(settings)
+        self._book = AlarmStore(settings)
         self._after = settings.alarms.after_seconds
         self._lock = threading.Lock()
         self._troubles: dict[str, tuple[Alarm, float]] = {}
@@ -390,7 +390,7 @@ class Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> WorkerMonitor:
         self._thread.start()
         return self
 

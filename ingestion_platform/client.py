@@ -1,4 +1,4 @@
-"""The Python door: send records, load files, run and verify streams, read tables.
+"""The Python client: send records, load files, run and verify streams, read tables.
 
 A thin face of the core.
 
@@ -24,12 +24,12 @@ from ingestion_platform.streams import Stream, declared_streams, select, with_to
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ingestion_platform.operations.quarantine import Rejected
+    from ingestion_platform.operations.verify import Verification
+    from ingestion_platform.produce.keys import KeyOf
+    from ingestion_platform.produce.producer import Report
+    from ingestion_platform.produce.record import Record
     from ingestion_platform.progress.status import StreamStatus
-    from ingestion_platform.quarantine import Refused
-    from ingestion_platform.sources.keys import KeyOf
-    from ingestion_platform.sources.produce import Report
-    from ingestion_platform.sources.record import Record
-    from ingestion_platform.verify import Verification
 
 
 class DeliveryFailed(Permanent):
@@ -77,10 +77,10 @@ class Client:
             SourceUnavailable: there is no broker.
             NoTopic: the stream takes files only.
         """
-        from ingestion_platform.sources.client import ensure_topic
-        from ingestion_platform.sources.defaults import completer
-        from ingestion_platform.sources.keys import key_of
-        from ingestion_platform.sources.produce import produce
+        from ingestion_platform.kafka.client import ensure_topic
+        from ingestion_platform.produce.defaults import completer
+        from ingestion_platform.produce.keys import key_of
+        from ingestion_platform.produce.producer import produce
 
         chosen = with_topic(self._stream(stream))
         ensure_topic(self.settings, chosen.topic, chosen.partitions)
@@ -129,14 +129,14 @@ class Client:
             UnknownStream: no stream of that name.
             Transient, Permanent: as `verify.verify_stream`.
         """
-        from ingestion_platform.verify import verify_stream
+        from ingestion_platform.operations.verify import verify_stream
 
         return verify_stream(self._platform, self._stream(stream))
 
     def quarantine(
         self, stream: str, *, reason: str | None = None, limit: int | None = None
-    ) -> list[Refused]:
-        """A stream's refused records with their bytes and reasons, in the order of the log.
+    ) -> list[Rejected]:
+        """A stream's rejected records with their bytes and reasons, in the order of the log.
 
         `reason` is part of one of a record's reasons, in any case of letters.
 
@@ -144,7 +144,7 @@ class Client:
             UnknownStream: no stream of that name.
             Transient: catalog or store does not answer.
         """
-        from ingestion_platform.quarantine import Choice, find
+        from ingestion_platform.operations.quarantine import Choice, find
 
         return find(self._platform, self._stream(stream), Choice(reason=reason), limit=limit)
 
@@ -183,7 +183,7 @@ def _encoded(
 ) -> Iterator[Record]:
     import msgspec
 
-    from ingestion_platform.sources.record import Record
+    from ingestion_platform.produce.record import Record
 
     encoder = msgspec.json.Encoder(decimal_format="number")
     for record in records:

@@ -16,11 +16,11 @@ from ingestion_platform.orchestration.component import (
     stream_definitions,
 )
 from ingestion_platform.orchestration.dbt import dbt_definitions
+from ingestion_platform.orchestration.maintenance import maintenance_definitions
 from ingestion_platform.orchestration.resources import PlatformResource
-from ingestion_platform.orchestration.upkeep import upkeep_definitions
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import models_of
-from ingestion_platform.streams import DEFS, declared_streams, folders
+from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams, folders
 
 
 @dg.definitions
@@ -38,22 +38,22 @@ def _built() -> dg.Definitions:
         return dg.Definitions.merge(
             # Not load_from_defs_folder: it also imports every component that is installed, which
             # takes longer than all the rest, at the start of every run.
-            dg.ComponentTree.for_project(DEFS).build_defs(DEFS),
-            # Dagster's components lie within the project; streams of PLATFORM_DEFS need not.
+            dg.ComponentTree.for_project(DOMAINS_FOLDER).build_defs(DOMAINS_FOLDER),
+            # Dagster's components lie within the project; streams of PLATFORM_DOMAINS need not.
             *(
                 stream_definitions(stream)
                 for folder in folders()
-                if folder != DEFS
+                if folder != DOMAINS_FOLDER
                 for stream in declared_streams(folder).values()
             ),
             *(
                 model_definitions([each], start_date(folder / each.domain))
                 for folder in folders()
-                if folder != DEFS
+                if folder != DOMAINS_FOLDER
                 for each in models_of(folder)
             ),
             dbt_definitions(streams),
-            upkeep_definitions(streams),
+            maintenance_definitions(streams),
             dg.Definitions(
                 sensors=[automation_sensor(), alarm_sensor(streams)],
                 resources={"platform": PlatformResource()},

@@ -16,15 +16,15 @@ from ingestion_platform.errors import PlatformError, Unexpected
 LOG = logging.getLogger("ingestion_platform.each")
 
 
-Item = TypeVar("Item")
+LoadItem = TypeVar("LoadItem")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt(Generic[Item, Result]):
+class Attempt(Generic[LoadItem, Result]):
     """What became of one item: what was found, or the error that was met."""
 
-    item: Item
+    item: LoadItem
     found: Result | None
     error: PlatformError | None = None
 
@@ -40,7 +40,7 @@ class Attempt(Generic[Item, Result]):
         return cast(Result, self.found)
 
 
-def attempt(call: Callable[[Item], Result], item: Item) -> Attempt[Item, Result]:
+def attempt(call: Callable[[LoadItem], Result], item: LoadItem) -> Attempt[LoadItem, Result]:
     """Call for one item; raises no Exception."""
     try:
         return Attempt(item, call(item))
@@ -51,8 +51,8 @@ def attempt(call: Callable[[Item], Result], item: Item) -> Attempt[Item, Result]
 
 
 def for_each(
-    call: Callable[[Item], Result], items: Iterable[Item], *, at_once: int = 1
-) -> Iterator[Attempt[Item, Result]]:
+    call: Callable[[LoadItem], Result], items: Iterable[LoadItem], *, at_once: int = 1
+) -> Iterator[Attempt[LoadItem, Result]]:
     """Call for every item, `at_once` at a time; yields attempts in the order of the items."""
     if at_once == 1:
         yield from (attempt(call, item) for item in items)

@@ -101,5 +101,5 @@ class Unexpected(Permanent):
     """An error that is none of the platform's own: its cause is a mistake to be reported."""
 
 
-class PositionMoved(Transient):
+class WriteConflict(Transient):
     """Somebody else processed the same records first; read the positions again and go on."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from ingestion_platform.errors import PlatformError, PositionMoved, Transient
+from ingestion_platform.errors import PlatformError, Transient, WriteConflict
 
 KINDS = ("transient", "permanent", "unexpected")
 """Passes by itself; waits for a person; is a mistake of the platform."""
@@ -23,7 +23,7 @@ _FOLDER = "failures"
 
 
 @contextmanager
-def noting(home: Path, stream: str) -> Iterator[None]:
+def counting_failures(home: Path, stream: str) -> Iterator[None]:
     """Count the error that leaves this block, if one does."""
     try:
         yield
@@ -34,7 +34,7 @@ def noting(home: Path, stream: str) -> Iterator[None]:
 
 def note(home: Path, stream: str, error: Exception) -> None:
     """Count an error of a stream; never fails. Being overtaken by another writer is no error."""
-    if isinstance(error, PositionMoved):
+    if isinstance(error, WriteConflict):
         return
     file = home / _FOLDER / quote(stream, safe="") / kind_of(error)
     with suppress(OSError):

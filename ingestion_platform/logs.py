@@ -43,8 +43,8 @@ _WORD = re.compile(r"[^\s\[\]=\"]+")
 
 @contextmanager
 def bound(**fields: object) -> Iterator[None]:
-    """Messages of this thread (or task) carry some fields meanwhile: stream, window, partition,
-    run; those that are None are left out."""
+    """Messages of this thread (or task) carry some fields meanwhile: stream, ingest date,
+    partition, run; those that are None are left out."""
     given = {name: value for name, value in fields.items() if value is not None}
     token = _CONTEXT.set({**_CONTEXT.get(), **given})
     try:
@@ -81,7 +81,7 @@ def formatter(settings: Settings, *, run: str | None = None) -> logging.Formatte
 
 
 def this_process(kind: str) -> str:
-    """What a worker or a door is called in its lines: <kind>-<host>-<process id>."""
+    """What a worker or a source is called in its lines: <kind>-<host>-<process id>."""
     return f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
 
@@ -178,7 +178,7 @@ class _Masking(logging.Formatter):
 
 
 class Json(_Masking):
-    """A line of JSON: timestamp, level, logger, message, then what is known of stream, window,
+    """A line of JSON: timestamp, level, logger, message, then what is known of stream, ingest date,
     partition and run, further fields, and the traceback as `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -227,16 +227,16 @@ def _traceback(error: TracebackException, *, most: int = 20) -> Iterator[str]:
 
     `most` bounds the causes, and the errors of a group.
     """
-    chain: list[tuple[TracebackException, str]] = [(error, "")]
-    while len(chain) < most:
-        last = chain[-1][0]
+    segment_log: list[tuple[TracebackException, str]] = [(error, "")]
+    while len(segment_log) < most:
+        last = segment_log[-1][0]
         if last.__cause__ is not None:
-            chain.append((last.__cause__, _CAUSE))
+            segment_log.append((last.__cause__, _CAUSE))
         elif last.__context__ is not None and not last.__suppress_context__:
-            chain.append((last.__context__, _DURING))
+            segment_log.append((last.__context__, _DURING))
         else:
             break
-    for each, relation in reversed(chain):
+    for each, relation in reversed(segment_log):
         if each.stack:
             yield "Traceback (most recent call last):"
         for frame in each.stack.format():

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from ingestion_platform.bronze.load import (
     WORKERS,
-    Item,
-    Judge,
     Loaded,
     Loader,
+    LoadItem,
+    SegmentValidator,
     count_reasons,
 )
-from ingestion_platform.errors import Permanent, PositionMoved, TopicMissing, Transient
-from ingestion_platform.failures import noting
-from ingestion_platform.lake.chain import Chain, Link
-from ingestion_platform.lake.door import Door, FilesRefused, Handled
-from ingestion_platform.lake.files import landed_position
+from ingestion_platform.errors import Permanent, TopicMissing, Transient, WriteConflict
+from ingestion_platform.failures import counting_failures
+from ingestion_platform.kafka.topic_log import Log, LogChanged, Topic
+from ingestion_platform.lake.file_source import FileLanding, FilesRefused, Handled
 from ingestion_platform.lake.land import BYTES, ROWS, Landed, backlogs, heal_sidecar, land
+from ingestion_platform.lake.land_files import landed_position
 from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store, open_drop, open_store
-from ingestion_platform.progress.positions import waiting
+from ingestion_platform.positions import waiting
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.kafka import Log, Moved, Topic
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import open_catalog
 
@@ -46,7 +46,7 @@ R = TypeVar("R")
 
 ATTEMPTS = 30
 TOGETHER = 8
-"""Files of an advance that are judged at once, when all of them are in memory."""
+"""Files of an advance that are validated at once, when all of them are in memory."""
 IDENTITY_SECONDS = 2.0
 """How old what is known of a topic's identity may be while its watermarks are compared."""
 
@@ -78,10 +78,10 @@ class Platform:
         with Log(self.settings, stream.topic, stream.group_id) as log:
             yield log
 
-    def door(self, stream: Stream) -> Door:
-        """The stream's file door."""
+    def file_source(self, stream: Stream) -> FileLanding:
+        """The stream's file source."""
         spool = self.settings.home / "spool"
-        return Door(self.store, self.drop, stream, spool, self.settings.files)
+        return FileLanding(self.store, self.drop, stream, spool, self.settings.files)
 
 
 @dataclass
@@ -102,8 +102,11 @@ def topic_of(log: Log, store: Store) -> Topic | None:
     try:
         return log.topic()
     except TopicMissing as error:
-        chain = Chain(store, log.name)
-        if any(set(chain.names(window)) - {FILES} for window in chain.windows()):
+        segment_log = SegmentLog(store, log.name)
+        if any(
+            set(segment_log.names(ingest_date)) - {FILES}
+            for ingest_date in segment_log.ingest_dates()
+        ):
             raise TopicMissing(
                 f"topic {log.name} is gone: records of it were landed, and the brokers do not "
                 "know it any more",
@@ -117,20 +120,20 @@ def _nothing(_: object) -> None:
     """Nobody listens."""
 
 
-def _failures_noted(
+def _counts_failures(
     call: Callable[Concatenate[Platform, Stream, P], R],
 ) -> Callable[Concatenate[Platform, Stream, P], R]:
     """Have an error that leaves the call counted, for whoever watches."""
 
     @wraps(call)
     def noted(platform: Platform, stream: Stream, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with noting(platform.settings.home, stream.name):
+        with counting_failures(platform.settings.home, stream.name):
             return call(platform, stream, *args, **kwargs)
 
     return noted
 
 
-@_failures_noted
+@_counts_failures
 def land_stream(
     platform: Platform,
     stream: Stream,
@@ -158,10 +161,10 @@ def land_stream(
     def attempt() -> None:
         nonlocal rows
         for landed in _landing(platform, stream, chosen, last, _noting(on_file, refused)):
-            rows += landed.link.rows
+            rows += landed.segment.rows
             on_landed(landed)
 
-    persist(attempt)
+    retry_on_conflict(attempt)
     if refused:
         raise FilesRefused(refused)
     return rows
@@ -183,7 +186,7 @@ def _landing(
                 yield from land(log, platform.store, first=first, partitions=topic, last=last)
     if (chosen is None or FILES in chosen) and (last is None or last >= datetime.now(UTC).date()):
         settle = platform.settings.drop_settle_seconds
-        yield from platform.door(stream).land_waiting(settle, note)
+        yield from platform.file_source(stream).land_waiting(settle, note)
 
 
 def _noting(
@@ -199,40 +202,40 @@ def _noting(
     return note
 
 
-@_failures_noted
+@_counts_failures
 def load_stream(
     platform: Platform,
     stream: Stream,
     *,
     partitions: Iterable[int],
-    windows: Iterable[date] = (),
+    ingest_dates: Iterable[date] = (),
     last: date | None = None,
     on_loaded: Callable[[Loaded], None] = _nothing,
 ) -> None:
     """Make bronze and quarantine equal to the lake under the present contract.
 
-    New files up to window `last` are appended for `partitions`; of those already loaded, the
-    slices of `windows` are replaced where another contract judged them.
+    New files up to ingest date `last` are appended for `partitions`; of those already loaded, the
+    slices of `ingest dates` are replaced where another contract validated them.
 
     Raises:
         Transient, Permanent: as `Loader.load`.
     """
-    chosen, days = list(partitions), list(windows)
+    chosen, days = list(partitions), list(ingest_dates)
 
     def attempt() -> None:
         loader = Loader(platform.catalog, platform.store, stream)
-        chain = Chain(platform.store, stream.topic)
+        segment_log = SegmentLog(platform.store, stream.topic)
         slices = [(day, p) for p in chosen for day in days]
-        for loaded in loader.load(loader.stale(chain, slices)):
+        for loaded in loader.load(loader.stale(segment_log, slices)):
             on_loaded(loaded)
         behind = [p for p in chosen if p != FILES or _files_behind(platform, stream, loader)]
-        for loaded in loader.load(loader.behind(chain, behind, last=last)):
+        for loaded in loader.load(loader.behind(segment_log, behind, last=last)):
             on_loaded(loaded)
 
-    persist(attempt)
+    retry_on_conflict(attempt)
 
 
-@_failures_noted
+@_counts_failures
 def reload_slices(
     platform: Platform,
     stream: Stream,
@@ -240,7 +243,7 @@ def reload_slices(
     *,
     on_loaded: Callable[[Loaded], None] = _nothing,
 ) -> None:
-    """Replace some slices (window and log partition) where another contract judged them.
+    """Replace some slices (ingest date and log partition) where another contract validated them.
 
     Raises:
         Transient, Permanent: as `Loader.load`.
@@ -249,14 +252,14 @@ def reload_slices(
 
     def attempt() -> None:
         loader = Loader(platform.catalog, platform.store, stream)
-        chain = Chain(platform.store, stream.topic)
-        for loaded in loader.load(loader.stale(chain, chosen)):
+        segment_log = SegmentLog(platform.store, stream.topic)
+        for loaded in loader.load(loader.stale(segment_log, chosen)):
             on_loaded(loaded)
 
-    persist(attempt)
+    retry_on_conflict(attempt)
 
 
-@_failures_noted
+@_counts_failures
 def run_stream(
     platform: Platform,
     stream: Stream,
@@ -277,32 +280,32 @@ def run_stream(
 
     def of_topic() -> None:
         with platform.log(stream) as log:
-            flow = Flow.open(platform, stream, log)
+            flow = TopicIngestor.open(platform, stream, log)
             if flow is not None:
                 flow.advance(on_landed=on_landed, on_loaded=on_loaded)
 
     def of_files() -> None:
-        if platform.door(stream).idle():
+        if platform.file_source(stream).idle():
             return  # the tables need not be opened
         note = _noting(on_file, refused)
         run_files(platform, stream, on_landed=on_landed, on_loaded=on_loaded, on_file=note)
 
     if stream.kafka:
-        persist(of_topic)
-    persist(of_files)
+        retry_on_conflict(of_topic)
+    retry_on_conflict(of_files)
     if refused:
         raise FilesRefused(refused)
 
 
-class Flow:
+class TopicIngestor:
     """A stream's topic on its way into its tables, opened for any number of advances.
 
-    It remembers the ends of the chain and of the tables, so that nothing is read again between
-    them. Once an advance has failed, for whatever reason, it must be opened anew. Not thread-safe.
-    """
+    It remembers the ends of the segment log and of the tables, so that nothing is read again
+    between them. Once an advance has failed, for whatever reason, it must be opened again. Not
+    thread-safe."""
 
     @classmethod
-    def open(cls, platform: Platform, stream: Stream, log: Log) -> Flow | None:
+    def open(cls, platform: Platform, stream: Stream, log: Log) -> TopicIngestor | None:
         """Open the topic; None while it does not exist yet. Raises as `topic_of`."""
         topic = topic_of(log, platform.store)
         return None if topic is None else cls(platform, stream, log, topic)
@@ -314,7 +317,7 @@ class Flow:
         self._loader = Loader(platform.catalog, platform.store, stream)
         self._topic = topic
         self._asked = time.monotonic()
-        self._tails: dict[int, Link] | None = None
+        self._tails: dict[int, Segment] | None = None
 
     def waiting(self) -> dict[int, int]:
         """How many offsets of each log partition the lake lacks, by what is remembered of it;
@@ -351,7 +354,7 @@ class Flow:
         Raises:
             Transient, Permanent: as `land` and `Loader.load`.
         """
-        items: Iterable[Item] = self._fresh(rows, size, on_landed, go_on)
+        items: Iterable[LoadItem] = self._fresh(rows, size, on_landed, go_on)
         workers = WORKERS
         if together:
             items = list(items)
@@ -362,22 +365,24 @@ class Flow:
 
     def _fresh(
         self, rows: int, size: int, on_landed: Callable[[Landed], None], go_on: Callable[[], bool]
-    ) -> Iterator[Item]:
+    ) -> Iterator[LoadItem]:
         """At first what the lake has and the tables lack, then what is landed now."""
         self._identify()
         if self._tails is None:
-            for item in self._loader.behind(Chain(self._store, self._topic.name), self._partitions):
+            for item in self._loader.behind(
+                SegmentLog(self._store, self._topic.name), self._partitions
+            ):
                 yield item
                 if not go_on():
                     return
-            self._tails = Chain(self._store, self._topic.name).tails(self._partitions)
+            self._tails = SegmentLog(self._store, self._topic.name).tails(self._partitions)
             for tail in self._tails.values():
                 heal_sidecar(self._store, tail)
         first, tails = self._first, self._tails
         for landed in land(self._log, self._store, first=first, rows=rows, size=size, tails=tails):
-            tails[landed.link.name.partition] = landed.link
+            tails[landed.segment.name.partition] = landed.segment
             on_landed(landed)
-            yield Item(landed.link, landed.table)
+            yield LoadItem(landed.segment, landed.table)
             if not go_on():
                 return
 
@@ -391,7 +396,7 @@ class Flow:
     def _beyond(self) -> dict[int, int]:
         marks = self._log.watermarks(self._partitions)
         if self._tails is None:
-            topic_id = self._topic.generation
+            topic_id = self._topic.topic_id
             at = {p: self._loader.position(p) for p in marks}
             return {p: len(waiting(m.start, m.end, topic_id, at[p])) for p, m in marks.items()}
         found = backlogs(self._topic, marks, self._tails)
@@ -418,7 +423,7 @@ def run_files(
     _load_files(platform, stream, landing, on_landed, on_loaded, go_on)
 
 
-@_failures_noted
+@_counts_failures
 def load_files(
     platform: Platform,
     stream: Stream,
@@ -442,10 +447,10 @@ def load_files(
     for file in files:
 
         def attempt(file: Path = file) -> None:
-            landing = platform.door(stream).land_file(file, on_file, on_read, again=again)
+            landing = platform.file_source(stream).land_file(file, on_file, on_read, again=again)
             _load_files(platform, stream, landing, on_landed, on_loaded)
 
-        persist(attempt)
+        retry_on_conflict(attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,19 +470,19 @@ def try_file(
     *,
     on_read: Callable[[int], None] = _nothing,
 ) -> Trial:
-    """Read and judge a file without landing anything.
+    """Read and validate a file without landing anything.
 
     Raises:
         UnreadableFile: there is no such file, or it cannot be parsed.
     """
-    judge = Judge(stream.contract)
+    validator = SegmentValidator(stream.contract)
     good = refused = 0
     reasons: Counter[str] = Counter()
-    with platform.door(stream).reading(file) as content:
+    with platform.file_source(stream).reading(file) as content:
         for batch in content.records(stream.contract):
-            parsed = judge.parse(batch.values, content.format.encoding, batch.problems)
+            parsed = validator.parse(batch.values, content.format.encoding, batch.problems)
             good += len(parsed.valid)
-            refused += len(parsed.refused)
+            refused += len(parsed.rejected)
             reasons.update(count_reasons(parsed.reasons))
             on_read(good + refused)
     return Trial(good + refused, good, refused, reasons)
@@ -494,12 +499,12 @@ def _load_files(
     """Load what bronze lacks of the files, then what is landed now."""
     loader = Loader(platform.catalog, platform.store, stream)
 
-    def items() -> Iterator[Item]:
+    def items() -> Iterator[LoadItem]:
         if _files_behind(platform, stream, loader):
-            yield from loader.behind(Chain(platform.store, stream.topic), [FILES])
+            yield from loader.behind(SegmentLog(platform.store, stream.topic), [FILES])
         for landed in landing:
             on_landed(landed)
-            yield Item(landed.link, landed.table)
+            yield LoadItem(landed.segment, landed.table)
             if not go_on():
                 return
 
@@ -518,10 +523,10 @@ def commit_group(log: Log, loader: Loader) -> None:
     """Commit the group's offsets after the data, so that ordinary lag tools see the truth."""
     topic = log.topic()
     at = {p: loader.position(p) for p in topic.partitions}
-    log.commit({p: a.offset for p, a in at.items() if a and a.topic_id == topic.generation})
+    log.commit({p: a.offset for p, a in at.items() if a and a.topic_id == topic.topic_id})
 
 
-def persist(attempt: Callable[[], None]) -> None:
+def retry_on_conflict(attempt: Callable[[], None]) -> None:
     """Start again when another writer, or the log itself, moved underneath.
 
     Whoever loses waits, longer each time, so that the one ahead stays ahead.
@@ -529,7 +534,7 @@ def persist(attempt: Callable[[], None]) -> None:
     for number in range(1, ATTEMPTS + 1):
         try:
             attempt()
-        except (PositionMoved, Moved) as moved:
+        except (WriteConflict, LogChanged) as moved:
             if number == ATTEMPTS:
                 raise Transient(
                     f"gave up after {ATTEMPTS} attempts: {moved.message}",

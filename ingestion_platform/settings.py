@@ -56,11 +56,11 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True)
-class GatewaySettings:
-    """What the HTTP door allows, and how long it waits; each a GATEWAY_<FIELD>."""
+class HttpApiSettings:
+    """What the HTTP API allows, and how long it waits; each a HTTP_API_<FIELD>."""
 
     auth: bool = True
-    """Whether a request needs an API key; off only by GATEWAY_AUTH=off."""
+    """Whether a request needs an API key; off only by HTTP_API_AUTH=off."""
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of each client's key, in hex, by the client's name."""
     max_body_bytes: int = 8 * 1024 * 1024
@@ -133,18 +133,18 @@ class FileLimits:
 
 
 @dataclass(frozen=True)
-class UpkeepSettings:
-    """What upkeep works towards. How many snapshots a table keeps is the table's own property
+class MaintenanceSettings:
+    """What maintenance works towards. How many snapshots a table keeps is the table's own property
     (history.expire.min-snapshots-to-keep), which every engine knows."""
 
     target_file_mb: int = 128
-    """UPKEEP_TARGET_FILE_MB: small files of a table become files of about this size."""
+    """MAINTENANCE_TARGET_FILE_MB: small files of a table become files of about this size."""
     orphan_hours: int = 24
-    """UPKEEP_ORPHAN_HOURS: no file goes sooner than this after it was written, and after it was
-    first seen unneeded: longer than any write or read takes."""
+    """MAINTENANCE_ORPHAN_HOURS: no file goes sooner than this after it was written, and after it
+    was first seen unneeded: longer than any write or read takes."""
     run_days: int = 14
-    """UPKEEP_RUN_DAYS: Dagster's finished runs are kept this long, and those that tell the state
-    of a slice for good."""
+    """MAINTENANCE_RUN_DAYS: Dagster's finished runs are kept this long, and those that tell the
+    state of a slice for good."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,13 @@ class Settings:
     """Properties of the PyIceberg catalog `lakehouse`."""
     dagster_home: Path
     drop_url: str
-    """file:///folder or s3://bucket/prefix: the drop zones of the file door lie below."""
+    """file:///folder or s3://bucket/prefix: the drop zones of the file source lie below."""
     drop_settle_seconds: float = 2.0
     """How long a dropped file must not have changed to be taken."""
-    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    http_api: HttpApiSettings = field(default_factory=HttpApiSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     files: FileLimits = field(default_factory=FileLimits)
-    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     trino: TrinoSettings | None = None
     """None without TRINO_HOST: all is done by the embedded engine."""
     sinks: SinkSettings = field(default_factory=SinkSettings)
@@ -269,7 +269,7 @@ class Settings:
         groups = (self.kafka, self.s3, self.catalog, given, self.others)
         found = {v for group in groups for name, v in group.items() if is_secret(name)}
         found |= {part for value in found if "://" in value for part in _secret_parts(value)}
-        found |= set(self.gateway.api_keys.values())
+        found |= set(self.http_api.api_keys.values())
         return tuple(sorted(found - {""}, key=len, reverse=True))
 
     @classmethod
@@ -302,10 +302,10 @@ class Settings:
             dagster_home=_folder(env, "DAGSTER_HOME", home / "dagster", root),
             drop_url=_store_url(env, "DROP_URL", home / "drop"),
             drop_settle_seconds=_seconds(env, "DROP_SETTLE_SECONDS", 2.0),
-            gateway=_gateway(env),
+            http_api=_http_api(env),
             worker=_worker(env),
             files=_files(env),
-            upkeep=_upkeep(env),
+            maintenance=_maintenance(env),
             trino=_trino(env),
             sinks=_sinks(env, home),
             log=_log(env),
@@ -320,7 +320,7 @@ class Settings:
 def own_definitions(
     environ: Mapping[str, str] | None = None, *, root: Path | None = None
 ) -> Path | None:
-    """The folder PLATFORM_DEFS of streams that lie outside of the package; None when not set.
+    """The folder PLATFORM_DOMAINS of streams that lie outside of the package; None when not set.
 
     Raises:
         SettingError: it is a file.
@@ -328,8 +328,8 @@ def own_definitions(
     root = (root or Path.cwd()).absolute()
     env = dict(os.environ) if environ is None else dict(environ)
     env |= _dotenv(root, env) if environ is None else {}
-    name = "PLATFORM_DEFS"
-    return _folder(env, name, root / "defs", root) if env.get(name, "").strip() else None
+    name = "PLATFORM_DOMAINS"
+    return _folder(env, name, root / "domains", root) if env.get(name, "").strip() else None
 
 
 def process_environment() -> dict[str, str]:
@@ -421,16 +421,16 @@ def _store_url(env: Mapping[str, str], name: str, default: Path) -> str:
     return value
 
 
-def _gateway(env: Mapping[str, str]) -> GatewaySettings:
+def _http_api(env: Mapping[str, str]) -> HttpApiSettings:
     limits: dict[str, int] = {}
-    for limit in fields(GatewaySettings):
+    for limit in fields(HttpApiSettings):
         if isinstance(limit.default, int) and not isinstance(limit.default, bool):
             least = 0 if limit.name.startswith("rate_") or limit.name == "body_rate" else 1
-            limits[limit.name] = _whole(env, f"GATEWAY_{limit.name.upper()}", limit.default, least)
-    return GatewaySettings(
-        auth=_switch(env, "GATEWAY_AUTH", default=True),
+            limits[limit.name] = _whole(env, f"HTTP_API_{limit.name.upper()}", limit.default, least)
+    return HttpApiSettings(
+        auth=_switch(env, "HTTP_API_AUTH", default=True),
         api_keys=_api_keys(env),
-        trusted_proxies=_networks(env, "GATEWAY_TRUSTED_PROXIES"),
+        trusted_proxies=_networks(env, "HTTP_API_TRUSTED_PROXIES"),
         **limits,
     )
 
@@ -496,12 +496,12 @@ def in_units(size: int) -> str:
     return f"{size:,} bytes"
 
 
-def _upkeep(env: Mapping[str, str]) -> UpkeepSettings:
-    default = UpkeepSettings()
-    return UpkeepSettings(
-        target_file_mb=_whole(env, "UPKEEP_TARGET_FILE_MB", default.target_file_mb, 1),
-        orphan_hours=_whole(env, "UPKEEP_ORPHAN_HOURS", default.orphan_hours, 1),
-        run_days=_whole(env, "UPKEEP_RUN_DAYS", default.run_days, 1),
+def _maintenance(env: Mapping[str, str]) -> MaintenanceSettings:
+    default = MaintenanceSettings()
+    return MaintenanceSettings(
+        target_file_mb=_whole(env, "MAINTENANCE_TARGET_FILE_MB", default.target_file_mb, 1),
+        orphan_hours=_whole(env, "MAINTENANCE_ORPHAN_HOURS", default.orphan_hours, 1),
+        run_days=_whole(env, "MAINTENANCE_RUN_DAYS", default.run_days, 1),
     )
 
 
@@ -617,7 +617,7 @@ def _switch(env: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def _api_keys(env: Mapping[str, str]) -> dict[str, str]:
-    name = "GATEWAY_API_KEYS"
+    name = "HTTP_API_KEYS"
     keys: dict[str, str] = {}
     for place, entry in enumerate(filter(None, map(str.strip, env.get(name, "").split(","))), 1):
         client, _, digest = entry.partition(":")
@@ -692,9 +692,9 @@ def _catalog_of_file(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _ours(name: str) -> bool:
-    prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "GATEWAY_")
+    prefixes = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_HOME", "PLATFORM_", "HTTP_API_")
     files = ("DROP_", "FILES_", "FLUSH_")
-    others = ("ALARM_", "ELASTICSEARCH_", "LOG_", "SINK_", "TRINO_", "UPKEEP_")
+    others = ("ALARM_", "ELASTICSEARCH_", "LOG_", "SINK_", "TRINO_", "MAINTENANCE_")
     return name.startswith((*prefixes, *files, *others)) or name in _UNPREFIXED
 
 

@@ -1,4 +1,4 @@
-"""The declared streams: `defs/<domain>/defs.yaml` and the contract beside it, as plain data.
+"""The declared streams: `domains/<domain>/defs.yaml` and the contract beside it, as plain data.
 
 Both the Dagster component and the command line read streams here, so there is one meaning.
 """
@@ -20,7 +20,7 @@ from ingestion_platform.each import Attempt, for_each
 from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
 from ingestion_platform.settings import bytes_of, own_definitions
 
-DEFS = Path(__file__).parent / "defs"
+DOMAINS_FOLDER = Path(__file__).parent / "domains"
 COMPONENT = "ingestion_platform.orchestration.Stream"
 BRONZE, QUARANTINE = "bronze", "quarantine"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -28,7 +28,7 @@ _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True)
-class FileDoor:
+class FileSource:
     """Where a stream's files are dropped: a folder below DROP_URL, and what they are called.
 
     Without patterns every name with the suffix of a known format is taken; `format` (csv, jsonl,
@@ -54,7 +54,8 @@ class Destination:
 
 @dataclass(frozen=True)
 class Stream:
-    """A contract plus its doors and destinations, as one document of a `defs.yaml` declares it."""
+    """A contract plus its sources and destinations, as one document of a `defs.yaml` declares
+    it."""
 
     name: str
     domain: str
@@ -66,7 +67,7 @@ class Stream:
     0 for a stream of files alone."""
     start_date: str = "2026-01-01"
     """The first ingest date: assets are declared from it on, and no record has an earlier one."""
-    files: FileDoor | None = None
+    files: FileSource | None = None
     """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
     key: str | None = None
     """The field that is declared to be the records' Kafka key; see `key_field`."""
@@ -84,9 +85,9 @@ class Stream:
         return self.partitions > 0
 
     @property
-    def door(self) -> FileDoor:
+    def file_source(self) -> FileSource:
         """Its drop zone: by default the folder of its name, for all formats."""
-        return self.files or FileDoor(self.name)
+        return self.files or FileSource(self.name)
 
     @cached_property
     def contract(self) -> Contract:
@@ -118,7 +119,7 @@ class Stream:
 
     @property
     def quarantine_table(self) -> str:
-        """The table of refused records, as namespace.name."""
+        """The table of rejected records, as namespace.name."""
         return f"{QUARANTINE}.{self.contract.table}"
 
 
@@ -135,7 +136,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
         )
-    files = _file_door(attributes, file)
+    files = _file_source(attributes, file)
     for needed in ("name",) if files is not None else ("name", "topic"):
         if not isinstance(attributes.get(needed), str):
             raise ContractError(file, needed, "is missing", action=f"add `{needed}: ...`")
@@ -229,7 +230,7 @@ def _check_key(key: str, contract: Contract, stream: str, folder: Path) -> None:
     raise ContractProblems(str(folder / "defs.yaml"), [found])
 
 
-def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
+def _file_source(attributes: Mapping[str, Any], file: str) -> FileSource | None:
     """The drop zone that `files:` describes; None without it."""
     given = attributes.get("files")
     if given is None:
@@ -253,7 +254,7 @@ def _file_door(attributes: Mapping[str, Any], file: str) -> FileDoor | None:
     except ValueError as error:
         action = "for example `max_size: 500MB`"
         raise ContractError(file, "files, max_size", str(error), action=action) from None
-    return FileDoor(
+    return FileSource(
         str(folder), tuple(patterns), given.get("format"), most, dialect_of(given, file)
     )
 
@@ -273,33 +274,33 @@ def no_topic(stream: Stream) -> NoTopic:
     """The error of sending records to a stream that takes files only."""
     return NoTopic(
         f"stream {stream.name} has no Kafka topic: it takes files only",
-        action=f"put a file into {stream.door.folder}/ of the drop zone, "
+        action=f"put a file into {stream.file_source.folder}/ of the drop zone, "
         f"or run `ingest load {stream.name} FILE`",
     )
 
 
 def folders() -> tuple[Path, ...]:
-    """Where streams are declared: the platform's own folder, then PLATFORM_DEFS if it is set.
+    """Where streams are declared: the platform's own folder, then PLATFORM_DOMAINS if it is set.
 
     Raises:
         SettingError: that is no folder.
     """
     own = own_definitions()
     if own is None:
-        return (DEFS,)
+        return (DOMAINS_FOLDER,)
     if not own.is_dir():
-        raise SettingError("PLATFORM_DEFS", f"there is no folder {own}", example="./defs")
-    return DEFS, own
+        raise SettingError("PLATFORM_DOMAINS", f"there is no folder {own}", example="./domains")
+    return DOMAINS_FOLDER, own
 
 
 def declared_streams(*roots: Path) -> dict[str, Stream]:
     """All streams that these folders declare, by name, in the order of their files.
 
-    Without folders: the platform's own, then those of the folder PLATFORM_DEFS.
+    Without folders: the platform's own, then those of the folder PLATFORM_DOMAINS.
 
     Raises:
         ContractError: a declaration is wrong, or the names of two streams would be mixed up.
-        SettingError: PLATFORM_DEFS is no folder.
+        SettingError: PLATFORM_DOMAINS is no folder.
     """
     streams: dict[str, Stream] = {}
     found = ((root, stream) for root in roots or folders() for stream in _read(root))
@@ -341,13 +342,13 @@ def folded(name: str) -> str:
 
 def drop_clash(stream: Stream, other: Stream) -> str:
     """Say which files both of two streams would take; empty when their drop zones are apart."""
-    mine, theirs = (f"{each.door.folder.strip('/')}/" for each in (stream, other))
+    mine, theirs = (f"{each.file_source.folder.strip('/')}/" for each in (stream, other))
     if not (mine.startswith(theirs) or theirs.startswith(mine)):
         return ""
     for one, two in ((stream, other), (other, stream)):
-        for pattern in one.door.patterns or ("*",):
+        for pattern in one.file_source.patterns or ("*",):
             sample = re.sub(r"\[.*?\]|[*?]", "x", pattern).lower()
-            taken = two.door.patterns or ("*",)
+            taken = two.file_source.patterns or ("*",)
             if any(fnmatchcase(sample, each.lower()) for each in taken):
                 return f"files named {pattern} in {mine.rstrip('/')} are also those of"
     return ""

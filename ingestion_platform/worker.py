@@ -20,23 +20,23 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from ingestion_platform.alarms import Watch
-from ingestion_platform.errors import PlatformError, PositionMoved, Transient
-from ingestion_platform.failures import noting
+from ingestion_platform.alarms import WorkerMonitor
+from ingestion_platform.errors import PlatformError, Transient, WriteConflict
+from ingestion_platform.failures import counting_failures
+from ingestion_platform.kafka.topic_log import Log, LogChanged
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound
-from ingestion_platform.pipeline import Flow, Platform, run_files
+from ingestion_platform.pipeline import Platform, TopicIngestor, run_files
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
-from ingestion_platform.sources.kafka import Log, Moved
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from ingestion_platform.bronze.load import Loaded
-    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
 
 LOG = logging.getLogger("ingestion_platform.worker")
@@ -138,10 +138,10 @@ def serve(
     outcome = Outcome()
     threads = []
     deliveries = _deliveries(platform, streams)
-    watch = Watch(settings)
+    watch = WorkerMonitor(settings)
     told = [*observers, *deliveries, watch]
-    doors = [each for stream in streams for each in _lines(platform, stream, limits, told, stop)]
-    for each in [*doors, *deliveries]:
+    sources = [each for stream in streams for each in _lines(platform, stream, limits, told, stop)]
+    for each in [*sources, *deliveries]:
         line = Noted(each, settings.home)
         thread = threading.Thread(
             target=_keep, args=(line, stop, outcome, watch), name=line.name, daemon=True
@@ -174,7 +174,7 @@ class Outcome:
 
 
 class Line(Protocol):
-    """One door of a stream, served by one thread."""
+    """One source of a stream, served by one thread."""
 
     name: str
     stream: str
@@ -183,7 +183,7 @@ class Line(Protocol):
         """Look, and take what is due; gives the seconds until the next step."""
 
     def close(self) -> None:
-        """Let go of what an error may have spoilt; the next step opens it anew."""
+        """Let go of what an error may have spoilt; the next step opens it again."""
 
 
 class Noted:
@@ -195,11 +195,11 @@ class Noted:
 
     def step(self) -> float:
         """See Line."""
-        moved: Moved | None = None
-        with noting(self._home, self.stream):
+        moved: LogChanged | None = None
+        with counting_failures(self._home, self.stream):
             try:
                 return self._line.step()
-            except Moved as error:
+            except LogChanged as error:
                 moved = error
         raise moved
 
@@ -243,7 +243,7 @@ class TopicLine:
         self._stop = stop
         self._opened = ExitStack()
         self._log: Log | None = None
-        self._flow: Flow | None = None
+        self._flow: TopicIngestor | None = None
         self._record_bytes = _RECORD_BYTES
         self._emptied = self._moved = time.monotonic()
         self._waiting: dict[int, int] = {}
@@ -277,24 +277,24 @@ class TopicLine:
         self._log = self._flow = None
         self._opened.close()
 
-    def _open(self) -> Flow | None:
+    def _open(self) -> TopicIngestor | None:
         """Open the topic; None while it does not exist yet, which is logged once."""
         first = self._log is None
         if self._log is None:
             self._log = self._opened.enter_context(self._platform.log(self._stream))
-        flow = Flow.open(self._platform, self._stream, self._log)
+        flow = TopicIngestor.open(self._platform, self._stream, self._log)
         if flow is None and first:
             LOG.info("%s: no topic %s yet, waiting for it", self.name, self._stream.topic)
         return flow
 
-    def _look(self, flow: Flow) -> int:
+    def _look(self, flow: TopicIngestor) -> int:
         """See what waits, and tell of it."""
         self._waiting = flow.waiting()
         for observer in self._observers:
             observer.lag(self._stream, self._waiting)
         return sum(self._waiting.values())
 
-    def _advance(self, flow: Flow, *, together: bool) -> None:
+    def _advance(self, flow: TopicIngestor, *, together: bool) -> None:
         flow.advance(
             rows=self._limits.batch_size,
             size=self._limits.flush_bytes,
@@ -305,15 +305,15 @@ class TopicLine:
         )
 
     def _landed(self, landed: Landed) -> None:
-        if landed.link.rows:
-            self._record_bytes = landed.table["value"].nbytes / landed.link.rows
+        if landed.segment.rows:
+            self._record_bytes = landed.table["value"].nbytes / landed.segment.rows
         for observer in self._observers:
             observer.landed(self._stream, landed)
 
     def _loaded(self, loaded: Loaded) -> None:
-        link = loaded.link
-        left = self._waiting.get(link.name.partition, 0) - (link.end - link.gap_start)
-        self._waiting[link.name.partition] = max(0, left)
+        segment = loaded.segment
+        left = self._waiting.get(segment.name.partition, 0) - (segment.end - segment.gap_start)
+        self._waiting[segment.name.partition] = max(0, left)
         for observer in self._observers:
             observer.loaded(self._stream, loaded)
 
@@ -341,9 +341,9 @@ class FilesLine:
 
     def step(self) -> float:
         """See Line."""
-        door = self._platform.door(self._stream)
+        file_source = self._platform.file_source(self._stream)
         # At first also what another writer may have left half done.
-        if door.zone.waiting() or not (self._begun or door.idle()):
+        if file_source.zone.waiting() or not (self._begun or file_source.idle()):
             run_files(
                 self._platform,
                 self._stream,
@@ -403,8 +403,8 @@ class DeliveryLine:
             self._fresh.clear()
             done = deliver(self._platform, self._delivery)
             self._looked = now
-            if done.refused:
-                LOG.warning("%s: %s rows refused, and kept", self.name, f"{done.refused:,}")
+            if done.rejected:
+                LOG.warning("%s: %s rows rejected, and kept", self.name, f"{done.rejected:,}")
         return IDLE
 
     def close(self) -> None:
@@ -423,7 +423,7 @@ class DeliveryLine:
         """See Observer."""
 
 
-def _keep(line: Line, stop: threading.Event, outcome: Outcome, watch: Watch) -> None:
+def _keep(line: Line, stop: threading.Event, outcome: Outcome, watch: WorkerMonitor) -> None:
     """Step until told to stop, through outages and other writers; a lasting error ends the line."""
     with bound(stream=line.stream):
         try:
@@ -440,14 +440,14 @@ def _keep(line: Line, stop: threading.Event, outcome: Outcome, watch: Watch) -> 
             line.close()
 
 
-def _step_on(line: Line, stop: threading.Event, watch: Watch) -> None:
+def _step_on(line: Line, stop: threading.Event, watch: WorkerMonitor) -> None:
     outage = Outage(line.name)
     lost = 0
     while not stop.is_set():
         watch.begins(line.name, line.stream)
         try:
             seconds = line.step()
-        except (PositionMoved, Moved) as moved:
+        except (WriteConflict, LogChanged) as moved:
             line.close()
             lost += 1
             LOG.debug("%s: starts again from the data: %s", line.name, moved.message)

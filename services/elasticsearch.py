@@ -118,12 +118,12 @@ def _program(place: Path) -> Path:
     if not program.is_dir():
         aside = place / "unfinished"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(home, aside, copy_function=_link)
+        shutil.copytree(home, aside, copy_function=_segment)
         aside.rename(program)
     return program
 
 
-def _link(source: str, target: str) -> None:
+def _segment(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system

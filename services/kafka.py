@@ -95,8 +95,8 @@ class Kafka(Service):
     def ready(self) -> bool:
         """Say whether the broker answers an ApiVersions request and is a member of its cluster."""
         try:
-            with socket.create_connection((LOOPBACK, self.record.ports["broker"]), 2) as link:
-                return _speaks_kafka(link) and _has_broker(link)
+            with socket.create_connection((LOOPBACK, self.record.ports["broker"]), 2) as segment:
+                return _speaks_kafka(segment) and _has_broker(segment)
         except (OSError, struct.error):
             return False
 
@@ -140,32 +140,32 @@ def _new_cluster_id() -> str:
     return "k" + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")[1:]
 
 
-def _speaks_kafka(link: socket.socket) -> bool:
-    answer = _ask(link, api_key=18, version=0, body=b"")
+def _speaks_kafka(segment: socket.socket) -> bool:
+    answer = _ask(segment, api_key=18, version=0, body=b"")
     (error,) = struct.unpack_from(">h", answer)
     return bool(error == 0)
 
 
-def _has_broker(link: socket.socket) -> bool:
+def _has_broker(segment: socket.socket) -> bool:
     """Say whether the metadata lists a broker: one that is still fenced is not listed."""
     no_topics = struct.pack(">i", 0)
-    answer = _ask(link, api_key=3, version=1, body=no_topics)
+    answer = _ask(segment, api_key=3, version=1, body=no_topics)
     (brokers,) = struct.unpack_from(">i", answer)
     return bool(brokers > 0)
 
 
-def _ask(link: socket.socket, api_key: int, version: int, body: bytes) -> bytes:
+def _ask(segment: socket.socket, api_key: int, version: int, body: bytes) -> bytes:
     client = b"readiness"
     header = struct.pack(">hhih", api_key, version, 1, len(client)) + client
-    link.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
-    (size,) = struct.unpack(">i", _receive(link, 4))
-    return _receive(link, size)[4:]
+    segment.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
+    (size,) = struct.unpack(">i", _receive(segment, 4))
+    return _receive(segment, size)[4:]
 
 
-def _receive(link: socket.socket, size: int) -> bytes:
+def _receive(segment: socket.socket, size: int) -> bytes:
     received = b""
     while len(received) < size:
-        part = link.recv(size - len(received))
+        part = segment.recv(size - len(received))
         if not part:
             raise ConnectionResetError("the broker closed the connection")
         received += part

@@ -21,17 +21,17 @@ from orchestration.lab import TODAY, Lab
 
 from ingestion_platform import worker
 from ingestion_platform.cli import diagnosis
-from ingestion_platform.lake.chain import Chain
-from ingestion_platform.metrics.exposition import PlatformCollector, exposition
-from ingestion_platform.metrics.read import Reader
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.metrics.exposition import PlatformCollector, exposition
+from ingestion_platform.operations.metrics.read import Reader
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.orchestration import report, sensors
 from ingestion_platform.orchestration.assets import status_of, waits_of
 from ingestion_platform.pipeline import run_stream
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import WorkerSettings
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 WIDE_OPEN: dict[str, str | int] = {
     "message.timestamp.before.max.ms": 2**63 - 1,
@@ -105,11 +105,11 @@ class Arena:
         for stream in (self.lab.stream, self.other):
             assert stream_status(self.lab.platform, stream).partitions
         self._read_metrics()
-        patient = diagnosis.Patient(self.lab.settings)
+        context = diagnosis.DoctorContext(self.lab.settings)
         for name, check in diagnosis.CHECKS.items():
             if name not in ("contracts", "topics", "dagster home", "embedded broker"):
-                patient.streams = [self.lab.stream, self.other]
-                list(check(patient))
+                context.streams = [self.lab.stream, self.other]
+                list(check(context))
 
     def _read_metrics(self) -> None:
         reader = Reader(self.lab.platform, [self.lab.stream, self.other])
@@ -189,7 +189,9 @@ class Arena:
         for oracle in (self.oracle, self.others_oracle):
             oracle.read().assert_holds()
             assert verify_stream(self.lab.platform, oracle.stream).ok
-            for slice_date in Chain(self.lab.platform.store, oracle.stream.topic).windows():
+            for slice_date in SegmentLog(
+                self.lab.platform.store, oracle.stream.topic
+            ).ingest_dates():
                 assert oracle.stream.first_date <= slice_date <= TODAY
 
     def assert_verbatim(self) -> None:

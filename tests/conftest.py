@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from testbed import new_stream, separate_settings
 
+from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
 from ingestion_platform.streams import Stream
 from services import Services, Unavailable
 
@@ -25,7 +25,7 @@ NAMES = ("kafka", "minio", "postgres")
 _NOT_TESTED = "NOT TESTED"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Validator) -> None:
     """`--kills` and `--seed` make the kill tests as long, and as different, as one likes."""
     group = parser.getgroup("faults")
     group.addoption(
@@ -60,7 +60,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_setup(item: pytest.LoadItem) -> Generator[None, None, None]:
     """A test whose servers this machine cannot run is skipped, and the summary says so."""
     try:
         yield

@@ -15,11 +15,11 @@ import pyarrow as pa
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from pyiceberg.table import Table
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.schemas import bronze_arrow_schema
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.reading import query
@@ -31,7 +31,7 @@ START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 
 
 WIDE = ((dt.date.min - FIRST).days, (dt.date.max - FIRST).days)
-"""All windows but the last one that a date can name, by number."""
+"""All ingest dates but the last one that a date can name, by number."""
 
 
 def day(number: int) -> dt.date:
@@ -72,7 +72,7 @@ class Warehouse:
             pa.Table.from_pylist([dict(r) for r in rows], bronze_arrow_schema(contract))
         )
 
-    def dbt(self, *args: str, windows: tuple[int, int] | None = None) -> dbtRunnerResult:
+    def dbt(self, *args: str, ingest_dates: tuple[int, int] | None = None) -> dbtRunnerResult:
         """Run dbt in this process; models and sources are those of the domain.
 
         The manifest is reused once there is one.
@@ -82,14 +82,14 @@ class Warehouse:
         flags += ["--log-path", str(self.home / "logs"), "--log-level", "none", "--no-use-colors"]
         if args[0] not in ("parse", "docs"):  # documented are sources too, but not if selected
             flags += ["--select", *(self.only or [f"path:models/{self.domain}"])]
-        if windows is not None:
-            start, end = (day(number).isoformat() for number in windows)
-            flags += ["--vars", json.dumps({"window_start": start, "window_end": end})]
+        if ingest_dates is not None:
+            start, end = (day(number).isoformat() for number in ingest_dates)
+            flags += ["--vars", json.dumps({"ingest_date_start": start, "ingest_date_end": end})]
         return dbtRunner(manifest=self.manifest).invoke([*args, *flags])
 
-    def run(self, *windows: tuple[int, int]) -> list[Any]:
-        """`dbt run` of everything, or of some windows; gives the models' results."""
-        result = self.dbt("run", windows=windows[0] if windows else None)
+    def run(self, *ingest_dates: tuple[int, int]) -> list[Any]:
+        """`dbt run` of everything, or of some ingest dates; gives the models' results."""
+        result = self.dbt("run", ingest_dates=ingest_dates[0] if ingest_dates else None)
         assert result.success, [r.message for r in result.result or []] or result.exception
         return list(result.result)
 
@@ -115,16 +115,18 @@ class Warehouse:
 def bronze_rows(stream: str, records: Iterable[Record]) -> list[dict[str, Any]]:
     """The rows of bronze that loading the records makes, by the stream's contract."""
     listed = list(records)
-    parsed = Parser(declared_streams()[stream].contract).parse(
+    parsed = Validator(declared_streams()[stream].contract).parse(
         pa.array([record.value for record in listed], pa.binary())
     )
-    assert len(parsed.refused) == 0, parsed.reasons.to_pylist()
+    assert len(parsed.rejected) == 0, parsed.reasons.to_pylist()
     rows = dict(zip(parsed.valid.to_pylist(), parsed.rows.to_pylist(), strict=True))
     return [
         rows[place]
         | {
-            "_window": dt.datetime.fromtimestamp((record.timestamp_ms or 0) / 1000, dt.UTC).date(),
-            "_generation": "g",
+            "_ingest_date": dt.datetime.fromtimestamp(
+                (record.timestamp_ms or 0) / 1000, dt.UTC
+            ).date(),
+            "_topic_id": "g",
             "_partition": zlib.crc32(record.key or b"") % 4,
             "_offset": place,
             "_ingested_at": dt.datetime(2026, 2, 1, tzinfo=dt.UTC),
@@ -147,7 +149,8 @@ def simulated_rows(counts: Mapping[str, int], *, days: float) -> Bronze:
 
 
 def scattered(pool: Bronze, seed: int) -> Bronze:
-    """Few of the rows, so that days and windows run empty; some far from their window or doubled.
+    """Few of the rows, so that days and ingest dates run empty; some far from their ingest date or
+    doubled.
 
     Some are as if inserted by SQL.
     """
@@ -157,12 +160,12 @@ def scattered(pool: Bronze, seed: int) -> Bronze:
         bronze[stream] = []
         for row in rng.sample(rows, min(len(rows), 40)):
             if rng.random() < 0.4:
-                row = row | {"_window": day(rng.randint(0, 6))}
+                row = row | {"_ingest_date": day(rng.randint(0, 6))}
             elif rng.random() < 0.1:
-                row = row | dict.fromkeys(("_window", "_generation", "_partition", "_offset"))
+                row = row | dict.fromkeys(("_ingest_date", "_topic_id", "_partition", "_offset"))
             bronze[stream].append(row)
             if rng.random() < 0.1:
-                again = {"_window": day(rng.randint(0, 6)), "_generation": "g", "_partition": 0}
+                again = {"_ingest_date": day(rng.randint(0, 6)), "_topic_id": "g", "_partition": 0}
                 bronze[stream].append(row | again | {"_offset": 10_000 + len(bronze[stream])})
     return bronze
 
@@ -170,17 +173,21 @@ def scattered(pool: Bronze, seed: int) -> Bronze:
 def assert_any_order_equals_a_rebuild(
     warehouse: Warehouse, pool: Bronze, *, seed: int, rounds: int = 2
 ) -> None:
-    """Rows of a few windows come and go; running each such window once gives f(bronze)."""
+    """Rows of a few ingest dates come and go; running each such ingest date once gives
+    f(bronze)."""
     rng = random.Random(seed)
     now: Bronze = {
         stream: [row for row in rows if rng.random() < 0.6] for stream, rows in pool.items()
     }
     _fill_all(warehouse, now)
-    windows = sorted({window_of(stream, row) for stream, rows in pool.items() for row in rows})
+    ingest_dates = sorted(
+        {ingest_date_of(stream, row) for stream, rows in pool.items() for row in rows}
+    )
     warehouse.run()
     for _ in range(rounds):
-        # Of the windows that change first, one is late: when it is run, others have changed too.
-        *some, late = rng.sample(windows, 3)
+        # Of the ingest dates that change first, one is late: when it is run, others have changed
+        # too.
+        *some, late = rng.sample(ingest_dates, 3)
         for changed, todo in ((*some, late), some), (some[:1], [*some[:1], late]):
             now = _edited(rng, now, pool, set(changed))
             _fill_all(warehouse, now)
@@ -193,11 +200,11 @@ def assert_any_order_equals_a_rebuild(
             assert incremental[model] == rows, model
 
 
-def window_of(stream: str, row: Mapping[str, Any]) -> int:
-    """The number of the window that a run of it covers: an inserted row has that of its day, and
-    where it has none, any will do."""
+def ingest_date_of(stream: str, row: Mapping[str, Any]) -> int:
+    """The number of the ingest date that a run of it covers: an inserted row has that of its day,
+    and where it has none, any will do."""
     day_column = next(iter(declared_streams()[stream].contract.partition_by), "")
-    return int(((row["_window"] or row.get(day_column) or FIRST) - FIRST).days)
+    return int(((row["_ingest_date"] or row.get(day_column) or FIRST) - FIRST).days)
 
 
 def _fill_all(warehouse: Warehouse, bronze: Bronze) -> None:
@@ -205,8 +212,8 @@ def _fill_all(warehouse: Warehouse, bronze: Bronze) -> None:
         warehouse.fill(stream, rows)
 
 
-def _edited(rng: random.Random, bronze: Bronze, pool: Bronze, windows: set[int]) -> Bronze:
-    """Bronze after rows of some windows left, often all, and others came (back)."""
+def _edited(rng: random.Random, bronze: Bronze, pool: Bronze, ingest_dates: set[int]) -> Bronze:
+    """Bronze after rows of some ingest dates left, often all, and others came (back)."""
     share = rng.choice([0, 0.5])
     edited = {}
     for stream, rows in pool.items():
@@ -214,6 +221,10 @@ def _edited(rng: random.Random, bronze: Bronze, pool: Bronze, windows: set[int])
         edited[stream] = [
             row
             for row in rows
-            if (rng.random() < share if window_of(stream, row) in windows else id(row) in known)
+            if (
+                rng.random() < share
+                if ingest_date_of(stream, row) in ingest_dates
+                else id(row) in known
+            )
         ]
     return edited

@@ -20,11 +20,11 @@ from urllib.request import Request, urlopen
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lake_files import link_of, put
+from lake_files import put, segment_of
 from pyarrow import csv
 from pyiceberg.catalog import load_catalog
 
-from ingestion_platform.lake.chain import Link
+from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import store_at
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.settings import Settings
@@ -127,35 +127,37 @@ class Log:
     def __init__(self, platform: Platform, stream: Stream) -> None:
         self.platform = platform
         self.stream = stream
-        self.generation = "A"
-        self.generations = ["A"]
-        self._tails: dict[int, Link] = {}
+        self.topic_id = "A"
+        self.topic_ids = ["A"]
+        self._tails: dict[int, Segment] = {}
 
     def append(self, values: Iterable[bytes], partition: int = 0) -> None:
         """A lake file with some records."""
         values, tail = list(values), self._tails.get(partition)
-        start = tail.end if tail is not None and tail.generation == self.generation else 0
-        link = link_of(
+        start = tail.end if tail is not None and tail.topic_id == self.topic_id else 0
+        segment = segment_of(
             self.stream.topic,
             start,
             start + len(values),
             partition=partition,
-            generation=self.generation,
-            ordinal=len(self.generations) - 1,
-            previous=None if tail is None else (tail.generation, tail.end),
+            topic_id=self.topic_id,
+            ordinal=len(self.topic_ids) - 1,
+            previous=None if tail is None else (tail.topic_id, tail.end),
         )
-        self._tails[partition] = put(self.platform.store, link, values)
+        self._tails[partition] = put(self.platform.store, segment, values)
 
     def recreate(self) -> None:
         """A new topic of the same name: offsets begin at 0."""
-        self.generation = f"{self.generation}{uuid.uuid4().hex[:4]}"
-        self.generations.append(self.generation)
+        self.topic_id = f"{self.topic_id}{uuid.uuid4().hex[:4]}"
+        self.topic_ids.append(self.topic_id)
 
-    def load(self, stream: Stream | None = None, *, anew: bool = False) -> None:
-        """Make bronze equal to the lake, by the contract of `stream`; old slices too if `anew`."""
+    def load(self, stream: Stream | None = None, *, again: bool = False) -> None:
+        """Make bronze equal to the lake, by the contract of `stream`; old slices too if `again`."""
         self.stream = stream or self.stream
-        windows = {link.name.window for link in self._tails.values()} if anew else set()
-        load_stream(self.platform, self.stream, partitions=self._tails, windows=windows)
+        ingest_dates = (
+            {segment.name.ingest_date for segment in self._tails.values()} if again else set()
+        )
+        load_stream(self.platform, self.stream, partitions=self._tails, ingest_dates=ingest_dates)
 
 
 def expected(settings: Settings, log: Log, *, without: Callable[[Any], bool] | None = None) -> Any:
@@ -164,8 +166,10 @@ def expected(settings: Settings, log: Log, *, without: Callable[[Any], bool] | N
     # By PyIceberg, which knows renamed and widened columns.
     table = load_catalog("lakehouse", **settings.catalog).load_table(log.stream.bronze_table)
     rows = table.scan().to_arrow().to_pylist()
-    order = {name: number for number, name in enumerate(log.generations)}
-    rows.sort(key=lambda r: (r["_window"], r["_partition"], order[r["_generation"]], r["_offset"]))
+    order = {name: number for number, name in enumerate(log.topic_ids)}
+    rows.sort(
+        key=lambda r: (r["_ingest_date"], r["_partition"], order[r["_topic_id"]], r["_offset"])
+    )
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         if without is None or not without(row):
@@ -185,7 +189,7 @@ class Harness(Protocol):
     """A sink under test."""
 
     sink: str
-    refuses: dict[str, Any]
+    rejects: dict[str, Any]
     """A member of `item` that it cannot hold, by its name; none if it takes every row."""
 
     def environment(self) -> dict[str, str]:
@@ -208,7 +212,7 @@ class PostgresHarness:
     """A database of the shared server, or of one of the test's own."""
 
     sink = "postgres"
-    refuses: ClassVar[dict[str, Any]] = {"note": "a\u0000b"}
+    rejects: ClassVar[dict[str, Any]] = {"note": "a\u0000b"}
 
     def __init__(self, services: Services, _folder: Path) -> None:
         self._services = services
@@ -240,7 +244,7 @@ class ElasticsearchHarness:
     """An index of the shared server, or of one of the test's own."""
 
     sink = "elasticsearch"
-    refuses: ClassVar[dict[str, Any]] = {"extra": [1, 2]}
+    rejects: ClassVar[dict[str, Any]] = {"extra": [1, 2]}
 
     def __init__(self, services: Services, _folder: Path) -> None:
         self._services = services
@@ -290,7 +294,7 @@ class FilesHarness:
     """A local folder of Parquet parts."""
 
     sink, format = "files", "parquet"
-    refuses: ClassVar[dict[str, Any]] = {}
+    rejects: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, _services: Services, folder: Path) -> None:
         self._root = folder / "exports"

@@ -16,9 +16,9 @@ from typing import Any
 
 from dbt_warehouse import START, bronze_rows, day
 
-from ingestion_platform.contract.columns import GENERATION, OFFSET, PARTITION, WINDOW
+from ingestion_platform.contract.columns import INGEST_DATE, OFFSET, PARTITION, TOPIC_ID
 from ingestion_platform.contract.model import Contract, Field, Kind
-from ingestion_platform.sources.record import Record
+from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import declared_streams
 
 ABSENT = object()
@@ -312,12 +312,13 @@ def _json(value: Any) -> str:
     return value if isinstance(value, Json) else json.dumps(value, ensure_ascii=False)
 
 
-def accepted_rows(stream: str, *, windows: int, seed: int = 1) -> list[dict[str, Any]]:
-    """The rows of bronze of all records, in so many windows; the parser accepts every record."""
+def accepted_rows(stream: str, *, ingest_dates: int, seed: int = 1) -> list[dict[str, Any]]:
+    """The rows of bronze of all records, in so many ingest dates; the parser accepts every
+    record."""
     rng = random.Random(seed)
     listed = [
         Record(
-            timestamp_ms=round(START.timestamp() * 1000) + rng.randrange(windows) * 86_400_000,
+            timestamp_ms=round(START.timestamp() * 1000) + rng.randrange(ingest_dates) * 86_400_000,
             key=str(place).encode(),
             value=value,
         )
@@ -343,7 +344,7 @@ def inserted_rows(stream: str) -> list[dict[str, Any]]:
     """Rows that no parser has seen: each column null, and at the limits of its type."""
     contract = declared_streams()[stream].contract
     found: list[dict[str, Any]] = []
-    for plain in _of_each_type(accepted_rows(stream, windows=1)):
+    for plain in _of_each_type(accepted_rows(stream, ingest_dates=1)):
         known = {name: None if name.startswith("_") else value for name, value in plain.items()}
         found += [known, dict.fromkeys(known)]
         for field in contract.fields:
@@ -353,7 +354,7 @@ def inserted_rows(stream: str) -> list[dict[str, Any]]:
                 found.append(known | own | {field.name: value})
     # Others have a place in the log, as rows of a wider contract that was narrowed since.
     return found + [
-        row | {WINDOW: day(0), GENERATION: "g", PARTITION: 1, OFFSET: place}
+        row | {INGEST_DATE: day(0), TOPIC_ID: "g", PARTITION: 1, OFFSET: place}
         for place, row in enumerate(found)
     ]
 

@@ -1,4 +1,4 @@
-"""Lake files put by hand, so that chain and loading are tested without a broker."""
+"""Lake files put by hand, so that segment log and loading are tested without a broker."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 
-from ingestion_platform.lake.chain import Link
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import SCHEMA, encode
+from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import Store
 
 DAY = date(2026, 11, 18)
 
 
-def link_of(
+def segment_of(
     topic: str,
     start: int,
     end: int,
     *,
     partition: int = 0,
-    window: date = DAY,
-    generation: str = "A",
+    ingest_date: date = DAY,
+    topic_id: str = "A",
     ordinal: int = 0,
     previous: tuple[str, int] | None = None,
     rows: int | None = None,
-) -> Link:
+) -> Segment:
     """The link of a file; by default each of its offsets has a record."""
-    return Link(
-        name=Name(ordinal=ordinal, start=start, window=window, partition=partition, topic=topic),
-        generation=generation,
+    return Segment(
+        name=Name(
+            ordinal=ordinal, start=start, ingest_date=ingest_date, partition=partition, topic=topic
+        ),
+        topic_id=topic_id,
         cluster_id="cluster",
         end=end,
         rows=end - start if rows is None else rows,
-        previous_generation=previous and previous[0],
+        previous_topic_id=previous and previous[0],
         previous_end=previous and previous[1],
     )
 
@@ -63,10 +65,10 @@ def records(
     return pa.table(columns, schema=SCHEMA)
 
 
-def put(store: Store, link: Link, values: Sequence[bytes | None] | None = None) -> Link:
+def put(store: Store, segment: Segment, values: Sequence[bytes | None] | None = None) -> Segment:
     """Store a file for a link; without values, small JSON objects that no contract knows."""
     if values is None:
-        values = [b'{"n": %d}' % n for n in range(link.start, link.end)]
-    table = records(values, start=link.start, partition=link.name.partition)
-    assert store.create(link.name.path, encode(table, link)), f"{link.name.path} was there"
-    return link
+        values = [b'{"n": %d}' % n for n in range(segment.start, segment.end)]
+    table = records(values, start=segment.start, partition=segment.name.partition)
+    assert store.create(segment.name.path, encode(table, segment)), f"{segment.name.path} was there"
+    return segment

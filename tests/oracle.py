@@ -1,7 +1,7 @@
 """What the tables must hold, found out without the platform: its own consumer, plain PyIceberg,
 and rules written by hand.
 
-Records are compared by (generation, partition, offset) and by value.
+Records are compared by (topic id, partition, offset) and by value.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ingestion_platform.streams import Stream
 
 SHOWN = 20
 Place = tuple[str, int, int]
-Judge = Callable[[bytes | None], dict[str, Any] | None]
+RecordValidator = Callable[[bytes | None], dict[str, Any] | None]
 """The typed row of a good record; None for a bad one."""
-Windows = Callable[[dict[Place, "Logged"]], dict[Place, date]]
-"""The window of every record."""
+IngestDates = Callable[[dict[Place, "Logged"]], dict[Place, date]]
+"""The ingest date of every record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Logged:
 
 @dataclass
 class Oracle:
-    """Remembers every record it has seen of a stream's topic, of any generation, and judges."""
+    """Remembers every record it has seen of a stream's topic, of any topic id, and validates."""
 
     settings: Settings
     stream: Stream
-    judge: Judge = field(default_factory=lambda: judge_pgr)
+    validator: RecordValidator = field(default_factory=lambda: validate_pgr)
     seen: dict[Place, Logged] = field(default_factory=dict)
-    windows: Windows | None = None
+    ingest_dates: IngestDates | None = None
     """By default `windows_of`, from the stream's first date on."""
 
     def read(self) -> Oracle:
@@ -71,19 +71,21 @@ class Oracle:
         """How the tables differ from what they must hold; empty when they do not."""
         good, bad = {}, {}
         for place, record in self.seen.items():
-            row = self.judge(record.value)
+            row = self.validate(record.value)
             if row is None:
                 bad[place] = record
             else:
                 good[place] = row
         first = date.fromisoformat(self.stream.start_date)
-        windows = self.windows(self.seen) if self.windows else windows_of(self.seen, first)
+        ingest_dates = (
+            self.ingest_dates(self.seen) if self.ingest_dates else ingest_dates_of(self.seen, first)
+        )
         bronze = read_table(self.settings, self.stream.bronze_table)
         quarantine = read_table(self.settings, self.stream.quarantine_table)
         found = _places("bronze", bronze, set(good), set(bad))
         found += _places("quarantine", quarantine, set(bad), set(good))
-        found += _different_rows(bronze, good, windows)
-        found += _different_records(quarantine, bad, windows)
+        found += _different_rows(bronze, good, ingest_dates)
+        found += _different_records(quarantine, bad, ingest_dates)
         return found
 
     def assert_holds(self) -> None:
@@ -93,7 +95,7 @@ class Oracle:
 
 
 def read_topic(settings: Settings, topic: str) -> dict[Place, Logged]:
-    """All committed records of a topic, by generation, partition and offset."""
+    """All committed records of a topic, by topic id, partition and offset."""
     servers = {"bootstrap.servers": settings.bootstrap_servers}
     admin = AdminClient(servers)  # kept: its answers die with it
     described = admin.describe_topics(TopicCollection([topic]))[topic].result()
@@ -150,7 +152,7 @@ def read_table(settings: Settings, name: str) -> pa.Table:
     try:
         table = catalog.load_table(name)
     except NoSuchTableError:
-        return pa.table({name: [] for name in ("_generation", "_partition", "_offset")})
+        return pa.table({name: [] for name in ("_topic_id", "_partition", "_offset")})
     rows = rows_of(table)
     return rows.filter(pa.compute.is_valid(rows["_offset"]))
 
@@ -185,32 +187,32 @@ def snapshots(settings: Settings, stream: Stream) -> tuple[int | None, ...]:
 
 
 def content(settings: Settings, stream: Stream) -> dict[str, list[dict[str, Any]]]:
-    """The rows of both tables in the order of the log, without what each load makes anew."""
+    """The rows of both tables in the order of the log, without what each load makes again."""
     found = {}
     for which in ("bronze", "quarantine"):
         rows = read_table(settings, getattr(stream, f"{which}_table"))
         rows = rows.drop_columns(
             [c for c in ("_ingested_at", "_contract") if c in rows.schema.names]
         )
-        order = [(c, "ascending") for c in ("_generation", "_partition", "_offset")]
+        order = [(c, "ascending") for c in ("_topic_id", "_partition", "_offset")]
         found[which] = rows.sort_by(order).to_pylist()
     return found
 
 
-def windows_of(seen: dict[Place, Logged], first: date) -> dict[Place, date]:
-    """Each record's window: the day of its timestamp, never before the one ahead of it in its
+def ingest_dates_of(seen: dict[Place, Logged], first: date) -> dict[Place, date]:
+    """Each record's ingest date: the day of its timestamp, never before the one ahead of it in its
     log partition or the first there is, never after today, which is also that of a record without
-    a time and without one ahead; generations in the order they were seen."""
+    a time and without one ahead; topic ids in the order they were seen."""
     order = {g: n for n, g in enumerate(dict.fromkeys(place[0] for place in seen))}
     today = datetime.now(UTC).date()
     floors: dict[int, date] = {}
-    windows = {}
+    ingest_dates = {}
     for place in sorted(seen, key=lambda p: (order[p[0]], p[1], p[2])):
         stamp = seen[place].timestamp_ms
         floor = floors.get(place[1], first if stamp is not None else today)
         day = first if stamp is None else _day(stamp)
-        floors[place[1]] = windows[place] = max(min(day, today), floor, first)
-    return windows
+        floors[place[1]] = ingest_dates[place] = max(min(day, today), floor, first)
+    return ingest_dates
 
 
 def _day(stamp: int) -> date:
@@ -222,7 +224,7 @@ def _columns(table: pa.Table, *names: str) -> Iterable[tuple[Any, ...]]:
 
 
 def _places(which: str, table: pa.Table, expected: set[Place], other: set[Place]) -> list[str]:
-    counts = Counter(_columns(table, "_generation", "_partition", "_offset"))
+    counts = Counter(_columns(table, "_topic_id", "_partition", "_offset"))
     found = [f"{which}: {place} stands {n} times" for place, n in counts.items() if n > 1]
     found += [f"{which}: {place} is missing" for place in sorted(expected - counts.keys())]
     for place in sorted(counts.keys() - expected):
@@ -232,20 +234,22 @@ def _places(which: str, table: pa.Table, expected: set[Place], other: set[Place]
 
 
 def _different_rows(
-    table: pa.Table, good: dict[Place, dict[str, Any]], windows: dict[Place, date]
+    table: pa.Table, good: dict[Place, dict[str, Any]], ingest_dates: dict[Place, date]
 ) -> list[str]:
     names = [n for n in table.schema.names if not n.startswith("_")]
-    places = _columns(table, "_generation", "_partition", "_offset")
+    places = _columns(table, "_topic_id", "_partition", "_offset")
     if table.num_rows == 0:
         return []
     found = []
-    rows = _columns(table, *names, "_window", "_ingested_at", "_contract")
-    for place, (*values, window, ingested, contract) in zip(places, rows, strict=True):
+    rows = _columns(table, *names, "_ingest_date", "_ingested_at", "_contract")
+    for place, (*values, ingest_date, ingested, contract) in zip(places, rows, strict=True):
         if place not in good:
             continue
         expected = good[place]
-        if ingested is None or not contract or window != windows[place]:
-            found.append(f"bronze: {place}: window {window}, not {windows[place]}, or no origin")
+        if ingested is None or not contract or ingest_date != ingest_dates[place]:
+            found.append(
+                f"bronze: {place}: ingest date {ingest_date}, not {ingest_dates[place]}, no origin"
+            )
         for name, value in zip(names, values, strict=True):
             if not same(expected.get(name), value):
                 found.append(f"bronze: {place}: {name} is {value!r}, not {expected.get(name)!r}")
@@ -253,17 +257,17 @@ def _different_rows(
 
 
 def _different_records(
-    table: pa.Table, bad: dict[Place, Logged], windows: dict[Place, date]
+    table: pa.Table, bad: dict[Place, Logged], ingest_dates: dict[Place, date]
 ) -> list[str]:
     if table.num_rows == 0:
         return []
     found = []
-    names = ("_key", "_value", "_headers", "_timestamp", "_window", "_reasons", "_origin")
-    places = _columns(table, "_generation", "_partition", "_offset")
+    names = ("_key", "_value", "_headers", "_timestamp", "_ingest_date", "_reasons", "_origin")
+    places = _columns(table, "_topic_id", "_partition", "_offset")
     for place, row in zip(places, _columns(table, *names), strict=True):
         if place not in bad:
             continue
-        key, value, headers, stamp, window, reasons, origin = row
+        key, value, headers, stamp, ingest_date, reasons, origin = row
         sent = bad[place]
         got = Logged(
             key,
@@ -273,8 +277,8 @@ def _different_records(
         )
         if not 0 <= (sent.timestamp_ms or 0) < _YEAR_10000:
             sent = replace(sent, timestamp_ms=None)  # no table holds it
-        if got != sent or window != windows[place]:
-            found.append(f"quarantine: {place}: is {got} of {window}, not {sent}")
+        if got != sent or ingest_date != ingest_dates[place]:
+            found.append(f"quarantine: {place}: is {got} of {ingest_date}, not {sent}")
         if not reasons or not all(reasons) or not origin:
             found.append(f"quarantine: {place}: no reason or no origin")
     return found
@@ -355,7 +359,7 @@ _TEXTS = {*_ENUMS, *_LENGTHS, "raw_payload"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)?")
 
 
-def judge_pgr(value: bytes | None) -> dict[str, Any] | None:
+def validate_pgr(value: bytes | None) -> dict[str, Any] | None:
     """The bronze row of a grievance event, None for one that breaks a rule; written by hand."""
     try:
         fields = strict_json((value or b"").decode())

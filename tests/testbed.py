@@ -10,12 +10,12 @@ from typing import Any
 import psycopg
 import yaml
 
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.streams import DEFS, Stream
+from ingestion_platform.streams import DOMAINS_FOLDER, Stream
 from services import Services
 
-PGR = DEFS / "pgr" / "pgr_events.odcs.yaml"
+PGR = DOMAINS_FOLDER / "pgr" / "pgr_events.odcs.yaml"
 
 Edit = Callable[[dict[str, Any]], None]
 

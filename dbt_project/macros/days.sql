@@ -1,10 +1,10 @@
 {#
   Models of whole days: a row belongs to the day that a date column says, and a day is recomputed
-  without the others (or with the day before it). See windows.sql.
+  without the others (or with the day before it). See ingest_dates.sql.
 #}
 
 {#
-  The days of a silver model that the run's windows touched in any of some bronze tables, as ISO
+  The days of a silver model that the run's ingest dates touched in any of some bronze tables, as ISO
   dates; the run replaces them. `day` is the date column, in bronze and in the model. With
   `and_after` the day after each of them too: for rows that know the row before them.
 #}
@@ -12,30 +12,30 @@
   {%- set queries = [] -%}
   {%- for table in tables -%}
     {#- Two selects, since an OR over two columns is pushed into the scan by neither engine. -#}
-    {%- do queries.append('select ' ~ day ~ ' from ' ~ table ~ ' where ' ~ in_windows('_window')) -%}
+    {%- do queries.append('select ' ~ day ~ ' from ' ~ table ~ ' where ' ~ in_ingest_dates('_ingest_date')) -%}
     {%- do queries.append(
-        'select ' ~ day ~ ' from ' ~ table ~ ' where _window is null and ' ~ in_windows(day)
+        'select ' ~ day ~ ' from ' ~ table ~ ' where _ingest_date is null and ' ~ in_ingest_dates(day)
     ) -%}
   {%- endfor -%}
   {#- Days whose rows left bronze since (a contract edit) are known to silver only. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select ' ~ day ~ ' from ' ~ this ~ ' where ' ~ in_windows('_window')) -%}
+    {%- do queries.append('select ' ~ day ~ ' from ' ~ this ~ ' where ' ~ in_ingest_dates('_ingest_date')) -%}
   {%- endif -%}
   {{ return(touched_values(day, with_days_after(queries, day) if and_after else queries)) }}
 {% endmacro %}
 
 
 {#
-  The same for a gold model: of the silver model whose `_window` says where each row came from,
-  and of its own rows, which know their first_window and last_window.
+  The same for a gold model: of the silver model whose `_ingest_date` says where each row came from,
+  and of its own rows, which know their first_ingest_date and last_ingest_date.
 #}
 {% macro touched_days_of_gold(silver, day, and_after=false) %}
-  {%- set queries = ['select ' ~ day ~ ' from ' ~ silver ~ ' where ' ~ in_windows('_window')] -%}
-  {#- Days that had rows of these windows, and may have them no more. -#}
+  {%- set queries = ['select ' ~ day ~ ' from ' ~ silver ~ ' where ' ~ in_ingest_dates('_ingest_date')] -%}
+  {#- Days that had rows of these ingest dates, and may have them no more. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select ' ~ day ~ ' from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {%- do queries.append('select ' ~ day ~ ' from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
   {%- else -%}
-    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {#- A table that is made now takes all that silver has, also of ingest dates before these. -#}
     {%- do queries.append('select ' ~ day ~ ' from ' ~ silver) -%}
   {%- endif -%}
   {{ return(touched_values(day, with_days_after(queries, day) if and_after else queries)) }}

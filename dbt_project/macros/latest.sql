@@ -1,37 +1,37 @@
 {#
   Things of which the latest version counts: what their silver models share.
 
-  A version is a row of bronze; a thing's row in silver knows the windows that its versions came
-  in (first_window, last_window), so that a run finds the things whose versions came or went.
+  A version is a row of bronze; a thing's row in silver knows the ingest dates that its versions came
+  in (first_ingest_date, last_ingest_date), so that a run finds the things whose versions came or went.
 #}
 
 {#
-  The query of all versions of the things that the run's windows touched, or of all things: the
+  The query of all versions of the things that the run's ingest dates touched, or of all things: the
   columns of bronze and
 
-    known_window    window of the version
+    known_ingest_date    ingest date of the version
     newness         1 for the latest, by the given order, then by arrival
     copy_number     above 1 for a copy: a version that agrees with another one in `same_version`
-    version_count, first_window, last_window    of the thing; copies do not count
+    version_count, first_ingest_date, last_ingest_date    of the thing; copies do not count
 
   It declares what the run replaces (see touched_keys). `day` names the date column that bronze is
-  partitioned by; it stands in for the window of rows that were inserted by SQL. Where bronze has
+  partitioned by; it stands in for the ingest date of rows that were inserted by SQL. Where bronze has
   none, such rows are looked at in every run, and count as older than all others.
 #}
 {% macro versions_of(bronze, key, newest_first=[], day=none, same_version=[]) %}
-  {%- set windows = window_bounds() -%}
-  {%- if windows -%}
-    {%- set inserted = in_windows(day) if day else '1 = 1' -%}
+  {%- set ingest_dates = ingest_date_bounds() -%}
+  {%- if ingest_dates -%}
+    {%- set inserted = in_ingest_dates(day) if day else '1 = 1' -%}
     {#- Two selects, since an OR over two columns is pushed into the scan by neither engine. -#}
     {%- set queries = [
-        'select ' ~ key ~ ' from ' ~ bronze ~ ' where ' ~ in_windows('_window')
+        'select ' ~ key ~ ' from ' ~ bronze ~ ' where ' ~ in_ingest_dates('_ingest_date')
         ~ ' and ' ~ key ~ ' is not null',
-        'select ' ~ key ~ ' from ' ~ bronze ~ ' where _window is null and ' ~ inserted
+        'select ' ~ key ~ ' from ' ~ bronze ~ ' where _ingest_date is null and ' ~ inserted
         ~ ' and ' ~ key ~ ' is not null',
     ] -%}
     {#- Things with versions that left bronze since (a contract edit) are known to silver only. -#}
     {%- if this_exists() -%}
-      {%- do queries.append('select ' ~ key ~ ' from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+      {%- do queries.append('select ' ~ key ~ ' from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
     {%- endif -%}
     {%- set keys = touched_keys([key], queries) -%}
     {%- set dates = dates_of(
@@ -53,32 +53,32 @@
                 {%- for order in newest_first %}
                 {{ order }},
                 {%- endfor %}
-                known_window desc,
+                known_ingest_date desc,
                 _partition desc nulls last,
                 _offset desc nulls last,
-                _generation desc nulls last
+                _topic_id desc nulls last
         ) as newness,
         {%- if same_version %}
         row_number() over (
             partition by {{ ([key] + same_version) | join(', ') }}
             order by
-                known_window,
+                known_ingest_date,
                 _partition nulls first,
                 _offset nulls first,
-                _generation nulls first
+                _topic_id nulls first
         ) as copy_number,
         {%- else %}
         1 as copy_number,
         {%- endif %}
-        min(known_window) over (partition by {{ key }}) as first_window,
-        max(known_window) over (partition by {{ key }}) as last_window
+        min(known_ingest_date) over (partition by {{ key }}) as first_ingest_date,
+        max(known_ingest_date) over (partition by {{ key }}) as last_ingest_date
     from (
 
         select
             b.*,
-            coalesce(b._window, {{ 'b.' ~ day if day else in_no_window() }}) as known_window
+            coalesce(b._ingest_date, {{ 'b.' ~ day if day else in_no_ingest_date() }}) as known_ingest_date
         from {{ bronze }} as b
-        {%- if windows %}
+        {%- if ingest_dates %}
         inner join ({{ keys }}) as k on b.{{ key }} = k.{{ key }}
         {%- endif %}
         where
@@ -86,7 +86,7 @@
             {%- if day %}
             and {{ is_day('b.' ~ day) }}
             {%- endif %}
-            {%- if windows and day %}
+            {%- if ingest_dates and day %}
             and {{ in_list('b.' ~ day, dates) }}
             {%- endif %}
 
@@ -97,20 +97,20 @@
 
 
 {#
-  Whether something that knows its first and last window may have had a part in the run's. What
-  came in no window (see versions_of) has a part in all.
+  Whether something that knows its first and last ingest date may have had a part in the run's. What
+  came in no ingest date (see versions_of) has a part in all.
 #}
-{% macro came_in_windows(prefix='') -%}
-  {%- set bounds = window_bounds() -%}
+{% macro came_in_ingest_dates(prefix='') -%}
+  {%- set bounds = ingest_date_bounds() -%}
   (
-    ({{ prefix }}first_window < date '{{ bounds[1] }}' and {{ prefix }}last_window >= date '{{ bounds[0] }}')
-    or {{ prefix }}first_window = {{ in_no_window() }}
+    ({{ prefix }}first_ingest_date < date '{{ bounds[1] }}' and {{ prefix }}last_ingest_date >= date '{{ bounds[0] }}')
+    or {{ prefix }}first_ingest_date = {{ in_no_ingest_date() }}
   )
 {%- endmacro %}
 
 
-{# The window of what came in none, older than all others. #}
-{% macro in_no_window() -%}
+{# The ingest date of what came in none, older than all others. #}
+{% macro in_no_ingest_date() -%}
   date '1970-01-01'
 {%- endmacro %}
 

@@ -17,7 +17,7 @@
 {% macro pgr_as_of(silver) -%}
   select max(event_time) as as_of
     from {{ silver }}
-    where event_date <= cast(_window + interval '1' day as date)
+    where event_date <= cast(_ingest_date + interval '1' day as date)
 {%- endmacro %}
 
 

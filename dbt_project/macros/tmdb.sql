@@ -33,10 +33,10 @@ select
     change_count,
     first_seen_at,
     last_changed_at,
-    first_window,
-    last_window,
-    known_window as _window,
-    _generation,
+    first_ingest_date,
+    last_ingest_date,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from counted

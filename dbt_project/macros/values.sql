@@ -50,10 +50,10 @@
     case when {{ column }} is null then 0 else 1 end {{ '+ ' if not loop.last }}
   {%- endfor -%}
   desc,
-  known_window desc,
+  known_ingest_date desc,
   _partition desc nulls last,
   _offset desc nulls last,
-  _generation desc nulls last
+  _topic_id desc nulls last
   {%- for column in optional -%}
     , {{ column }} nulls last
   {%- endfor -%}

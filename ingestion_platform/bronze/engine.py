@@ -61,7 +61,7 @@ class _Session:
 
 
 class _Input:
-    """The batch at hand, as a relation that DuckDB asks anew at each run (Arrow's C interface)."""
+    """The batch at hand, as a relation that DuckDB asks again at each run (Arrow's C interface)."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._nothing = schema.empty_table()

@@ -1,6 +1,6 @@
-"""Judging rows that others inserted into a bronze table: no door could refuse them.
+"""Validating rows that others inserted into a bronze table: no source could refuse them.
 
-Each is written as the record that would have made it, and judged as any record is.
+Each is written as the record that would have made it, and validated as any record is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.times import EPOCHS, micros_of
@@ -23,24 +23,24 @@ from ingestion_platform.warehouse.inserted import count_inserted, inserted_rows
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-JUDGED = 100_000
-"""So many rows are judged at most, so that telling of them stays quick."""
+VALIDATED = 100_000
+"""So many rows are validated at most, so that telling of them stays quick."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """Rows of no log: how many, how many of them were judged, and what is wrong with those.
+    """Rows of no log: how many, how many of them were validated, and what is wrong with those.
 
     `reasons` counts each reason by the rows that it holds for.
     """
 
     rows: int = 0
-    judged: int = 0
+    validated: int = 0
     broken: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def judge_inserted(table: Table | None, contract: Contract) -> Inserted:
+def validate_inserted(table: Table | None, contract: Contract) -> Inserted:
     """How the inserted rows of a bronze table stand to its contract; the table stays as it is.
 
     Raises:
@@ -49,18 +49,18 @@ def judge_inserted(table: Table | None, contract: Contract) -> Inserted:
     rows = count_inserted(table)
     if table is None or not rows:
         return Inserted()
-    parser = Parser(contract)
-    judged, broken, reasons = 0, 0, Counter[str]()
+    parser = Validator(contract)
+    validated, broken, reasons = 0, 0, Counter[str]()
     for batch in inserted_rows(table):
-        part = batch.slice(0, JUDGED - judged)
+        part = batch.slice(0, VALIDATED - validated)
         parsed = parser.parse(_records(part, contract))
-        judged += part.num_rows
-        broken += len(parsed.refused)
+        validated += part.num_rows
+        broken += len(parsed.rejected)
         for why in parsed.reasons.to_pylist():
             reasons.update(why)
-        if judged >= JUDGED:
+        if validated >= VALIDATED:
             break
-    return Inserted(rows, judged, broken, reasons)
+    return Inserted(rows, validated, broken, reasons)
 
 
 def _records(rows: pa.RecordBatch, contract: Contract) -> pa.BinaryArray:

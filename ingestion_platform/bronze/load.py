@@ -1,10 +1,9 @@
 """Loading: make bronze and quarantine equal to f(lake, contract), slice by slice.
 
-New files of the chain are appended; slices that another contract (or parser) made are replaced;
-what is equal is left alone. Files are judged and written on threads, and committed in log order,
-quarantine first; each table knows by its own ledger what it holds, so a crash between the two
-commits is mended by the next load.
-"""
+New files of the segment log are appended; slices that another contract (or parser) made are
+replaced; what is equal is left alone. Files are validated and written on threads, and committed in
+log order, quarantine first; each table knows by its own committed offsets what it holds, so a crash
+between the two commits is mended by the next load."""
 
 from __future__ import annotations
 
@@ -19,23 +18,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.bronze.parse import Parsed, Parser
 from ingestion_platform.bronze.renames import Renames
 from ingestion_platform.bronze.text import TextReader
+from ingestion_platform.bronze.validate import Validated, Validator
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
-from ingestion_platform.errors import PositionMoved
-from ingestion_platform.lake.chain import Chain, Link
-from ingestion_platform.lake.files import problems_of
+from ingestion_platform.errors import WriteConflict
+from ingestion_platform.files.reading import Problem, Problems
+from ingestion_platform.lake.land_files import problems_of
 from ingestion_platform.lake.records import read
+from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
-from ingestion_platform.progress.positions import Position, lower
-from ingestion_platform.sources.reading import Problem, Problems
+from ingestion_platform.positions import Position, lower
 from ingestion_platform.streams import Stream
-from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
+from ingestion_platform.warehouse.commit import Change, commit, read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges, Span, disagreement
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.ledger import Ledger, Span, disagreement
 from ingestion_platform.warehouse.tables import ensure_bronze, ensure_quarantine
 
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ AHEAD = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LoadItem:
     """A file to load; `records` (of records.SCHEMA) when they are at hand, else they are read."""
 
-    link: Link
+    segment: Segment
     records: pa.Table | None = None
 
 
@@ -59,7 +58,7 @@ class Item:
 class Loaded:
     """What became of a file: rows in bronze, records in quarantine, and how often which reason."""
 
-    link: Link
+    segment: Segment
     bronze_rows: int
     quarantine_rows: int
     reasons: Counter[str]
@@ -70,16 +69,16 @@ class Loaded:
 class _Task:
     """A file, and for each table the part it lacks (None when it lacks nothing)."""
 
-    item: Item
+    item: LoadItem
     bronze: Change | None
     quarantine: Change | None
 
 
-class Judge:
+class SegmentValidator:
     """Makes the rows of both tables from a file's records; the f in table = f(lake, contract)."""
 
     def __init__(self, contract: Contract) -> None:
-        self._parser = Parser(contract)
+        self._parser = Validator(contract)
         self._renames = Renames(contract)
         self._text = {
             "text": TextReader(contract),
@@ -91,21 +90,21 @@ class Judge:
         sent = [f for f in contract.fields if f.derived is None]
         self._columns = {name for f in sent for name in (f.name, *f.previous_names)}
 
-    def read(self, store: Store, link: Link) -> pa.Table:
+    def read(self, store: Store, segment: Segment) -> pa.Table:
         """The records of a file (of records.SCHEMA); raises as `records.read`."""
-        return read(store, link)
+        return read(store, segment)
 
-    def rows(self, link: Link, records: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def rows(self, segment: Segment, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
-        encoding = "json" if link.file is None else link.file.encoding
-        problems = problems_of(link, records)
+        encoding = "json" if segment.file is None else segment.file.encoding
+        problems = problems_of(segment, records)
         parsed = self.parse(records["value"].combine_chunks(), encoding, problems)
-        bronze = self._bronze_rows(link, records, parsed)
-        return bronze, self._quarantine_rows(link, records, parsed)
+        bronze = self._bronze_rows(segment, records, parsed)
+        return bronze, self._quarantine_rows(segment, records, parsed)
 
     def parse(
         self, values: pa.BinaryArray, encoding: str, problems: Problems | None = None
-    ) -> Parsed:
+    ) -> Validated:
         """Validate values alone; `encoding` is what they are (`sources.reading.Encoding`).
 
         `problems` are those that a reader found. A record whose problem the contract cares about
@@ -119,14 +118,14 @@ class Judge:
         places = np.flatnonzero(fine)
         parsed = self._validated(values.filter(pa.array(fine)), encoding)
         given = pa.array(list(reasons.values()), parsed.reasons.type)
-        return Parsed(
+        return Validated(
             pa.array(places[parsed.valid.to_numpy()], pa.int64()),
             parsed.rows,
-            pa.array([*places[parsed.refused.to_numpy()].tolist(), *reasons], pa.int64()),
+            pa.array([*places[parsed.rejected.to_numpy()].tolist(), *reasons], pa.int64()),
             pa.concat_arrays([parsed.reasons, given]),
         )
 
-    def _validated(self, values: pa.BinaryArray, encoding: str) -> Parsed:
+    def _validated(self, values: pa.BinaryArray, encoding: str) -> Validated:
         values = self._renames.applied(values)
         if encoding != "json":
             values = self._text[encoding].typed(values)
@@ -137,36 +136,36 @@ class Judge:
         known = [p for p in problems if not p.column or p.column in self._columns]
         return [f"{p.column or 'value'}: {p.text}" for p in known]
 
-    def _bronze_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+    def _bronze_rows(self, segment: Segment, records: pa.Table, parsed: Validated) -> pa.Table:
         offsets = records["offset"].take(parsed.valid)
-        origin = self._origin_columns(link, offsets)
+        origin = self._origin_columns(segment, offsets)
         arrays = [
             *parsed.rows.columns,
             *(origin[name] for name in c.BRONZE_COLUMNS),
         ]
         return pa.table(arrays, schema=self._bronze_schema)
 
-    def _quarantine_rows(self, link: Link, records: pa.Table, parsed: Parsed) -> pa.Table:
+    def _quarantine_rows(self, segment: Segment, records: pa.Table, parsed: Validated) -> pa.Table:
         schema = self._quarantine_schema
-        refused = records.take(parsed.refused)
-        origin = self._origin_columns(link, refused["offset"])
+        rejected = records.take(parsed.rejected)
+        origin = self._origin_columns(segment, rejected["offset"])
         origin |= {
-            c.TIMESTAMP: refused["timestamp"].cast(schema.field(c.TIMESTAMP).type),
-            c.KEY: refused["key"],
-            c.VALUE: refused["value"],
-            c.HEADERS: refused["headers"].cast(schema.field(c.HEADERS).type),
+            c.TIMESTAMP: rejected["timestamp"].cast(schema.field(c.TIMESTAMP).type),
+            c.KEY: rejected["key"],
+            c.VALUE: rejected["value"],
+            c.HEADERS: rejected["headers"].cast(schema.field(c.HEADERS).type),
             c.REASONS: parsed.reasons.cast(schema.field(c.REASONS).type),
-            c.ORIGIN: pa.repeat(link.name.path, refused.num_rows),
+            c.ORIGIN: pa.repeat(segment.name.path, rejected.num_rows),
         }
         return pa.table([origin[name] for name in c.QUARANTINE_COLUMNS], schema=schema)
 
-    def _origin_columns(self, link: Link, offsets: pa.ChunkedArray) -> dict[str, pa.Array]:
+    def _origin_columns(self, segment: Segment, offsets: pa.ChunkedArray) -> dict[str, pa.Array]:
         count = len(offsets)
         now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
         return {
-            c.WINDOW: pa.repeat(pa.scalar(link.name.window, pa.date32()), count),
-            c.GENERATION: pa.repeat(link.generation, count),
-            c.PARTITION: pa.repeat(pa.scalar(link.name.partition, pa.int32()), count),
+            c.INGEST_DATE: pa.repeat(pa.scalar(segment.name.ingest_date, pa.date32()), count),
+            c.TOPIC_ID: pa.repeat(segment.topic_id, count),
+            c.PARTITION: pa.repeat(pa.scalar(segment.name.partition, pa.int32()), count),
             c.OFFSET: offsets,
             c.INGESTED_AT: pa.repeat(now, count),
             c.CONTRACT: pa.repeat(self.version, count),
@@ -180,63 +179,70 @@ class Loader:
         self._catalog = catalog
         self._store = store
         self._stream = stream
-        self._judging = Judge(stream.contract)
-        self._version = self._judging.version
+        self._validating = SegmentValidator(stream.contract)
+        self._version = self._validating.version
         self._bronze = ensure_bronze(catalog, stream.bronze_table, stream.contract)
         self._quarantine = ensure_quarantine(catalog, stream.quarantine_table)
         tables = (self._bronze, self._quarantine)
-        self._ledgers = {w: read_ledgers(t) for w, t in zip(_TABLES, tables, strict=True)}
+        self._committed_by_partition = {
+            w: read_committed(t) for w, t in zip(_TABLES, tables, strict=True)
+        }
 
     def position(self, partition: int) -> Position | None:
         """The position from which on a partition is not in both tables."""
-        bronze, quarantine = (ledger.position for ledger in self._both(partition))
-        chain = Chain(self._store, self._stream.topic)
-        return lower(bronze, quarantine, lambda: chain.topic_order(partition))
+        bronze, quarantine = (committed.position for committed in self._both(partition))
+        segment_log = SegmentLog(self._store, self._stream.topic)
+        return lower(bronze, quarantine, lambda: segment_log.topic_order(partition))
 
-    def _both(self, partition: int) -> tuple[Ledger, Ledger]:
-        bronze, quarantine = (self._ledgers[w].get(partition, Ledger()) for w in _TABLES)
+    def _both(self, partition: int) -> tuple[CommittedRanges, CommittedRanges]:
+        bronze, quarantine = (
+            self._committed_by_partition[w].get(partition, CommittedRanges()) for w in _TABLES
+        )
         return bronze, quarantine
 
     def behind(
-        self, chain: Chain, partitions: Iterable[int], *, last: date | None = None
-    ) -> Iterator[Item]:
-        """The files of the chain that are not loaded, or not in both tables, up to a window."""
+        self, segment_log: SegmentLog, partitions: Iterable[int], *, last: date | None = None
+    ) -> Iterator[LoadItem]:
+        """The files of the segment log that are not loaded, or not in both tables, up to an ingest
+        date."""
         for partition in partitions:
             for span in disagreement(*self._both(partition)):
-                for link in chain.after(partition, Position(span.generation, span.start)):
-                    if link.generation == span.generation and link.gap_start < span.end:
-                        yield Item(link)
-            for link in chain.after(partition, self.position(partition), last=last):
-                yield Item(link)
+                for segment in segment_log.after(partition, Position(span.topic_id, span.start)):
+                    if segment.topic_id == span.topic_id and segment.gap_start < span.end:
+                        yield LoadItem(segment)
+            for segment in segment_log.after(partition, self.position(partition), last=last):
+                yield LoadItem(segment)
 
-    def stale(self, chain: Chain, slices: Iterable[tuple[date, int]]) -> Iterator[Item]:
-        """The loaded files of some slices that another contract or parser judged."""
-        for window, partition in slices:
-            for link in chain.slice(window, partition):
-                for ledger in self._ledgers.values():
-                    parts = ledger.get(partition, Ledger()).of(
-                        link.generation, link.gap_start, link.end
+    def stale(
+        self, segment_log: SegmentLog, slices: Iterable[tuple[date, int]]
+    ) -> Iterator[LoadItem]:
+        """The loaded files of some slices that another contract or parser validated."""
+        for ingest_date, partition in slices:
+            for segment in segment_log.slice(ingest_date, partition):
+                for committed in self._committed_by_partition.values():
+                    parts = committed.get(partition, CommittedRanges()).of(
+                        segment.topic_id, segment.gap_start, segment.end
                     )
                     if any(part.contract != self._version for part in parts):
-                        yield Item(link)
+                        yield LoadItem(segment)
                         break
 
     def load(
-        self, items: Iterable[Item], *, workers: int = WORKERS, ahead: int = AHEAD
+        self, items: Iterable[LoadItem], *, workers: int = WORKERS, ahead: int = AHEAD
     ) -> Iterator[Loaded]:
         """Load files, given in log order per partition, and tell what became of each.
 
-        `workers` files are judged at once; `ahead` more and one may be in memory while a commit is
-        under way. A file that is loaded already, by the present contract, changes nothing and is
+        `workers` files are validated at once; `ahead` more and one may be in memory while a commit
+        is under way. A file that is loaded already, by the present contract, changes nothing and is
         left out.
 
         Raises:
             PositionMoved: another writer loads the same records; start again from the positions.
             CatalogUnavailable, StoreUnavailable: try again.
         """
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="validate")
         committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        judged: deque[Future[_Judged]] = deque()
+        validated: deque[Future[_Validated]] = deque()
         committing: Future[list[Loaded]] | None = None
         most = workers + ahead
         try:
@@ -244,75 +250,75 @@ class Loader:
                 task = self._plan(item)
                 if task is None:
                     continue
-                judged.append(pool.submit(self._judge, task))
-                while committing is not None and (committing.done() or len(judged) > most):
+                validated.append(pool.submit(self._validate, task))
+                while committing is not None and (committing.done() or len(validated) > most):
                     yield from committing.result()
-                    committing = self._commit_ready(committer, judged)
+                    committing = self._commit_ready(committer, validated)
                 if committing is None:
-                    if len(judged) > most:
-                        wait([judged[0]])
-                    committing = self._commit_ready(committer, judged)
-            while judged or committing is not None:
+                    if len(validated) > most:
+                        wait([validated[0]])
+                    committing = self._commit_ready(committer, validated)
+            while validated or committing is not None:
                 if committing is not None:
                     yield from committing.result()
                     committing = None
-                if judged:
-                    wait(judged)  # nothing follows: the rest is one commit
-                    committing = self._commit_ready(committer, judged)
+                if validated:
+                    wait(validated)  # nothing follows: the rest is one commit
+                    committing = self._commit_ready(committer, validated)
         finally:
             pool.shutdown(cancel_futures=True)
             committer.shutdown()
 
     def _commit_ready(
-        self, committer: ThreadPoolExecutor, judged: deque[Future[_Judged]]
+        self, committer: ThreadPoolExecutor, validated: deque[Future[_Validated]]
     ) -> Future[list[Loaded]] | None:
-        """Commit all that is judged at the head of the queue, as one."""
+        """Commit all that is validated at the head of the queue, as one."""
         ready = []
-        while judged and judged[0].done():
-            ready.append(judged.popleft().result())
+        while validated and validated[0].done():
+            ready.append(validated.popleft().result())
         return committer.submit(self._commit, ready) if ready else None
 
-    def _plan(self, item: Item) -> _Task | None:
-        """What a file changes in each table; the ledgers move on as if it were done."""
+    def _plan(self, item: LoadItem) -> _Task | None:
+        """What a file changes in each table; the committed offsets move on as if it were done."""
         bronze = self._change("bronze", item)
         quarantine = self._change("quarantine", item)
         if bronze is None and quarantine is None:
             return None
         return _Task(item, bronze, quarantine)
 
-    def _change(self, which: str, item: Item) -> Change | None:
-        link = item.link
-        partition = link.name.partition
-        ledger = self._ledgers[which].get(partition, Ledger())
-        parts = ledger.of(link.generation, link.gap_start, link.end)
-        span = Span(link.generation, link.gap_start, link.end, self._version)
-        if ledger.holds(span):
+    def _change(self, which: str, item: LoadItem) -> Change | None:
+        segment = item.segment
+        partition = segment.name.partition
+        committed = self._committed_by_partition[which].get(partition, CommittedRanges())
+        parts = committed.of(segment.topic_id, segment.gap_start, segment.end)
+        span = Span(segment.topic_id, segment.gap_start, segment.end, self._version)
+        if committed.holds(span):
             return None
         if all(part.contract == self._version for part in parts):
-            at = ledger.position
-            if not _follows(at, link, handed=item.records is not None):
-                raise PositionMoved(
-                    f"{link.name.path} does not follow offset {at}",
+            at = committed.position
+            if not _follows(at, segment, handed=item.records is not None):
+                raise WriteConflict(
+                    f"{segment.name.path} does not follow offset {at}",
                     action="start again from the positions",
                 )
-            if at is not None and at.topic_id == link.generation:
-                span = Span(link.generation, at.offset, link.end, self._version)
+            if at is not None and at.topic_id == segment.topic_id:
+                span = Span(segment.topic_id, at.offset, segment.end, self._version)
             parts = []
-        change = Change(partition, ledger, span, (), replace=bool(parts))
-        self._ledgers[which][partition] = ledger.with_span(span)
+        change = Change(partition, committed, span, (), replace=bool(parts))
+        self._committed_by_partition[which][partition] = committed.with_span(span)
         return change
 
-    def _judge(self, task: _Task) -> _Judged:
+    def _validate(self, task: _Task) -> _Validated:
         """Read, parse and write a file's rows; nothing is visible before the commit."""
-        link, records = task.item.link, task.item.records
+        segment, records = task.item.segment, task.item.records
         if records is None:
-            records = self._judging.read(self._store, link)
-        bronze, quarantine = self._judging.rows(link, records)
-        return _Judged(
+            records = self._validating.read(self._store, segment)
+        bronze, quarantine = self._validating.rows(segment, records)
+        return _Validated(
             _filled(task.bronze, self._bronze, bronze),
             _filled(task.quarantine, self._quarantine, quarantine),
             Loaded(
-                link,
+                segment,
                 bronze.num_rows,
                 quarantine.num_rows,
                 count_reasons(quarantine[c.REASONS]),
@@ -320,7 +326,7 @@ class Loader:
             ),
         )
 
-    def _commit(self, ready: list[_Judged]) -> list[Loaded]:
+    def _commit(self, ready: list[_Validated]) -> list[Loaded]:
         quarantine = [j.quarantine for j in ready if j.quarantine is not None]
         bronze = [j.bronze for j in ready if j.bronze is not None]
         if quarantine:
@@ -331,7 +337,7 @@ class Loader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _Validated:
     """What is to be committed of a file; its records can be let go."""
 
     bronze: Change | None
@@ -339,13 +345,13 @@ class _Judged:
     loaded: Loaded
 
 
-def _follows(at: Position | None, link: Link, *, handed: bool) -> bool:
+def _follows(at: Position | None, segment: Segment, *, handed: bool) -> bool:
     """Whether a file continues what is loaded; what was handed over may have overtaken others'."""
     if at is None:
-        return not handed or link.previous_generation is None
-    if at.topic_id == link.generation:
-        return link.gap_start <= at.offset
-    return (link.previous_generation, link.previous_end) == (at.topic_id, at.offset)
+        return not handed or segment.previous_topic_id is None
+    if at.topic_id == segment.topic_id:
+        return segment.gap_start <= at.offset
+    return (segment.previous_topic_id, segment.previous_end) == (at.topic_id, at.offset)
 
 
 def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:

@@ -1,6 +1,6 @@
 """Old records under a contract that has renamed fields: their keys as they are called now.
 
-Only the view that is judged changes; lake and quarantine keep the bytes as they were sent.
+Only the view that is validated changes; lake and quarantine keep the bytes as they were sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Renames:
         """The records (JSON objects) with present names; those that need nothing stay as they are.
 
         A previous name counts where the present one is absent. A record that is no JSON, or has a
-        key twice, is left to be judged as it is.
+        key twice, is left to be validated as it is.
         """
         if not self._names:
             return values

@@ -1,4 +1,4 @@
-"""Records of strings made ready to be judged: what spells a number becomes one."""
+"""Records of strings made ready to be validated: what spells a number becomes one."""
 
 from __future__ import annotations
 

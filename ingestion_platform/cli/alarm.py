@@ -24,11 +24,11 @@ def list_alarms(ctx: typer.Context, as_json: Json = False) -> None:
 
     Exits with 1 if there is any, so that it serves as a probe.
     """
-    from ingestion_platform.alarms import Book
+    from ingestion_platform.alarms import AlarmStore
     from ingestion_platform.settings import Settings
 
     terminal: Terminal = ctx.obj
-    found = Book(Settings.load()).open()
+    found = AlarmStore(Settings.load()).open()
     if as_json:
         terminal.json([{**asdict(each.alarm), "since": _time(each)} for each in found])
     for each in [] if as_json else found:
@@ -47,12 +47,12 @@ def close(
 
     What is still wrong is an alarm again at the next look.
     """
-    from ingestion_platform.alarms import Book
+    from ingestion_platform.alarms import AlarmStore
     from ingestion_platform.errors import PlatformError
     from ingestion_platform.settings import Settings
 
     terminal: Terminal = ctx.obj
-    book = Book(Settings.load())
+    book = AlarmStore(Settings.load())
     if key not in book.noted():
         raise PlatformError(f"there is no alarm {key}", action="`ingest alarm list` shows them")
     book.gone(key)

@@ -19,6 +19,7 @@ from ingestion_platform.cli import (
     doctor,
     env,
     load,
+    maintenance,
     metrics,
     new,
     produce,
@@ -28,7 +29,6 @@ from ingestion_platform.cli import (
     serve,
     status,
     stream,
-    upkeep,
     verify,
 )
 from ingestion_platform.cli.outcomes import FAILED, INTERRUPTED, exit_code
@@ -132,7 +132,7 @@ app.command("metrics")(metrics.metrics)
 app.command("verify")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine")
 app.command("deliver")(deliver.deliver)
-app.command("upkeep")(upkeep.upkeep)
+app.command("maintenance")(maintenance.maintenance)
 app.command("query")(query.query)
 app.command("env")(env.env)
 app.command("doctor")(doctor.doctor)

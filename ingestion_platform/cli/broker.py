@@ -37,11 +37,11 @@ def broker(
     settings = Settings.load()
     _warn_of_kafka(ctx.obj, settings)
     if background:
-        from ingestion_platform.sources.broker import start
+        from ingestion_platform.kafka.broker import start
 
         _ready(start(settings.home).bootstrap_servers)
         return
-    from ingestion_platform.sources.broker import serve
+    from ingestion_platform.kafka.broker import serve
 
     serve(settings.home, ready=_ready)
 
@@ -49,8 +49,8 @@ def broker(
 @app.command()
 def stop(ctx: typer.Context) -> None:
     """End the embedded broker; its records are lost, the lake and the tables stay."""
+    from ingestion_platform.kafka import broker as embedded
     from ingestion_platform.settings import Settings
-    from ingestion_platform.sources import broker as embedded
 
     home = Settings.load().home
     stopped = embedded.stop(home)

@@ -163,12 +163,12 @@ def plan(
     for planned in () if as_json else results(attempts):
         _show_plan(terminal, planned)
     finish(terminal, attempts)
-    if any(planned["refused"] for planned in results(attempts)):
+    if any(planned["rejected"] for planned in results(attempts)):
         raise typer.Exit(1)
 
 
 def _plan_dict(of: Attempt[Stream, dict[str, Any]]) -> dict[str, Any]:
-    known: dict[str, Any] = {"stream": of.item.name, "steps": [], "refused": []}
+    known: dict[str, Any] = {"stream": of.item.name, "steps": [], "rejected": []}
     return {**(of.found or known), "error": error_dict(of.error)}
 
 
@@ -185,14 +185,14 @@ def _planned(platform: Platform, stream: Stream) -> dict[str, Any]:
     try:
         planned = () if table is None else steps(table, stream.contract)
     except ContractProblems as error:
-        return {**about, "steps": [], "refused": [asdict(p) for p in error.problems]}
+        return {**about, "steps": [], "rejected": [asdict(p) for p in error.problems]}
     told = [asdict(step) | {"text": str(step)} for step in planned]
-    return {**about, "steps": told, "refused": []}
+    return {**about, "steps": told, "rejected": []}
 
 
 def _show_plan(terminal: Terminal, planned: dict[str, Any]) -> None:
     status, said = "ok", "follows its contract"
-    if planned["refused"]:
+    if planned["rejected"]:
         status, said = "fail", "cannot follow its contract"
     elif planned["steps"]:
         status, said = "warn", "will be changed by the next load"
@@ -201,7 +201,7 @@ def _show_plan(terminal: Terminal, planned: dict[str, Any]) -> None:
     terminal.out.print(f"{mark(status)} {planned['table']} {said}", soft_wrap=True)
     for step in planned["steps"]:
         terminal.out.print(f"     {literal(step['text'])}", soft_wrap=True)
-    for problem in planned["refused"]:
+    for problem in planned["rejected"]:
         terminal.out.print(
             f"     {literal(problem['element'])}: {literal(problem['problem'])}\n"
             f"     [cyan]->[/] {literal(problem['action'])}",
@@ -254,9 +254,9 @@ def export(
 
 
 def published(stream: Stream) -> Published:
-    """A stream's contract with its doors and tables, as the exporters take it."""
+    """A stream's contract with its sources and tables, as the exporters take it."""
     from ingestion_platform.contract.export import Published
-    from ingestion_platform.gateway.app import SHOP
+    from ingestion_platform.http_api.app import SHOP
     from ingestion_platform.lake.names import topic_folder
 
     own = [path for name, path, *_ in SHOP if name == stream.name]
@@ -269,9 +269,9 @@ def published(stream: Stream) -> Published:
         partitions=stream.partitions,
         key=stream.key_field if stream.kafka else None,
         http_paths=(f"/v1/streams/{stream.name}/records", *own) if stream.kafka else (),
-        drop_folder=stream.door.folder.strip("/"),
-        drop_patterns=stream.door.patterns,
-        drop_format=stream.door.format,
+        drop_folder=stream.file_source.folder.strip("/"),
+        drop_patterns=stream.file_source.patterns,
+        drop_format=stream.file_source.format,
         lake_folder=topic_folder(stream.topic),
         bronze_table=stream.bronze_table,
         quarantine_table=stream.quarantine_table,

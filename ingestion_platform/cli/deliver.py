@@ -24,7 +24,7 @@ Names = Annotated[
         help="Streams, models (silver.shop_users), or targets (postgres/shop.users).",
     ),
 ]
-_FIGURES = ("upserted", "deleted", "refused", "seconds")
+_FIGURES = ("upserted", "deleted", "rejected", "seconds")
 _SHOWN = 5
 
 
@@ -35,11 +35,11 @@ def deliver(
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Compare all of it: also rows refused before, or changed by others."
+            "--again", help="Compare all of it: also rows rejected before, or changed by others."
         ),
     ] = False,
-    refused: Annotated[
-        int, typer.Option("--refused", metavar="N", help="Only show the last N refused rows.")
+    rejected: Annotated[
+        int, typer.Option("--rejected", metavar="N", help="Only show the last N rejected rows.")
     ] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -53,7 +53,7 @@ def deliver(
     [dim]Examples:[/]
       ingest deliver sensor_readings
       ingest deliver --all
-      ingest deliver recomart_users --refused 20
+      ingest deliver recomart_users --rejected 20
     """
     terminal: Terminal = ctx.obj
     from ingestion_platform.each import for_each, results
@@ -63,9 +63,9 @@ def deliver(
     settings = Settings.load()
     chosen, unreadable = _chosen(terminal, settings, names, everything=everything)
     platform = Platform(settings)
-    if refused:
-        shown = list(for_each(lambda one: _refusals(platform, one, refused), chosen))
-        _show_refused(terminal, [row for rows in results(shown) for row in rows], as_json=as_json)
+    if rejected:
+        shown = list(for_each(lambda one: _rejections(platform, one, rejected), chosen))
+        _show_rejected(terminal, [row for rows in results(shown) for row in rows], as_json=as_json)
         finish(terminal, [*shown, *unreadable])
         return
     outcomes = list(for_each(lambda one: _deliver(terminal, platform, one, again=again), chosen))
@@ -107,7 +107,7 @@ def _chosen(
 def _deliver(
     terminal: Terminal, platform: Platform, delivery: Delivery, *, again: bool
 ) -> Delivered:
-    from ingestion_platform.failures import noting
+    from ingestion_platform.failures import counting_failures
     from ingestion_platform.sinks.deliver import deliver as run
 
     with terminal.progress(total=False) as progress:
@@ -116,29 +116,29 @@ def _deliver(
         def told(done: Delivered) -> None:
             progress.update(task, completed=done.upserted + done.deleted)
 
-        with noting(platform.settings.home, delivery.source):
+        with counting_failures(platform.settings.home, delivery.source):
             return run(platform, delivery, again=again, on_change=told)
 
 
 def _show(terminal: Terminal, done: list[Delivered]) -> None:
     table = new_table("", ("target", *_FIGURES), numbers=_FIGURES)
     for each in done:
-        figures = (count(each.upserted), count(each.deleted), count(each.refused))
+        figures = (count(each.upserted), count(each.deleted), count(each.rejected))
         table.add_row(literal(each.name), *figures, f"{each.seconds:.2f}")
     terminal.table(table)
     for each in done:
         for reason, number in sorted(each.reasons.items(), key=lambda of: -of[1])[:_SHOWN]:
-            terminal.out.print(f"{literal(each.name)} refused {number:,}: {literal(reason)}")
+            terminal.out.print(f"{literal(each.name)} rejected {number:,}: {literal(reason)}")
 
 
-def _refusals(platform: Platform, delivery: Delivery, limit: int) -> list[dict[str, Any]]:
+def _rejections(platform: Platform, delivery: Delivery, limit: int) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     with delivery.open(platform.settings) as target:
-        return [{"target": delivery.name, **asdict(row)} for row in target.refusals(limit)]
+        return [{"target": delivery.name, **asdict(row)} for row in target.rejections(limit)]
 
 
-def _show_refused(terminal: Terminal, found: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show_rejected(terminal: Terminal, found: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         terminal.json(found)
         return

@@ -1,4 +1,5 @@
-"""`ingest demo`: records of every domain from their doors to gold tables, shown layer by layer."""
+"""`ingest demo`: records of every domain from their sources to gold tables, shown layer by
+layer."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
+    from ingestion_platform.produce.record import Record
     from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.settings import Settings
-    from ingestion_platform.sources.record import Record
     from ingestion_platform.streams import Stream
 
 STAR = "pgr_events"
@@ -44,7 +45,7 @@ _NEXT = (
     ("ingest status", "where log, lake and tables stand"),
     ("ingest verify --all", "prove that nothing is lost, doubled or changed"),
     ('ingest query "show all tables"', "ask the tables with SQL"),
-    ("ingest serve", "the HTTP door: docs/http-door.md"),
+    ("ingest serve", "the HTTP API: docs/http-api.md"),
     ("ingest broker stop", "end the embedded broker; the tables stay"),
 )
 
@@ -95,11 +96,11 @@ def demo(
     terminal: Terminal = ctx.obj
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
-    from ingestion_platform.streams import DEFS, declared_streams
+    from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 
     settings = Settings.load()
-    # Those of PLATFORM_DEFS have no simulators.
-    streams = declared_streams(DEFS)
+    # Those of PLATFORM_DOMAINS have no simulators.
+    streams = declared_streams(DOMAINS_FOLDER)
     if not settings.embedded and not on_kafka:
         raise typer.BadParameter(
             "KAFKA_BOOTSTRAP_SERVERS is set: unset it, or give --on-kafka to send simulated "
@@ -119,9 +120,9 @@ def demo(
 
 
 def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], number: int) -> None:
-    from ingestion_platform.sources import broker
-    from ingestion_platform.sources.client import bootstrap_servers, ensure_topic
-    from ingestion_platform.sources.produce import produce
+    from ingestion_platform.kafka import broker
+    from ingestion_platform.kafka.client import bootstrap_servers, ensure_topic
+    from ingestion_platform.produce.producer import produce
 
     if settings.embedded and broker.address(settings.home) is None:
         broker.start(settings.home)
@@ -147,7 +148,7 @@ def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], num
 
 
 def _simulated(stream: Stream, number: int, seed: int, bad_ratio: float) -> Iterator[Record]:
-    from ingestion_platform.sources.simulators import simulate
+    from ingestion_platform.produce.simulators import simulate
 
     size = number if stream.name == STAR else number // _SHARE
     return simulate(stream.name, size, seed=seed, bad_ratio=bad_ratio, days=_days(stream))
@@ -159,14 +160,14 @@ def _days(stream: Stream) -> int:
 
 def _drop(terminal: Terminal, platform: Platform, stream: Stream, number: int) -> None:
     """Put a file of sound records into the stream's drop zone; the next run lands it."""
-    from ingestion_platform.sources.simulators import simulate
+    from ingestion_platform.produce.simulators import simulate
 
     seed = int(datetime.now(UTC).timestamp()) + 1  # other records than those of the topic
     values = [record.value for record in simulate(stream.name, number, seed=seed)]
-    platform.drop.write(f"{stream.door.folder}/{FILE}", b"\n".join(values) + b"\n")
+    platform.drop.write(f"{stream.file_source.folder}/{FILE}", b"\n".join(values) + b"\n")
     terminal.say(
         f"[green]✓[/] {FILE} with {count(number)} more records of {stream.name} "
-        f"dropped into {literal(platform.drop.url)}/{literal(stream.door.folder)}"
+        f"dropped into {literal(platform.drop.url)}/{literal(stream.file_source.folder)}"
     )
 
 
@@ -205,7 +206,7 @@ def _lanes(sizes: Mapping[str, int]) -> list[list[str]]:
 def _runs(
     terminal: Terminal, output: FileIO, firsts: Mapping[str, date], last: date
 ) -> Iterator[Run]:
-    """The runs of some domains, from the first window of each to the last, told as they end.
+    """The runs of some domains, from the first ingest date of each to the last, told as they end.
 
     Raises:
         Permanent: Dagster could not be started, or gave up.
@@ -232,8 +233,8 @@ def _runs(
 
 
 def _show_streams(terminal: Terminal, platform: Platform, streams: Iterable[Stream]) -> None:
-    numbers = ("topic", "files", "lake", "bronze", "refused")
-    title = "Rows per layer; what is refused is in quarantine"
+    numbers = ("topic", "files", "lake", "bronze", "rejected")
+    title = "Rows per layer; what is rejected is in quarantine"
     table = new_table(title, ("domain", "stream", *numbers), numbers=numbers)
     totals: Counter[str] = Counter()
     with ThreadPoolExecutor(_LANES) as pool:
@@ -248,21 +249,26 @@ def _show_streams(terminal: Terminal, platform: Platform, streams: Iterable[Stre
 
 def _rows(platform: Platform, stream: Stream) -> dict[str, int]:
     """What each layer has of a stream."""
-    from ingestion_platform.lake.chain import Chain
     from ingestion_platform.lake.names import FILES
+    from ingestion_platform.lake.segments import SegmentLog
     from ingestion_platform.progress.status import stream_status
 
     status: StreamStatus = stream_status(platform, stream)
-    lake = Chain(platform.store, stream.topic)
-    links = [link for day in lake.windows() for p in lake.names(day) for link in lake.slice(day, p)]
+    lake = SegmentLog(platform.store, stream.topic)
+    segments = [
+        segment
+        for day in lake.ingest_dates()
+        for p in lake.names(day)
+        for segment in lake.slice(day, p)
+    ]
     logs = {p.partition: p.log_end - p.log_start for p in status.partitions}
     files = logs.pop(FILES, 0)
     return {
         "topic": sum(logs.values()),
         "files": files,
-        "lake": sum(link.rows for link in links),
+        "lake": sum(segment.rows for segment in segments),
         "bronze": status.bronze_rows,
-        "refused": status.quarantine_rows,
+        "rejected": status.quarantine_rows,
     }
 
 

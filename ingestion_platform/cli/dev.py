@@ -85,8 +85,8 @@ def _require_free(port: int) -> None:
 
 def _log(terminal: Terminal, settings: Settings, started: ExitStack) -> None:
     """Make sure that there is a broker and the topic."""
-    from ingestion_platform.sources import broker
-    from ingestion_platform.sources.client import ensure_topic
+    from ingestion_platform.kafka import broker
+    from ingestion_platform.kafka.client import ensure_topic
     from ingestion_platform.streams import declared_streams, select
 
     stream = select(declared_streams(), [STREAM])[0]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 5.0  # seconds for a broker to answer
 _ALARMS = 10  # that are shown
-PILED = 1000  # small files of a table that are worth a word: upkeep would long have come
+PILED = 1000  # small files of a table that are worth a word: maintenance would long have come
 
 
 class Level(StrEnum):
@@ -65,7 +65,7 @@ def fail(message: str, action: str) -> Finding:
 
 
 @dataclass
-class Patient:
+class DoctorContext:
     """What is examined, and what earlier checks found out about it."""
 
     settings: Settings
@@ -79,19 +79,19 @@ class Patient:
         self.platform = Platform(self.settings)
 
 
-Check = Callable[[Patient], Iterable[Finding]]
+Check = Callable[[DoctorContext], Iterable[Finding]]
 
 
 def examine() -> Iterator[Finding]:
     """All findings, in order, each as soon as it is known; never raises."""
     try:
-        patient = Patient(Settings.load())
+        context = DoctorContext(Settings.load())
     except PlatformError as error:
         yield Finding(Level.FAIL, error.message, error.action, "settings")
         return
     for name, check in CHECKS.items():
         try:
-            for finding in check(patient):
+            for finding in check(context):
                 yield replace(finding, check=name)
         except PlatformError as error:
             yield Finding(Level.FAIL, error.message, error.action, name)
@@ -100,9 +100,9 @@ def examine() -> Iterator[Finding]:
             yield Finding(Level.FAIL, f"{type(error).__name__}: {error}", hint, name)
 
 
-def _settings(patient: Patient) -> Iterator[Finding]:
+def _settings(context: DoctorContext) -> Iterator[Finding]:
     """What is set, and where; what is not set has the embedded default."""
-    settings = patient.settings
+    settings = context.settings
     for name, value in sorted(settings.source.items()):
         origin = ".env" if name in settings.dotenv else "environment"
         yield ok(f"{name}={value} ({origin})")
@@ -139,7 +139,7 @@ def _dotenv(file: Path) -> Iterator[Finding]:
         )
 
 
-def _contracts(patient: Patient) -> Iterator[Finding]:
+def _contracts(context: DoctorContext) -> Iterator[Finding]:
     from ingestion_platform.cli.contract import of_declarations
     from ingestion_platform.contract.lint import Severity, lint
 
@@ -149,11 +149,11 @@ def _contracts(patient: Patient) -> Iterator[Finding]:
     for error in errors:
         yield fail(f"{error.file}: {error.element}: {error.problem}", error.action)
     # The others are examined all the same.
-    patient.streams, _ = readable(streams)
+    context.streams, _ = readable(streams)
     if errors:
         return
     if not streams:
-        yield warn("no stream is declared", "add a folder with a defs.yaml below defs/")
+        yield warn("no stream is declared", "add a folder with a defs.yaml below domains/")
         return
     yield ok(f"{len(streams)} valid: {', '.join(stream.name for stream in streams)}")
     if findings:
@@ -161,20 +161,20 @@ def _contracts(patient: Patient) -> Iterator[Finding]:
         yield warn(f"{len(findings)} could say more than they do", more)
 
 
-def _broker(patient: Patient) -> Iterator[Finding]:
-    from ingestion_platform.sources.client import bootstrap_servers, topics
+def _broker(context: DoctorContext) -> Iterator[Finding]:
+    from ingestion_platform.kafka.client import bootstrap_servers, topics
 
-    patient.topics = topics(patient.settings, TIMEOUT)
-    servers = bootstrap_servers(patient.settings)
-    yield ok(f"{servers} answers, {len(patient.topics)} topic{_s(len(patient.topics))}")
+    context.topics = topics(context.settings, TIMEOUT)
+    servers = bootstrap_servers(context.settings)
+    yield ok(f"{servers} answers, {len(context.topics)} topic{_s(len(context.topics))}")
 
 
-def _topics(patient: Patient) -> Iterator[Finding]:
-    if patient.topics is None:
+def _topics(context: DoctorContext) -> Iterator[Finding]:
+    if context.topics is None:
         yield _not_looked_at("the broker")
         return
-    for stream in filter(lambda each: each.kafka, patient.streams):
-        partitions = patient.topics.get(stream.topic)
+    for stream in filter(lambda each: each.kafka, context.streams):
+        partitions = context.topics.get(stream.topic)
         if partitions is None:
             yield warn(
                 f"{stream.name}: no topic {stream.topic} yet",
@@ -190,9 +190,9 @@ def _topics(patient: Patient) -> Iterator[Finding]:
             yield ok(f"{stream.topic}: {partitions} partitions")
 
 
-def _lake(patient: Patient) -> Iterator[Finding]:
+def _lake(context: DoctorContext) -> Iterator[Finding]:
     """Writes an object twice on condition that it is absent; exactness leans on that."""
-    store = patient.platform.store
+    store = context.platform.store
     path = f"_doctor-{uuid.uuid4().hex}"
     try:
         first, second = store.create(path, b"one"), store.create(path, b"two")
@@ -205,66 +205,70 @@ def _lake(patient: Patient) -> Iterator[Finding]:
             "use a store with conditional writes (If-None-Match), such as S3 or MinIO",
         )
         return
-    patient.lake = True
+    context.lake = True
     yield ok(f"{store.url} takes objects, and refuses a second one of the same name")
 
 
-def _catalog(patient: Patient) -> Iterator[Finding]:
+def _catalog(context: DoctorContext) -> Iterator[Finding]:
     from ingestion_platform.warehouse.catalog import answering
 
     with answering():
-        namespaces = [".".join(name) for name in patient.platform.catalog.list_namespaces()]
-    patient.catalog = True
+        namespaces = [".".join(name) for name in context.platform.catalog.list_namespaces()]
+    context.catalog = True
     yield ok(f"answers, namespaces: {', '.join(namespaces) or 'none yet'}")
 
 
-def _tables(patient: Patient) -> Iterator[Finding]:
-    """Whether each stream's tables have what their ledgers and the lake say."""
-    if not (patient.lake and patient.catalog):
+def _tables(context: DoctorContext) -> Iterator[Finding]:
+    """Whether each stream's tables have what their committed offsets and the lake say."""
+    if not (context.lake and context.catalog):
         yield _not_looked_at("lake or catalog")
         return
-    yield from _of_each(lambda stream: _tables_of(patient.platform, stream), patient.streams)
+    yield from _of_each(lambda stream: _tables_of(context.platform, stream), context.streams)
 
 
 def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
-    from ingestion_platform.lake.chain import Chain
-    from ingestion_platform.verify import slice_counts
+    from ingestion_platform.lake.segments import SegmentLog
+    from ingestion_platform.operations.verify import slice_counts
 
-    chain = Chain(platform.store, stream.topic)
-    slices = [(window, p) for window in chain.windows() for p in chain.names(window)]
+    segment_log = SegmentLog(platform.store, stream.topic)
+    slices = [
+        (ingest_date, p)
+        for ingest_date in segment_log.ingest_dates()
+        for p in segment_log.names(ingest_date)
+    ]
     counts = slice_counts(platform, stream, slices)
     wrong = [s for s, c in counts.items() if c.loaded and not c.ok]
     stale = [s for s, c in counts.items() if c.stale]
     if wrong:
-        window, partition = wrong[0]
+        ingest_date, partition = wrong[0]
         yield fail(
             f"{stream.name}: {len(wrong)} slice{_s(len(wrong))} with more or fewer rows than the "
-            f"lake has records, first {window}|{partition}",
+            f"lake has records, first {ingest_date}|{partition}",
             f"`ingest verify {stream.name}` shows which; docs/runbook.md, `rows and lake disagree`",
         )
     if stale:
-        window, partition = stale[0]
+        ingest_date, partition = stale[0]
         yield warn(
-            f"{stream.name}: {len(stale)} slice{_s(len(stale))} judged by an earlier contract, "
-            f"first {window}|{partition}",
+            f"{stream.name}: {len(stale)} slice{_s(len(stale))} validated by an earlier contract, "
+            f"first {ingest_date}|{partition}",
             f"materialize them in Dagster, asset {stream.bronze_table.replace('.', '/')}",
         )
     if not wrong and not stale:
         yield ok(f"{stream.name}: {len(slices)} slice{_s(len(slices))} agree with the lake")
 
 
-def _upkeep(patient: Patient) -> Iterator[Finding]:
-    """Whether tables pile up what upkeep would have taken away."""
-    if not patient.catalog:
+def _maintenance(context: DoctorContext) -> Iterator[Finding]:
+    """Whether tables pile up what maintenance would have taken away."""
+    if not context.catalog:
         yield _not_looked_at("the catalog")
         return
-    from ingestion_platform.upkeep import conditions, models_of, tables_of
+    from ingestion_platform.operations.maintenance import conditions, models_of, tables_of
 
-    names = [name for stream in patient.streams for name in tables_of(stream)]
-    for domain in dict.fromkeys(stream.domain for stream in patient.streams):
-        names += models_of(patient.platform, domain)
+    names = [name for stream in context.streams for name in tables_of(stream)]
+    for domain in dict.fromkeys(stream.domain for stream in context.streams):
+        names += models_of(context.platform, domain)
     fine = 0
-    attempts = list(for_each(lambda name: list(conditions(patient.platform, [name])), names))
+    attempts = list(for_each(lambda name: list(conditions(context.platform, [name])), names))
     yield from (_failed(of.item, of.error) for of in attempts if of.error is not None)
     for found in (condition for some in results(attempts) for condition in some):
         many = {
@@ -278,15 +282,15 @@ def _upkeep(patient: Patient) -> Iterator[Finding]:
             continue
         yield warn(
             f"{found.table}: {', '.join(piled)}, which make it slow",
-            "`ingest upkeep --all`, or turn the schedule `upkeep` on in Dagster",
+            "`ingest maintain --all`, or turn the schedule `maintenance` on in Dagster",
         )
     if fine:
         yield ok(f"{fine} table{_s(fine)} in good order")
 
 
-def _sinks(patient: Patient) -> Iterator[Finding]:
-    """Whether targets are where their sources are, and what they refused."""
-    if not patient.catalog:
+def _sinks(context: DoctorContext) -> Iterator[Finding]:
+    """Whether targets are where their sources are, and what they rejected."""
+    if not context.catalog:
         yield _not_looked_at("the catalog")
         return
     from ingestion_platform.sinks.declare import readable_deliveries
@@ -294,8 +298,8 @@ def _sinks(patient: Patient) -> Iterator[Finding]:
 
     deliveries, unreadable = readable_deliveries()
     yield from (_failed(of.item.name, of.error) for of in unreadable if of.error is not None)
-    there = [each for each in deliveries.values() if each.configured(patient.settings)]
-    for of in for_each(lambda delivery: standing(patient.platform, delivery), there):
+    there = [each for each in deliveries.values() if each.configured(context.settings)]
+    for of in for_each(lambda delivery: standing(context.platform, delivery), there):
         if of.error is not None:
             yield _failed(of.item.name, of.error)
         else:
@@ -306,31 +310,31 @@ def _sinks(patient: Patient) -> Iterator[Finding]:
 
 def _delivered(delivery: Delivery, at: Standing) -> Finding:
     said = f"{delivery.name}: {at.rows:,} rows"
-    if at.refused:
+    if at.rejected:
         return warn(
-            f"{said}, {at.refused:,} refused",
-            f"`ingest deliver {delivery.source} --refused 20` shows them with reasons",
+            f"{said}, {at.rejected:,} rejected",
+            f"`ingest deliver {delivery.source} --rejected 20` shows them with reasons",
         )
     if at.current:
         return ok(f"{said}, as {delivery.table}")
     return warn(f"{said}, behind {delivery.table}", f"`ingest deliver {delivery.source}`")
 
 
-def _behind(patient: Patient) -> Iterator[Finding]:
+def _behind(context: DoctorContext) -> Iterator[Finding]:
     """Whether bronze is where the log is; for how long not, against the promised freshness."""
-    if patient.topics is None or not (patient.lake and patient.catalog):
+    if context.topics is None or not (context.lake and context.catalog):
         yield _not_looked_at("broker, lake or catalog")
         return
     from ingestion_platform.progress.status import stream_status
 
     def behind(stream: Stream) -> Iterator[Finding]:
-        status = stream_status(patient.platform, stream)
+        status = stream_status(context.platform, stream)
         yield from _positions(status)
         yield from _losses(status)
         if not status.no_topic_yet:  # which is a finding of `topics`
-            yield _lag(patient.platform, stream, status)
+            yield _lag(context.platform, stream, status)
 
-    yield from _of_each(behind, patient.streams)
+    yield from _of_each(behind, context.streams)
 
 
 def _of_each(
@@ -403,11 +407,11 @@ def _seconds_since_load(platform: Platform, stream: Stream) -> float | None:
     return datetime.now(UTC).timestamp() - snapshot.timestamp_ms / 1000 if snapshot else None
 
 
-def _alarms(patient: Patient) -> Iterator[Finding]:
+def _alarms(context: DoctorContext) -> Iterator[Finding]:
     """What alarms are on, and whether their messages are taken; none is sent by this."""
-    from ingestion_platform.alarms import Book
+    from ingestion_platform.alarms import AlarmStore
 
-    book = Book(patient.settings)
+    book = AlarmStore(context.settings)
     on = book.open()
     for each in on[:_ALARMS]:
         began = datetime.fromtimestamp(each.since, UTC)
@@ -417,7 +421,7 @@ def _alarms(patient: Patient) -> Iterator[Finding]:
         )
     if len(on) > _ALARMS:
         yield warn(f"{len(on) - _ALARMS} more alarms are on", "`ingest alarm list`")
-    if patient.settings.alarms.webhook_url is None:
+    if context.settings.alarms.webhook_url is None:
         yield ok("no webhook is set (ALARM_WEBHOOK_URL): alarms are kept here")
     elif left := book.undelivered():
         since = datetime.fromtimestamp(left.since, UTC)
@@ -430,8 +434,8 @@ def _alarms(patient: Patient) -> Iterator[Finding]:
         yield ok("the webhook has taken all messages; `ingest alarm test` sends one")
 
 
-def _dagster_home(patient: Patient) -> Iterator[Finding]:
-    home = patient.settings.dagster_home
+def _dagster_home(context: DoctorContext) -> Iterator[Finding]:
+    home = context.settings.dagster_home
     if not home.is_dir():
         yield warn(f"{home} does not exist yet", "`ingest dev` or `ingest demo` makes it")
     elif not os.access(home, os.W_OK):
@@ -445,14 +449,14 @@ def _dagster_home(patient: Patient) -> Iterator[Finding]:
         yield ok(f"{home} is ready")
 
 
-def _embedded_broker(patient: Patient) -> Iterator[Finding]:
-    from ingestion_platform.sources.broker import address
+def _embedded_broker(context: DoctorContext) -> Iterator[Finding]:
+    from ingestion_platform.kafka.broker import address
 
-    home: Path = patient.settings.home
+    home: Path = context.settings.home
     broker = address(home)
     if broker is None and (home / "broker.json").exists():
         yield warn(f"one of {home} ended without cleaning up", "`ingest broker stop` cleans up")
-    elif broker is not None and not patient.settings.embedded:
+    elif broker is not None and not context.settings.embedded:
         yield warn(
             f"one runs in {home} (process {broker.pid}), unused: KAFKA_BOOTSTRAP_SERVERS is set",
             "`ingest broker stop` ends it",
@@ -479,7 +483,7 @@ CHECKS: dict[str, Check] = {
     "lake": _lake,
     "catalog": _catalog,
     "tables": _tables,
-    "upkeep": _upkeep,
+    "maintenance": _maintenance,
     "streams": _behind,
     "sinks": _sinks,
     "alarms": _alarms,

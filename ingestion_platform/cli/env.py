@@ -21,7 +21,7 @@ def env(
     PyIceberg, DuckDB, pandas, Trino and Spark work with them as they are, on
     the embedded default, the stack or a cluster: docs/reading-tables.md.
     """
-    from ingestion_platform import outside
+    from ingestion_platform.operations import outside
     from ingestion_platform.settings import Settings
 
     if export and spark:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ingestion_platform.bronze.load import Loaded
-    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
@@ -53,7 +53,7 @@ def load(
     ],
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only parse and judge; nothing is landed or loaded."),
+        typer.Option("--dry-run", help="Only parse and validate; nothing is landed or loaded."),
     ] = False,
     again: Annotated[
         bool,
@@ -117,7 +117,7 @@ def _try(
 ) -> None:
     from ingestion_platform.pipeline import try_file
 
-    reading = progress.add_task(f"{file.name} judged", total=None)
+    reading = progress.add_task(f"{file.name} validated", total=None)
 
     def on_read(done: int) -> None:
         progress.update(reading, completed=done)
@@ -146,18 +146,18 @@ def _load(
         progress.update(reading, completed=done)
 
     def on_landed(landed: Landed) -> None:
-        if landed.link.file is not None:
-            total = landed.link.file.end - landed.link.file.start
+        if landed.segment.file is not None:
+            total = landed.segment.file.end - landed.segment.file.start
             for task in (reading, landing, loading):
                 progress.update(task, total=total)
-        progress.update(landing, advance=landed.link.rows)
+        progress.update(landing, advance=landed.segment.rows)
 
     def on_loaded(loaded: Loaded) -> None:
         # Records that another run had left behind are loaded too, and told with the first file.
         outcome.bronze += loaded.bronze_rows
         outcome.quarantined += loaded.quarantine_rows
         outcome.reasons.update(loaded.reasons)
-        progress.update(loading, advance=loaded.link.rows)
+        progress.update(loading, advance=loaded.segment.rows)
 
     def on_file(handled: Handled) -> None:
         outcome.result, outcome.records = handled.outcome, handled.rows

@@ -19,7 +19,7 @@ def metrics(
     """Serve metrics for Prometheus: GET /metrics tells of every stream, table and target.
 
     They are read from the data, so counters never go back, whatever is
-    restarted; one such process is enough for all runs, workers and HTTP doors
+    restarted; one such process is enough for all runs, workers and HTTP APIs
     of a PLATFORM_HOME.
 
     [dim]Examples:[/]
@@ -27,7 +27,7 @@ def metrics(
       ingest metrics --once | promtool check metrics
     """
     terminal: Terminal = ctx.obj
-    from ingestion_platform.metrics.serve import reader_of, serve, text
+    from ingestion_platform.operations.metrics.serve import reader_of, serve, text
     from ingestion_platform.settings import Settings
 
     settings = Settings.load()

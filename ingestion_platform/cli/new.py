@@ -20,7 +20,7 @@ from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.model import Contract
-    from ingestion_platform.sources.reading import Records
+    from ingestion_platform.files.reading import Records
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -59,11 +59,11 @@ def new(
     topic: Annotated[
         str | None, typer.Option(help="Kafka topic. Default: STREAM with - for _.")
     ] = None,
-    defs: Annotated[
+    domains: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the domains' folders. Default: PLATFORM_DEFS, or else the platform's.",
+            help="Folder of the domains. Default: PLATFORM_DOMAINS, or the platform's own.",
         ),
     ] = None,
 ) -> None:
@@ -94,10 +94,10 @@ def new(
             read = _given(contract, draft, stream)
         domain = domain or read.domain
         _check_form(domain, _NAME, "--domain")
-        folder = _folder(defs)
+        folder = _folder(domains)
         _check_free(folder, stream, topic, read.table)
         target = _declare(folder / domain, draft, stream, topic)
-    _tell(terminal, target, stream, topic, sample, foreign=defs)
+    _tell(terminal, target, stream, topic, sample, foreign=domains)
 
 
 def _check_form(value: str, form: re.Pattern[str], hint: str) -> None:
@@ -141,15 +141,15 @@ def _propose(terminal: Terminal, scratch: Path, draft: Path, domain: str, file: 
     body = yaml.safe_dump(proposal.document, sort_keys=False, allow_unicode=True, width=100)
     draft.write_text(head + body, encoding="utf-8")
     contract = load_contract(draft)
-    for reason, times in _refusals(contract, sample).most_common(5):
-        terminal.say(f"[yellow]refused[/] {times:,} records of the sample: {literal(reason)}")
+    for reason, times in _rejections(contract, sample).most_common(5):
+        terminal.say(f"[yellow]rejected[/] {times:,} records of the sample: {literal(reason)}")
     return contract
 
 
 def _read(scratch: Path, file: Path) -> Sample:
-    """The records of a sample, read as the file door reads files."""
-    from ingestion_platform.sources.files import copy_file, format_of, open_copy
-    from ingestion_platform.sources.spool import Spool
+    """The records of a sample, read as the file source reads files."""
+    from ingestion_platform.files.formats import copy_file, format_of, open_copy
+    from ingestion_platform.files.spool import Spool
 
     with Spool(scratch / "spool") as spool:
         content = open_copy(copy_file(file, spool), format_of(file.name), spool)
@@ -176,26 +176,26 @@ def _decoded(file: Path, number: int, value: bytes) -> dict[str, Any]:
     return record
 
 
-def _refusals(contract: Contract, sample: Sample) -> Counter[str]:
+def _rejections(contract: Contract, sample: Sample) -> Counter[str]:
     """Why the contract refuses records of its own sample (a key given twice, for instance)."""
     import pyarrow as pa
 
-    from ingestion_platform.bronze.parse import Parser
     from ingestion_platform.bronze.text import TextReader
+    from ingestion_platform.bronze.validate import Validator
 
     values = pa.array(sample.values, pa.binary())
     if sample.text:
         values = TextReader(contract).typed(values)
-    reasons = Parser(contract).parse(values).reasons.to_pylist()
+    reasons = Validator(contract).parse(values).reasons.to_pylist()
     return Counter(reason for each in reasons for reason in each)
 
 
 def _folder(given: Path | None) -> Path:
     """Where the streams are declared; it exists from now on."""
     from ingestion_platform.settings import own_definitions
-    from ingestion_platform.streams import DEFS
+    from ingestion_platform.streams import DOMAINS_FOLDER
 
-    folder = given or own_definitions() or DEFS
+    folder = given or own_definitions() or DOMAINS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -266,6 +266,6 @@ def _tell(
         (how_to("dev"), "its assets in Dagster"),
     ]
     if foreign is not None:
-        steps.insert(0, (f"export PLATFORM_DEFS={foreign.resolve()}", "so that it is found"))
+        steps.insert(0, (f"export PLATFORM_DOMAINS={foreign.resolve()}", "so that it is found"))
     for command, why in steps:
         terminal.say(f"  {literal(command)}  [dim]{literal(why)}[/]")

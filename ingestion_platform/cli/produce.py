@@ -17,9 +17,9 @@ from ingestion_platform.cli.options import Quiet, complete_stream
 from ingestion_platform.cli.terminal import Terminal, count, literal, redacted
 
 if TYPE_CHECKING:
-    from ingestion_platform.sources.labelled import BadLine
-    from ingestion_platform.sources.produce import Report
-    from ingestion_platform.sources.record import Record
+    from ingestion_platform.produce.labelled import BadLine
+    from ingestion_platform.produce.producer import Report
+    from ingestion_platform.produce.record import Record
     from ingestion_platform.streams import Stream
 
 _ROUND = 20_000  # records of one simulated span, when there is no end
@@ -80,9 +80,9 @@ def produce(
         raise typer.BadParameter("only simulated records can be broken", param_hint="--bad-ratio")
     if data is None and not number and rate is None:
         raise typer.BadParameter("give a number above 0, or --rate", param_hint="--count")
+    from ingestion_platform.kafka.client import ensure_topic
+    from ingestion_platform.produce.producer import produce as send
     from ingestion_platform.settings import Settings
-    from ingestion_platform.sources.client import ensure_topic
-    from ingestion_platform.sources.produce import produce as send
     from ingestion_platform.streams import with_topic
 
     terminal: Terminal = ctx.obj
@@ -128,7 +128,7 @@ def _read(
     data: Path, streams: list[Stream], number: int, seed: int
 ) -> tuple[Iterator[Record], int, Sequence[BadLine]]:
     """The records of the files (at most `number`, unless it is 0), how many, and the bad lines."""
-    from ingestion_platform.sources.labelled import find
+    from ingestion_platform.produce.labelled import find
 
     found = find(data, streams)
     number = min(number or len(found.lines), len(found.lines))
@@ -139,7 +139,7 @@ def _simulated(
     stream: str, number: int, seed: int, bad_ratio: float, *, live: bool
 ) -> Iterator[Record]:
     """The records to send; `live` ones get their timestamps when they are sent."""
-    from ingestion_platform.sources.simulators import simulate
+    from ingestion_platform.produce.simulators import simulate
 
     rounds = [(number, seed)] if number else ((_ROUND, n) for n in itertools.count(seed))
     spans = (simulate(stream, size, seed=n, bad_ratio=bad_ratio) for size, n in rounds)

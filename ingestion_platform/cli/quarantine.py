@@ -1,4 +1,4 @@
-"""`ingest quarantine`: refused records looked at, judged again, or discarded with a reason."""
+"""`ingest quarantine`: rejected records looked at, validated again, or discarded with a reason."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from ingestion_platform.each import Attempt
+    from ingestion_platform.operations.quarantine import Choice, Group, Overview, Rejected, Replayed
     from ingestion_platform.pipeline import Platform
-    from ingestion_platform.quarantine import Choice, Group, Overview, Refused, Replayed
     from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
@@ -36,19 +36,19 @@ Reason = Annotated[
     str | None,
     typer.Option("--reason", metavar="TEXT", help="Records with this in one of their reasons."),
 ]
-Windows = Annotated[
+IngestDates = Annotated[
     list[str] | None,
-    typer.Option("--window", metavar="DATE", help="Only of this day (UTC); may be repeated."),
+    typer.Option("--ingest-date", metavar="DATE", help="Only of this day (UTC); may be repeated."),
 ]
-Generation = Annotated[
+TopicId = Annotated[
     str | None,
-    typer.Option("--generation", metavar="ID", help="Only of this topic id (recreated topics)."),
+    typer.Option("--topic-id", metavar="ID", help="Only of this topic id (recreated topics)."),
 ]
 
 
 @app.callback()
 def quarantine() -> None:
-    """Refused records: why they are there, and what becomes of them."""
+    """Rejected records: why they are there, and what becomes of them."""
 
 
 @app.command("list")
@@ -58,7 +58,7 @@ def list_(
     everything: All = False,
     as_json: Json = False,
 ) -> None:
-    """Count refused records by reason and by slice.
+    """Count rejected records by reason and by slice.
 
     A record with several reasons counts under each of them. Open means
     that nobody has discarded it.
@@ -68,7 +68,7 @@ def list_(
       ingest quarantine list --all --json | jq '.[] | {stream, open}'
     """
     from ingestion_platform.each import for_each, results
-    from ingestion_platform.quarantine import overview
+    from ingestion_platform.operations.quarantine import overview
 
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
@@ -96,13 +96,13 @@ def show(
     stream: StreamName,
     places: Places = None,
     reason: Reason = None,
-    window: Windows = None,
-    generation: Generation = None,
+    ingest_date: IngestDates = None,
+    topic_id: TopicId = None,
     only_open: Annotated[bool, typer.Option("--open", help="None that are discarded.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Show refused records: every reason, where they came from, and their bytes.
+    """Show rejected records: every reason, where they came from, and their bytes.
 
     Exits with 1 if there is no such record. JSON has the bytes whole: as text
     where they are UTF-8, else in base64.
@@ -111,11 +111,11 @@ def show(
       ingest quarantine show pgr_events 3 1204
       ingest quarantine show pgr_events --reason channel --limit 2
     """
-    from ingestion_platform.quarantine import find
+    from ingestion_platform.operations.quarantine import find
 
     terminal: Terminal = ctx.obj
     of = _stream(stream)
-    choice = _choice(places, reason, window, generation, decided=False if only_open else None)
+    choice = _choice(places, reason, ingest_date, topic_id, decided=False if only_open else None)
     # One more, to tell whether there are more.
     found = find(_platform(), of, choice, limit=limit + 1)
     if as_json:
@@ -131,26 +131,29 @@ def show(
 
 @app.command()
 def replay(
-    ctx: typer.Context, stream: StreamName, window: Windows = None, as_json: Json = False
+    ctx: typer.Context, stream: StreamName, ingest_date: IngestDates = None, as_json: Json = False
 ) -> None:
-    """Judge refused records again, after the contract was repaired.
+    """Validate rejected records again, after the contract was repaired.
 
-    Replaces the slices that have refused records, as materializing them in
+    Replaces the slices that have rejected records, as materializing them in
     Dagster does. What comes back is in bronze at once; silver and gold have
     it after the next run of their days.
 
     [dim]Examples:[/]
       ingest quarantine replay pgr_events
-      ingest quarantine replay pgr_events --window 2026-11-20
+      ingest quarantine replay pgr_events --ingest-date 2026-11-20
     """
-    from ingestion_platform import quarantine as core
+    from ingestion_platform.operations import quarantine as core
 
     terminal: Terminal = ctx.obj
     of = _stream(stream)
     with terminal.progress(total=False) as progress:
-        task = progress.add_task("files judged again", total=None)
+        task = progress.add_task("files validated again", total=None)
         done = core.replay(
-            _platform(), of, windows=_days(window), on_loaded=lambda _: progress.advance(task)
+            _platform(),
+            of,
+            ingest_dates=_days(ingest_date),
+            on_loaded=lambda _: progress.advance(task),
         )
     if as_json:
         terminal.json(done.as_dict())
@@ -167,8 +170,8 @@ def discard(
     ],
     places: Places = None,
     reason: Reason = None,
-    window: Windows = None,
-    generation: Generation = None,
+    ingest_date: IngestDates = None,
+    topic_id: TopicId = None,
     undo: Annotated[
         bool, typer.Option("--undo", help="Take it back: the records are open again.")
     ] = False,
@@ -178,7 +181,7 @@ def discard(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decide that refused records need nothing more, and keep who, when and why.
+    """Decide that rejected records need nothing more, and keep who, when and why.
 
     They stay in quarantine, byte by byte, and no longer count when their day
     is held against the contract's quarantineShare.
@@ -188,13 +191,13 @@ def discard(
       ingest quarantine discard pgr_events --reason "not a JSON" --because "load test"
       ingest quarantine discard pgr_events 3 1204 --undo --because "was needed"
     """
-    from ingestion_platform import quarantine as core
+    from ingestion_platform.operations import quarantine as core
 
     terminal: Terminal = ctx.obj
     of = _stream(stream)
-    choice = _choice(places, reason, window, generation)
+    choice = _choice(places, reason, ingest_date, topic_id)
     if choice.empty:
-        problem = "name a reason, windows, or a log partition and offsets"
+        problem = "name a reason, ingest dates, or a log partition and offsets"
         raise typer.BadParameter(problem, param_hint="PARTITION OFFSET")
     decide = core.undo if undo else core.discard
     decision, records = decide(_platform(), of, choice, because=because, by=by or _user())
@@ -236,14 +239,14 @@ def _user() -> str:
 def _choice(
     places: list[str] | None,
     reason: str | None,
-    windows: list[str] | None,
-    generation: str | None,
+    ingest_dates: list[str] | None,
+    topic_id: str | None,
     *,
     decided: bool | None = None,
 ) -> Choice:
-    from ingestion_platform.quarantine import Choice
+    from ingestion_platform.operations.quarantine import Choice
 
-    return Choice(_places(places or []), generation, reason, _days(windows), decided)
+    return Choice(_places(places or []), topic_id, reason, _days(ingest_dates), decided)
 
 
 def _places(given: list[str]) -> tuple[tuple[int, int], ...]:
@@ -266,8 +269,8 @@ def _days(given: list[str] | None) -> tuple[date, ...]:
     try:
         return tuple(date.fromisoformat(text) for text in given or ())
     except ValueError as error:
-        problem = f"{error}; a window is a day like 2026-11-20"
-        raise typer.BadParameter(problem, param_hint="--window") from error
+        problem = f"{error}; an ingest date is a day like 2026-11-20"
+        raise typer.BadParameter(problem, param_hint="--ingest-date") from error
 
 
 def _overview(of: Attempt[Stream, Overview]) -> dict[str, Any]:
@@ -296,13 +299,17 @@ def _show_overview(terminal: Terminal, found: Overview) -> None:
         return
     numbers = ("records", "open", "discarded")
     seen = ("first seen", "last seen")
-    reasons = new_table("", (*numbers, "reason", "windows", "partitions", *seen), numbers=numbers)
+    reasons = new_table(
+        "", (*numbers, "reason", "ingest_dates", "partitions", *seen), numbers=numbers
+    )
     for group in found.by_reason:
-        windows = f"{group.first_window} … {group.last_window}"
+        ingest_dates = f"{group.first_ingest_date} … {group.last_ingest_date}"
         reasons.add_row(
             *_numbers(group),
             literal(group.name),
-            windows if group.first_window != group.last_window else str(group.first_window),
+            ingest_dates
+            if group.first_ingest_date != group.last_ingest_date
+            else str(group.first_ingest_date),
             ", ".join(map(partition_label, group.partitions)),
             _instant(group.first_seen),
             _instant(group.last_seen),
@@ -334,18 +341,18 @@ def _instant(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _described(record: Refused) -> str:
+def _described(record: Rejected) -> str:
     """A record for people, with rich's markup; whatever it holds is only shown."""
     place = f"log partition {partition_label(record.partition)}, offset {record.offset}"
     lines = [
-        f"[bold]{literal(record.stream)}[/] {place}, window {record.window}",
+        f"[bold]{literal(record.stream)}[/] {place}, ingest date {record.ingest_date}",
         *(f"  [red]•[/] {literal(reason)}" for reason in record.reasons),
         _line("sent", _instant(record.timestamp)),
         _line("key", _one_line(record.key)),
         *(_line(f"header {_one_line(k)}", _one_line(v)) for k, v in record.headers),
         _line("lake file", record.origin),
-        _line("generation", record.generation),
-        _line("judged", f"{_instant(record.ingested_at)} by contract {record.contract}"),
+        _line("topic_id", record.topic_id),
+        _line("validated", f"{_instant(record.ingested_at)} by contract {record.contract}"),
     ]
     if record.decision is not None:
         made = record.decision
@@ -368,7 +375,7 @@ def _one_line(value: bytes | None) -> str:
         return f"0x{value.hex()}"
 
 
-def _record(record: Refused) -> dict[str, Any]:
+def _record(record: Rejected) -> dict[str, Any]:
     """A record for machines."""
     return asdict(record) | {
         "key": _bytes(record.key),
@@ -395,20 +402,20 @@ def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
         return
     if done.unchanged == done.slices:
         terminal.out.print(
-            f"{stream.name}: {_of(done.before, 'record')} in {_of(done.slices, 'slice')}, refused "
-            "by the present contract: judging again cannot change anything",
+            f"{stream.name}: {_of(done.before, 'record')} in {_of(done.slices, 'slice')}, rejected "
+            "by the present contract: validating again cannot change anything",
             soft_wrap=True,
         )
         terminal.say("  [cyan]->[/] repair the contract first, or discard the records")
         return
-    judged = done.slices - done.unchanged
+    validated = done.slices - done.unchanged
     terminal.out.print(
         f"{stream.name}: [green]{count(done.came_back)}[/] of {_of(done.before, 'record')} came "
         f"back to bronze, {count(done.after)} in quarantine now "
-        f"({count(judged)} of {_of(done.slices, 'slice')} judged again)",
+        f"({count(validated)} of {_of(done.slices, 'slice')} validated again)",
         soft_wrap=True,
     )
-    if done.newly_refused:
-        terminal.say(f"  {count(done.newly_refused)} of them were in bronze before")
+    if done.newly_rejected:
+        terminal.say(f"  {count(done.newly_rejected)} of them were in bronze before")
     for reason, records in done.reasons.most_common(5):
         terminal.say(f"  {count(records)} still: {literal(reason)}")

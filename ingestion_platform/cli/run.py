@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.errors import PlatformError
-    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.streams import Stream
@@ -70,9 +70,9 @@ def run(
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.each import attempt, for_each
+    from ingestion_platform.kafka.client import topics
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
-    from ingestion_platform.sources.client import topics
 
     platform = Platform(Settings.load())
     # One wait for brokers that do not answer, and not one for each stream.
@@ -111,7 +111,7 @@ def _run(
     loading = progress.add_task(f"{stream.name} to bronze", total=before.lag)
 
     def on_landed(landed: Landed) -> None:
-        tally.landed += landed.link.rows
+        tally.landed += landed.segment.rows
         progress.update(landing, completed=tally.landed)
 
     def on_loaded(loaded: Loaded) -> None:

@@ -1,4 +1,4 @@
-"""`ingest serve`: the HTTP door, in the foreground."""
+"""`ingest serve`: the HTTP API, in the foreground."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def serve(
     begun. One process: run several behind a balancer for more.
 
     [dim]Examples:[/]
-      ingest serve --new-key shop             prints a key, and its GATEWAY_API_KEYS entry
-      GATEWAY_AUTH=off ingest serve           without keys, on this machine
+      ingest serve --new-key shop             prints a key, and its HTTP_API_KEYS entry
+      HTTP_API_AUTH=off ingest serve           without keys, on this machine
     """
     terminal: Terminal = ctx.obj
     if new_key is not None:
         _show_new_key(terminal, new_key)
         return
-    from ingestion_platform.gateway.server import serve as serve_door
+    from ingestion_platform.http_api.server import serve as serve_api
     from ingestion_platform.settings import Settings
 
     settings = Settings.load()
-    terminal.say(f"the HTTP door: http://{host}:{port}/docs    Ctrl-C ends it")
-    serve_door(settings, host, port)
+    terminal.say(f"the HTTP API: http://{host}:{port}/docs    Ctrl-C ends it")
+    serve_api(settings, host, port)
 
 
 def _show_new_key(terminal: Terminal, name: str) -> None:
     import re
 
-    from ingestion_platform.gateway.limits import new_key
+    from ingestion_platform.http_api.limits import new_key
 
     if not re.fullmatch(r"[\w.@-]+", name):
         raise typer.BadParameter("use letters, digits and _ . @ -", param_hint="--new-key")
     key, digest = new_key()
     terminal.say("the key, shown only now; give it to the client:")
     typer.echo(key)
-    terminal.say("its entry in GATEWAY_API_KEYS (entries are separated by commas):")
+    terminal.say("its entry in HTTP_API_KEYS (entries are separated by commas):")
     typer.echo(f"{name}:{digest}")

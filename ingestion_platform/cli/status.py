@@ -80,8 +80,8 @@ def _tell_deliveries(terminal: Terminal, stream: str) -> None:
             continue
         at = standing(platform, delivery)
         said = f"{count(at.rows)} rows, {_lag(at.lag or 0)} offsets behind bronze"
-        refused = f", [yellow]{count(at.refused)} refused[/]" if at.refused else ""
-        terminal.out.print(f"{name}: {said}{refused}")
+        rejected = f", [yellow]{count(at.rejected)} rejected[/]" if at.rejected else ""
+        terminal.out.print(f"{name}: {said}{rejected}")
 
 
 def read(names: list[str] | None) -> list[Found]:
@@ -117,7 +117,7 @@ def streams_table(found: Sequence[Found]) -> Table:
             f"{each.topic} [dim](no topic yet)[/]" if each.no_topic_yet else each.topic,
             count(sum(p.log_end - p.log_start for p in each.partitions)),
             _bronze(each),
-            _refused(each),
+            _rejected(each),
             _lag(not_landed(each)),
             _lag(each.lag),
             _lost(each.lost),
@@ -154,7 +154,7 @@ def _heading(found: StreamStatus) -> str:
     return (
         f"[bold]{found.stream}[/]: {source}, {count(found.waiting_files)} files waiting\n"
         f"{_bronze(found)} rows in {found.bronze_table}, "
-        f"{_refused(found)} in {found.quarantine_table}"
+        f"{_rejected(found)} in {found.quarantine_table}"
         f"{_recreated(found)}{_copies(found)}"
     )
 
@@ -181,7 +181,7 @@ def _bronze(found: StreamStatus) -> str:
     return f"{count(found.bronze_rows)}{inserted}"
 
 
-def _refused(found: StreamStatus) -> str:
+def _rejected(found: StreamStatus) -> str:
     decided = f" ({count(found.decided_rows)} discarded)" if found.decided_rows else ""
     return f"{count(found.quarantine_rows)}{decided}"
 

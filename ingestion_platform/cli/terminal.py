@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-# A table in a pipe is never cut to fit a window that is not there.
+# A table in a pipe is never cut to fit an ingest date that is not there.
 _UNBOUNDED = 100_000
 _CELL = 80  # characters of a value that a table shows
 _MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}

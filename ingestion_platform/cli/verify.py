@@ -13,8 +13,8 @@ from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 
 if TYPE_CHECKING:
     from ingestion_platform.each import Attempt
+    from ingestion_platform.operations.verify import Verification
     from ingestion_platform.streams import Stream
-    from ingestion_platform.verify import Verification
 
     Found = Attempt[Stream, Verification]
 
@@ -49,9 +49,9 @@ def verify(
     terminal: Terminal = ctx.obj
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.each import for_each
+    from ingestion_platform.operations.verify import verify_stream
     from ingestion_platform.pipeline import Platform
     from ingestion_platform.settings import Settings
-    from ingestion_platform.verify import verify_stream
 
     platform = Platform(Settings.load())
     with terminal.progress(total=False) as progress:
@@ -102,6 +102,6 @@ def _show(terminal: Terminal, attempts: Sequence[Found]) -> None:
             )
         if each.stale:
             terminal.say(
-                f"  {count(each.stale)} records of {literal(each.stream)} were judged by an "
+                f"  {count(each.stale)} records of {literal(each.stream)} were validated by an "
                 "earlier contract\n  [cyan]->[/] materialize their slices of bronze in Dagster"
             )

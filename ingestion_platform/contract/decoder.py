@@ -1,7 +1,7 @@
 """The strict gate: a contract as a msgspec type that decodes a JSON record or refuses it.
 
 The gate knows JSON, types and nested constraints, and runs in C; what it refuses is examined
-field by field, in Python. Values of top-level fields are judged by SQL, in `sql`.
+field by field, in Python. Values of top-level fields are validated by SQL, in `sql`.
 """
 
 from __future__ import annotations
@@ -380,11 +380,11 @@ class _Types:
     gate: bool
 
     def optional(self, item: Field) -> Any:
-        """The type of a field that may be null; `required` is judged with the rules."""
+        """The type of a field that may be null; `required` is validated with the rules."""
         return Optional[self.of(item)]  # noqa: UP045 - built at run time
 
     def of(self, item: Field, *, nested: bool = False) -> Any:
-        """A field's type; nested, with its constraints (SQL judges those of the top level)."""
+        """A field's type; nested, with its constraints (SQL validates those of the top level)."""
         if item.kind is Kind.OBJECT:
             return self._object(item)
         if item.kind is Kind.ARRAY and item.item is not None:
@@ -404,7 +404,7 @@ class _Types:
             kind = self._inner(f)
             columns.append((f"f{i}", kind) if f.required else (f"f{i}", kind, None))
         names = {f"f{i}": f.name for i, f in enumerate(item.fields)}
-        return msgspec.defstruct(item.name or "Item", columns, rename=names, kw_only=True)
+        return msgspec.defstruct(item.name or "LoadItem", columns, rename=names, kw_only=True)
 
 
 _GATE, _SPEC = _Types(gate=True), _Types(gate=False)

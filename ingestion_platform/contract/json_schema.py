@@ -1,6 +1,6 @@
 """A contract as JSON Schema (2020-12) of the records that producers send, and an example of one.
 
-It describes what the compiled contract accepts, for people and tools; records are judged by the
+It describes what the compiled contract accepts, for people and tools; records are validated by the
 contract itself. Rules over whole rows have no JSON Schema: they are in the description.
 """
 

@@ -57,7 +57,7 @@ class Field:
     zone_declared: bool = False  # whether the contract names that zone
     allowed: tuple[Any, ...] = ()
     derived: str | None = None  # SQL over the other fields; the producer does not send it
-    default: str | None = None  # "now": HTTP and Python doors fill it; no judge knows of it
+    default: str | None = None  # "now": HTTP and Python sources fill it; no validate knows of it
     classification: str = ""
     fields: tuple[Field, ...] = ()  # of an OBJECT
     item: Field | None = None  # of an ARRAY
@@ -101,9 +101,8 @@ class Contract:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when, and only when, the treatment of a record may.
 
-        Prose (descriptions, owners, tags, examples), service levels and what doors fill in are left
-        out.
-        """
+        Prose (descriptions, owners, tags, examples), service levels and what sources fill in are
+        left out."""
         essence = {
             "fields": [_essence(f) for f in self.fields],
             "rules": [(r.name, r.expression) for r in self.rules],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 PREVIOUS_NAMES = "previousNames"  # a custom property: what a property was called before
-DEFAULT, NOW = "default", "now"  # a custom property: what doors fill in, and all that it can be
+DEFAULT, NOW = "default", "now"  # a custom property: what sources fill in, and all that it can be
 ITEM = "element"  # the name of an array's item, as Iceberg and Parquet have it
 _BOUNDS = {
     "minimum": "minimum",
@@ -149,7 +149,7 @@ def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -
     Everything that is wrong or not supported is noted in `reading.problems`.
     """
     problems = reading.problems
-    _refuse_unsupported(prop, at, nested, reading)
+    _reject_unsupported(prop, at, nested, reading)
     quality = read_quality(prop.quality, at, problems, None if nested else prop.name)
     reading.rules.extend(quality.rules)
     kind = _kind(prop, at, problems)
@@ -261,9 +261,9 @@ def _check_given_up(
             taken[name.lower()] = prop.name
 
 
-def _refuse_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Reading) -> None:
+def _reject_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Reading) -> None:
     top = "only a column at the top level can"
-    refusals = [
+    rejections = [
         (prop.unique, "unique", "uniqueness needs more than one record",
          "declare `primaryKey: true` and remove duplicates in the silver model"),
         (prop.semanticType == "measure", "semanticType", "a measure is not a column of a record",
@@ -281,7 +281,7 @@ def _refuse_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Re
          "set `apiVersion: v3.2.0`, or use quality `metric: invalidValues`, "
          "`arguments: {validValues: [...]}`, `mustBe: 0`"),
     ]  # fmt: skip
-    for used, key, problem, action in refusals:
+    for used, key, problem, action in rejections:
         if used:
             reading.problems.add(f"{at}.{key}", problem, action=action)
 

@@ -1,6 +1,6 @@
 """ODCS quality checks, as far as each can be decided for one record: constraints and row rules.
 
-Checks over many rows (uniqueness, row counts) belong to dbt tests and are refused by name.
+Checks over many rows (uniqueness, row counts) belong to dbt tests and are rejected by name.
 """
 
 from __future__ import annotations

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 _FIRST_PARTITION_ID = 1000  # where Iceberg starts to number partition fields
 _DOCS = {
-    c.WINDOW: "UTC day of the record in its log",
-    c.GENERATION: "topic id of the log that held the record",
+    c.INGEST_DATE: "UTC day of the record in its log",
+    c.TOPIC_ID: "topic id of the log that held the record",
     c.PARTITION: "partition of the log",
     c.OFFSET: "offset in the partition",
     c.INGESTED_AT: "when the row was written",
-    c.CONTRACT: "fingerprint of the contract that judged the record",
+    c.CONTRACT: "fingerprint of the contract that validated the record",
     c.TIMESTAMP: "broker timestamp of the record; null beyond the years 1970 to 9999",
     c.KEY: "key, as sent",
     c.VALUE: "value, as sent",
     c.HEADERS: "headers, as sent",
-    c.REASONS: "every reason for which the record was refused",
+    c.REASONS: "every reason for which the record was rejected",
     c.ORIGIN: "lake file that holds the record",
 }
 
@@ -116,13 +116,13 @@ def quarantine_schema() -> Schema:
 
 
 def partition_spec(contract: Contract) -> PartitionSpec:
-    """Identity partitions of the bronze table: the contract's, in its order, or by window."""
-    return _identity(iceberg_schema(contract), contract.partition_by or (c.WINDOW,))
+    """Identity partitions of the bronze table: the contract's, in its order, or by ingest date."""
+    return _identity(iceberg_schema(contract), contract.partition_by or (c.INGEST_DATE,))
 
 
 def quarantine_partition_spec() -> PartitionSpec:
-    """Quarantine tables are partitioned by window."""
-    return _identity(quarantine_schema(), (c.WINDOW,))
+    """Quarantine tables are partitioned by ingest date."""
+    return _identity(quarantine_schema(), (c.INGEST_DATE,))
 
 
 def _plain_arrow_type(kind: Kind) -> pa.DataType:
@@ -148,8 +148,8 @@ def _platform_columns(names: Iterable[str]) -> list[pa.Field[Any]]:
 
     header = pa.struct([("key", pa.binary()), ("value", pa.binary())])
     types = {
-        c.WINDOW: pa.date32(),
-        c.GENERATION: pa.string(),
+        c.INGEST_DATE: pa.date32(),
+        c.TOPIC_ID: pa.string(),
         c.PARTITION: pa.int32(),
         c.OFFSET: pa.int64(),
         c.INGESTED_AT: pa.timestamp("us", tz="UTC"),

@@ -267,7 +267,7 @@ def _value_reasons(item: Field) -> Iterator[Reason]:
 
 
 def _length_reasons(item: Field, name: str) -> Iterator[Reason]:
-    if item.kind is Kind.ARRAY:  # the gate has judged its length
+    if item.kind is Kind.ARRAY:  # the gate has validated its length
         if item.unique_items:
             # Distinct items are counted without nulls, of which one may be there.
             once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"

@@ -1,7 +1,7 @@
 """Text as typed JSON, by a contract: for records whose values all came as strings, as CSV has them.
 
 A string that spells a value of its field's type becomes that value; any other stays the string
-that it is, and is judged like a string in JSON. Dates and times are strings in JSON too.
+that it is, and is validated like a string in JSON. Dates and times are strings in JSON too.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from ingestion_platform.errors import Permanent, PlatformError, StoreUnavailable
+from ingestion_platform.files.formats import SUFFIXES, Copied, plain_name
 from ingestion_platform.lake.guarded import Unfit
 from ingestion_platform.lake.store import Entry, Store
-from ingestion_platform.sources.files import SUFFIXES, Copied, plain_name
-from ingestion_platform.streams import FileDoor
+from ingestion_platform.streams import FileSource
 
 LOG = logging.getLogger(__name__)
 
@@ -63,11 +63,11 @@ class Arrival:
 class DropZone:
     """One stream's zone in the store that DROP_URL names."""
 
-    def __init__(self, store: Store, door: FileDoor) -> None:
+    def __init__(self, store: Store, file_source: FileSource) -> None:
         self.store = store
-        self._folder = f"{door.folder.strip('/')}/"
-        known = ("*",) if door.format else tuple(f"*{suffix}" for suffix in SUFFIXES)
-        self._patterns = door.patterns or known
+        self._folder = f"{file_source.folder.strip('/')}/"
+        known = ("*",) if file_source.format else tuple(f"*{suffix}" for suffix in SUFFIXES)
+        self._patterns = file_source.patterns or known
 
     @property
     def url(self) -> str:

@@ -27,9 +27,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_FOLLOWED = (errno.ELOOP, errno.ENOTDIR)
-_LINK = "is a symbolic link, and links are not followed"
+_SEGMENT = "is a symbolic link, and links are not followed"
 _KINDS = {
-    stat.S_IFLNK: _LINK,
+    stat.S_IFLNK: _SEGMENT,
     stat.S_IFIFO: "is a named pipe, not a file",
     stat.S_IFSOCK: "is a socket, not a file",
     stat.S_IFCHR: "is a device, not a file",
@@ -191,7 +191,7 @@ class GuardedStore:
                 file = os.open(name, _READ, dir_fd=folder)
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    raise Unfit(path, _LINK) from None
+                    raise Unfit(path, _SEGMENT) from None
                 if error.errno == errno.ENXIO:
                     raise Unfit(path, _KINDS[stat.S_IFSOCK]) from None
                 if isinstance(error, PermissionError):

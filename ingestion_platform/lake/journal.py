@@ -24,17 +24,17 @@ from ingestion_platform.lake.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A file's place: its records are the offsets `start` to before `end` of a generation.
+    """A file's place: its records are the offsets `start` to before `end` of a topic id.
 
-    All of them are of one window and one instant; `archive` is the original's path below
+    All of them are of one ingest date and one instant; `archive` is the original's path below
     DROP_URL. A `key` is claimed once: it is `sha256`, but where somebody had the content landed
     again under another name.
     """
 
-    generation: str
+    topic_id: str
     start: int
     end: int
-    window: date
+    ingest_date: date
     time: datetime
     name: str
     sha256: str
@@ -52,11 +52,16 @@ class Claim:
 
     def part(self, topic: str, start: int) -> Name:
         """The name of the lake file that holds the records from `start` on."""
-        return Name(ordinal=0, start=start, window=self.window, partition=FILES, topic=topic)
+        return Name(
+            ordinal=0, start=start, ingest_date=self.ingest_date, partition=FILES, topic=topic
+        )
 
     def to_json(self) -> bytes:
         """The text that is kept in the lake."""
-        said = asdict(self) | {"window": self.window.isoformat(), "time": self.time.isoformat()}
+        said = asdict(self) | {
+            "ingest_date": self.ingest_date.isoformat(),
+            "time": self.time.isoformat(),
+        }
         said["dialect"] = self.dialect.to_json()
         return json.dumps(said, indent=2).encode()
 
@@ -64,7 +69,7 @@ class Claim:
     def from_json(cls, text: bytes) -> Claim:
         """A claim from the text that is kept in the lake."""
         said = json.loads(text)
-        said["window"] = date.fromisoformat(said["window"])
+        said["ingest_date"] = date.fromisoformat(said["ingest_date"])
         said["time"] = datetime.fromisoformat(said["time"]).astimezone(UTC)
         said["dialect"] = Dialect.from_json(said["dialect"])
         return cls(**said)

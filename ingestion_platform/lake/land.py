@@ -1,7 +1,7 @@
-"""Landing: copy a topic's log into the lake, from where the lake's chain ends.
+"""Landing: copy a topic's log into the lake, from where the lake's segment log ends.
 
-Each log partition's chain grows by whole files, in order; a file's start can be taken once, so
-two writers at work on the same records leave one copy. Validation comes later, from the lake.
+Each log partition's segment log grows by whole files, in order; a file's start can be taken once,
+so two writers at work on the same records leave one copy. Validation comes later, from the lake.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ingestion_platform.errors import Permanent, PositionMoved
-from ingestion_platform.lake.chain import Chain, Link
-from ingestion_platform.lake.losses import note_losses, ordinal_of, present_losses
+from ingestion_platform.errors import Permanent, WriteConflict
+from ingestion_platform.kafka.times import NOT_AVAILABLE, as_date, as_days, ingest_days, instants
+from ingestion_platform.kafka.topic_log import Log, LogChanged, Run, Topic, Watermarks, offset_of
+from ingestion_platform.lake.losses import ordinal_of, present_losses, record_losses
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
+from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
-from ingestion_platform.progress.positions import waiting
-from ingestion_platform.sources.kafka import Log, Moved, Run, Topic, Watermarks, offset_of
-from ingestion_platform.sources.times import NOT_AVAILABLE, as_date, as_days, ingest_days, instants
+from ingestion_platform.positions import waiting
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from ingestion_platform.sources.librdkafka import Headers
+    from ingestion_platform.kafka.librdkafka import Headers
 
 ROWS = 100_000
 BYTES = 128 * 1024 * 1024
@@ -44,42 +44,42 @@ _TYPES = np.array(["not_available", "create_time", "log_append_time"])
 class Landed:
     """A file that this call added to the lake, with the records it holds (of records.SCHEMA)."""
 
-    link: Link
+    segment: Segment
     table: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a log partition has beyond its chain: offsets `start` to before `end`."""
+    """What a log partition has beyond its segment log: offsets `start` to before `end`."""
 
     start: int
     end: int
-    tail: Link | None
+    tail: Segment | None
     ordinal: int
 
 
 def backlogs(
     topic: Topic,
     watermarks: Mapping[int, Watermarks],
-    tails: Mapping[int, Link],
+    tails: Mapping[int, Segment],
 ) -> dict[int, Backlog]:
     """What is to be landed, from what the log and the lake are; plain data in and out.
 
     Raises:
         Permanent: the log ends before what was landed from it.
     """
-    ordinal = ordinal_of(topic.generation, tails)
+    ordinal = ordinal_of(topic.topic_id, tails)
     found = {}
     for partition, mark in watermarks.items():
         tail = tails.get(partition)
-        if tail is not None and tail.generation == topic.generation and mark.end < tail.end:
+        if tail is not None and tail.topic_id == topic.topic_id and mark.end < tail.end:
             raise Permanent(
                 f"topic {topic.name}, partition {partition}: the log ends at {mark.end}, but "
                 f"the lake has it up to {tail.end}: the broker lost records",
                 action="restore the broker's data, or recreate the topic to go on",
             )
         at = None if tail is None else tail.position
-        todo = waiting(mark.start, mark.end, topic.generation, at)
+        todo = waiting(mark.start, mark.end, topic.topic_id, at)
         found[partition] = Backlog(todo.start, todo.stop, tail, ordinal)
     return found
 
@@ -93,15 +93,15 @@ def land(
     last: date | None = None,
     rows: int = ROWS,
     size: int = BYTES,
-    tails: Mapping[int, Link] | None = None,
+    tails: Mapping[int, Segment] | None = None,
 ) -> Iterator[Landed]:
     """Copy what the log has now, and the lake has not, file by file, in order per partition.
 
     No record has an ingest date before `first` (see `times.ingest_days`). `partitions` limits it
     to some log partitions, `last` to ingest dates up to that day; a file has at most about `rows`
-    records or `size` bytes of values. With `tails`, the ends of the chains as the caller last saw
-    them, nothing is listed; if they are no longer the ends, PositionMoved tells, or readers skip
-    what is there twice.
+    records or `size` bytes of values. With `tails`, the ends of the segment logs as the caller last
+    saw them, nothing is listed; if they are no longer the ends, PositionMoved tells, or readers
+    skip what is there twice.
 
     Raises:
         PositionMoved: another writer landed the same records; what it landed is complete.
@@ -112,8 +112,8 @@ def land(
     topic = log.topic()
     chosen = set(topic.partitions) if partitions is None else set(partitions)
     watermarks = log.watermarks(topic.partitions)
-    ends = Chain(store, topic.name).tails(topic.partitions) if tails is None else tails
-    note_losses(store, topic.name, present_losses(topic, watermarks, ends))
+    ends = SegmentLog(store, topic.name).tails(topic.partitions) if tails is None else tails
+    record_losses(store, topic.name, present_losses(topic, watermarks, ends))
     todo = {p: b for p, b in backlogs(topic, watermarks, ends).items() if p in chosen}
     for backlog in todo.values() if tails is None else ():
         heal_sidecar(store, backlog.tail)
@@ -132,8 +132,8 @@ def land(
             cuts = builder.take(rows, size, finished=run.end is not None)
             if sum(b.held for b in builders.values()) > HELD:
                 cuts += max(builders.values(), key=lambda b: b.held).take(0, 0)
-            for link, table in cuts:
-                writer.put(link, table)
+            for segment, table in cuts:
+                writer.put(segment, table)
                 yield from writer.done(keep=2)
             if all(b.finished for b in builders.values()):
                 break
@@ -142,13 +142,13 @@ def land(
 
 def _same(log: Log, topic: Topic) -> None:
     now = log.topic()
-    if now.generation != topic.generation:
-        raise Moved(f"topic {topic.name} was recreated while it was read")
+    if now.topic_id != topic.topic_id:
+        raise LogChanged(f"topic {topic.name} was recreated while it was read")
 
 
 @dataclass
 class _Builder:
-    """Collects one partition's records and cuts them into files, one window each."""
+    """Collects one partition's records and cuts them into files, one ingest date each."""
 
     topic: Topic
     partition: int
@@ -158,20 +158,21 @@ class _Builder:
     last: date
     today: date
     finished: bool = False
-    _window: int | None = None  # days since the epoch
+    _ingest_date: int | None = None  # days since the epoch
     _tables: list[pa.Table] = field(default_factory=list)
-    _cuts: list[tuple[Link, pa.Table]] = field(default_factory=list)
+    _cuts: list[tuple[Segment, pa.Table]] = field(default_factory=list)
     _rows: int = 0
     _bytes: int = 0
 
     def __post_init__(self) -> None:
         tail = self.backlog.tail
         self._start = self.backlog.start
-        self._previous = None if tail is None else (tail.generation, tail.end)
-        self._floor = None if tail is None else as_days(tail.name.window)
+        self._previous = None if tail is None else (tail.topic_id, tail.end)
+        self._floor = None if tail is None else as_days(tail.name.ingest_date)
 
     def add(self, run: Run) -> None:
-        """Take a run; where its records enter another window, what was collected is cut off."""
+        """Take a run; where its records enter another ingest date, what was collected is cut
+        off."""
         if self.finished or not run.messages:
             return
         # Kind and milliseconds, one after the other: an array of tuples takes ten times as long.
@@ -185,12 +186,12 @@ class _Builder:
             day = int(days[start])
             messages = run.messages[start:stop]
             at = offset_of(messages[0])
-            if self._window not in (None, day) and at > self._start:
+            if self._ingest_date not in (None, day) and at > self._start:
                 self._cut(at)
             if day > as_days(self.last):
                 self.finished = True
                 return
-            self._window = self._floor = day
+            self._ingest_date = self._floor = day
             headers = self.headers(messages)
             table = _table(messages, headers, stamps[start:stop], self.partition)
             self._tables.append(table)
@@ -202,7 +203,9 @@ class _Builder:
         """Bytes of what is collected."""
         return self._bytes
 
-    def take(self, rows: int, size: int, *, finished: bool = False) -> list[tuple[Link, pa.Table]]:
+    def take(
+        self, rows: int, size: int, *, finished: bool = False
+    ) -> list[tuple[Segment, pa.Table]]:
         """The files that are full, and the rest when the partition is finished."""
         if finished and not self.finished:
             self.finished = True
@@ -215,29 +218,29 @@ class _Builder:
 
     def _cut(self, end: int) -> None:
         """Close a file that accounts for the offsets up to before `end`."""
-        days = self._window
+        days = self._ingest_date
         if days is None:  # nothing but markers
             days = as_days(self.today) if self._floor is None else self._floor
         table = pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
         name = Name(
             ordinal=self.backlog.ordinal,
             start=self._start,
-            window=as_date(days),
+            ingest_date=as_date(days),
             partition=self.partition,
             topic=self.topic.name,
         )
-        previous_generation, previous_end = self._previous or (None, None)
-        link = Link(
+        previous_topic_id, previous_end = self._previous or (None, None)
+        segment = Segment(
             name=name,
-            generation=self.topic.generation,
+            topic_id=self.topic.topic_id,
             cluster_id=self.topic.cluster_id,
             end=end,
             rows=table.num_rows,
-            previous_generation=previous_generation,
+            previous_topic_id=previous_topic_id,
             previous_end=previous_end,
         )
-        self._cuts.append((link, table))
-        self._start, self._previous = end, (self.topic.generation, end)
+        self._cuts.append((segment, table))
+        self._start, self._previous = end, (self.topic.topic_id, end)
         self._tables, self._rows, self._bytes = [], 0, 0
 
 
@@ -274,7 +277,8 @@ def _no_headers(count: int) -> pa.Array:
 
 
 class Writer:
-    """Encodes files on threads and stores them, each partition's in the order of its chain."""
+    """Encodes files on threads and stores them, each partition's in the order of its segment
+    log."""
 
     def __init__(self, store: Store, check: Callable[[], None]) -> None:
         self._store = store
@@ -289,13 +293,13 @@ class Writer:
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def put(self, link: Link, table: pa.Table) -> None:
+    def put(self, segment: Segment, table: pa.Table) -> None:
         """Have a file encoded and stored after the one ahead of it in its partition."""
         self._check()
-        ahead = self._ahead.get(link.name.partition)
-        future = self._pool.submit(self._store_file, link, table, ahead)
-        self._ahead[link.name.partition] = future
-        self._queue.append((future, Landed(link, table)))
+        ahead = self._ahead.get(segment.name.partition)
+        future = self._pool.submit(self._store_file, segment, table, ahead)
+        self._ahead[segment.name.partition] = future
+        self._queue.append((future, Landed(segment, table)))
 
     def done(self, keep: int) -> Iterator[Landed]:
         """Files that are stored, in the order they were put, until `keep` are under way."""
@@ -304,25 +308,25 @@ class Writer:
             future.result()
             yield landed
 
-    def _store_file(self, link: Link, table: pa.Table, ahead: Future[None] | None) -> None:
-        data = encode(table, link)
+    def _store_file(self, segment: Segment, table: pa.Table, ahead: Future[None] | None) -> None:
+        data = encode(table, segment)
         if ahead is not None:
             ahead.result()  # a file must not stand where the one before it is missing
-        if not self._store.create(link.name.path, data):
-            raise PositionMoved(
-                f"{link.name.path} was landed by another writer", action="go on from the lake"
+        if not self._store.create(segment.name.path, data):
+            raise WriteConflict(
+                f"{segment.name.path} was landed by another writer", action="go on from the lake"
             )
-        write_sidecar(self._store, link, table, data)
+        write_sidecar(self._store, segment, table, data)
 
 
-def write_sidecar(store: Store, link: Link, table: pa.Table, data: bytes) -> None:
+def write_sidecar(store: Store, segment: Segment, table: pa.Table, data: bytes) -> None:
     """Store the metadata JSON beside a file."""
-    text = json.dumps(describe(table, link, data, store.url), indent=2)
-    store.write(link.name.sidecar, text.encode())
+    text = json.dumps(describe(table, segment, data, store.url), indent=2)
+    store.write(segment.name.sidecar, text.encode())
 
 
-def heal_sidecar(store: Store, tail: Link | None) -> None:
-    """Write the metadata of a chain's last file, should its writer have died before."""
+def heal_sidecar(store: Store, tail: Segment | None) -> None:
+    """Write the metadata of a segment log's last file, should its writer have died before."""
     if tail is None:
         return
     try:

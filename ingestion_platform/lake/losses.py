@@ -1,9 +1,9 @@
 """What a log lost before it was landed, noted beside the lake so that alarms need no more than a
-listing. The chain has the gaps themselves; nothing here is ever read to land or to load.
+listing. The segment log has the gaps themselves; nothing here is ever read to land or to load.
 
     topic=<topic>/_losses/<ordinal>-<partition>-<start offset>-<end offset>.json
 
-`ordinal` is of the generation that had the records. The end is `recreated` where the topic was
+`ordinal` is of the topic id that had the records. The end is `recreated` where the topic was
 deleted and created again: how many more records the old one had, nobody can say any more.
 """
 
@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ingestion_platform.lake.chain import Link
+from ingestion_platform.kafka.topic_log import Topic, Watermarks
 from ingestion_platform.lake.names import topic_folder
+from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import Store
-from ingestion_platform.sources.kafka import Topic, Watermarks
 
 ALARM = timedelta(days=7)
 """How long a loss is an alarm; it stays in the records of the lake for ever."""
@@ -53,31 +53,32 @@ class Loss:
 
 
 def present_losses(
-    topic: Topic, watermarks: Mapping[int, Watermarks], tails: Mapping[int, Link]
+    topic: Topic, watermarks: Mapping[int, Watermarks], tails: Mapping[int, Segment]
 ) -> list[Loss]:
-    """What is gone of the log between the ends of its chains and its present start; plain data."""
+    """What is gone of the log between the ends of its segment logs and its present start; plain
+    data."""
     found = []
     for partition, mark in sorted(watermarks.items()):
         tail = tails.get(partition)
         if tail is None:  # what was there before the first look is nobody's loss
             continue
-        if tail.generation == topic.generation:
+        if tail.topic_id == topic.topic_id:
             if mark.start > tail.end:
                 found.append(Loss(partition, tail.name.ordinal, tail.end, mark.start))
             continue
         found.append(Loss(partition, tail.name.ordinal, tail.end, None))
         if mark.start > 0:
-            found.append(Loss(partition, ordinal_of(topic.generation, tails), 0, mark.start))
+            found.append(Loss(partition, ordinal_of(topic.topic_id, tails), 0, mark.start))
     return found
 
 
-def ordinal_of(generation: str, tails: Mapping[int, Link]) -> int:
-    """The ordinal of a topic's present generation: that of its files, or the next."""
-    known = [tail.name.ordinal for tail in tails.values() if tail.generation == generation]
+def ordinal_of(topic_id: str, tails: Mapping[int, Segment]) -> int:
+    """The ordinal of a topic's present topic id: that of its files, or the next."""
+    known = [tail.name.ordinal for tail in tails.values() if tail.topic_id == topic_id]
     return known[0] if known else 1 + max((t.name.ordinal for t in tails.values()), default=-1)
 
 
-def note_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
+def record_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
     """Note what was not noted before; called ahead of landing, so that no crash keeps it back.
 
     Raises:
@@ -86,7 +87,7 @@ def note_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
     losses = list(losses)
     if not losses:
         return
-    known = {_place(loss) for loss in noted_losses(store, topic)}
+    known = {_place(loss) for loss in recorded_losses(store, topic)}
     for loss in losses:
         if _place(loss) not in known:
             end = "recreated" if loss.end is None else loss.end
@@ -96,7 +97,7 @@ def note_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
             store.write(f"{topic_folder(topic)}{_FOLDER}/{name}", json.dumps(said).encode())
 
 
-def noted_losses(store: Store, topic: str) -> list[Loss]:
+def recorded_losses(store: Store, topic: str) -> list[Loss]:
     """All that was ever noted of a topic, in the order of its log; one listing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Merging the small files of closed windows into few large ones; reading them is elsewhere.
+"""Merging the small files of closed ingest dates into few large ones; reading them is elsewhere.
 
     <ordinal>-<start>.parquet  ×  many   ──▶   <ordinal>-<start>-<end>.parquet
 
@@ -6,14 +6,14 @@ First the merged file is created, under a name of its own, and read back; then w
 removed. Nothing is ever overwritten, and a file goes only while a merged one that covers it is
 there, so that whatever dies, or runs twice, leaves each record to be read once:
 
-- A window is *closed* for a log partition when it is over and a later one has a file of it. So the
-  chain's end, where writers go on, is never merged.
+- An ingest date is *closed* for a log partition when it is over and a later one has a file of it.
+  So the segment log's end, where writers go on, is never merged.
 - A name says all that a merged file covers, and is created once. Of two merged files of which one
   covers the other, the smaller goes; no two can each be removed for the sake of the other.
 - A writer that slept finds the names it was about to take free again. What it puts there overlaps
   the merged file, so that readers pass over it; the next merge removes it, or takes in what lies
   beyond.
-- Files are merged that follow each other without a gap, in one generation of one cluster. So the
+- Files are merged that follow each other without a gap, in one topic id of one cluster. So the
   gaps that footers record stay recorded.
 - What came in files (log partition FILES) is left alone: its parts are found by name, are of one
   dropped file each, and are large where that file was.
@@ -30,11 +30,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.errors import Permanent, PositionMoved
-from ingestion_platform.lake.chain import Chain, Link, read_footer
+from ingestion_platform.errors import Permanent, WriteConflict
 from ingestion_platform.lake.land import BYTES, ROWS, heal_sidecar, write_sidecar
 from ingestion_platform.lake.names import FILES, parse_name, slice_folder
 from ingestion_platform.lake.records import encode, read
+from ingestion_platform.lake.segments import Segment, SegmentLog, read_footer
 from ingestion_platform.lake.store import Entry, Store
 
 READERS = 8
@@ -44,7 +44,7 @@ READERS = 8
 class Merged:
     """A slice before and after merging: its data files and their bytes."""
 
-    window: date
+    ingest_date: date
     partition: int
     files_before: int
     files_after: int
@@ -56,7 +56,7 @@ class Merged:
 class Piece:
     """A file to merge: `version` changes with its content, `size` are its bytes uncompressed."""
 
-    link: Link
+    segment: Segment
     version: str
     size: int
 
@@ -72,11 +72,11 @@ class Group:
     size: int
 
     @property
-    def first(self) -> Link:
+    def first(self) -> Segment:
         """The piece that starts first."""
-        return self.pieces[0].link
+        return self.pieces[0].segment
 
-    def link(self, rows: int) -> Link:
+    def segment(self, rows: int) -> Segment:
         """The link of the merged file: of this many records, and behind what is ahead of the
         first piece, so that a gap there stays recorded."""
         name = replace(self.first.name, end=self.end)
@@ -84,19 +84,19 @@ class Group:
 
     def take(self, piece: Piece, rows: int, size: int) -> bool:
         """Take in the next piece if it continues these, within the limits, or adds nothing."""
-        link, first = piece.link, self.first
-        same = (link.name.ordinal, link.generation, link.cluster_id)
-        if same != (first.name.ordinal, first.generation, first.cluster_id):
+        segment, first = piece.segment, self.first
+        same = (segment.name.ordinal, segment.topic_id, segment.cluster_id)
+        if same != (first.name.ordinal, first.topic_id, first.cluster_id):
             return False
-        if link.start > self.end:
+        if segment.start > self.end:
             return False
-        if link.end > self.end:
+        if segment.end > self.end:
             # Of one that overlaps, what lies beyond: else another merge would find more to do.
-            more = min(link.rows, link.end - self.end)
-            weight = piece.size * more // max(1, link.rows)
+            more = min(segment.rows, segment.end - self.end)
+            weight = piece.size * more // max(1, segment.rows)
             if self.rows + more > rows or self.size + weight > size:
                 return False
-            self.end, self.rows, self.size = link.end, self.rows + more, self.size + weight
+            self.end, self.rows, self.size = segment.end, self.rows + more, self.size + weight
         self.pieces.append(piece)
         return True
 
@@ -114,12 +114,12 @@ def merge_closed(
     target_rows: int = ROWS,
     target_bytes: int = BYTES,
 ) -> list[Merged]:
-    """Merge the small files of a topic's closed windows, from window `since` on; gives the slices
-    that changed.
+    """Merge the small files of a topic's closed ingest dates, from ingest date `since` on; gives
+    the slices that changed.
 
     `today` is the present UTC day. A merged file has at most `target_rows` records and
     `target_bytes` uncompressed: by default as many as landing puts into one file, since loading
-    judges a file as a whole, and merging holds one in memory. What is merged well is not touched
+    validates a file as a whole, and merging holds one in memory. What is merged well is not touched
     again. Any number may run at once, beside writers and readers, and be killed.
 
     Raises:
@@ -128,42 +128,44 @@ def merge_closed(
         Differing: a merged file has other records than one that it covers; both stay, and all
             other slices are merged.
     """
-    chain = Chain(store, topic)
+    segment_log = SegmentLog(store, topic)
     found: list[Merged] = []
     differing: Differing | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="merge") as pool:
-        for window, partition in closed(chain, today, since):
-            if len(chain.names(window)[partition]) == 1:
+        for ingest_date, partition in closed(segment_log, today, since):
+            if len(segment_log.names(ingest_date)[partition]) == 1:
                 continue
-            folder = slice_folder(topic, window, partition)
+            folder = slice_folder(topic, ingest_date, partition)
             before = _listed(store, folder)
             changed = True
             try:
                 changed = _merge(store, before, pool, target_rows, target_bytes)
-            except (FileNotFoundError, PositionMoved):
+            except (FileNotFoundError, WriteConflict):
                 pass  # another merge is at work here: what it leaves is for the next
             except Differing as error:
                 differing = error
             if changed:
                 sizes = _sizes(before), _sizes(_listed(store, folder))
                 files, size = zip(*((len(each), sum(each)) for each in sizes), strict=True)
-                found.append(Merged(window, partition, *files, *size))
+                found.append(Merged(ingest_date, partition, *files, *size))
     if differing is not None:
         raise differing
     return found
 
 
-def closed(chain: Chain, today: date, since: date | None = None) -> list[tuple[date, int]]:
-    """The slices of windows before `today` (from `since` on) to which nothing can be added: a
-    later window has files of their log partition."""
+def closed(
+    segment_log: SegmentLog, today: date, since: date | None = None
+) -> list[tuple[date, int]]:
+    """The slices of ingest dates before `today` (from `since` on) to which nothing can be added: a
+    later ingest date has files of their log partition."""
     later: set[int] = set()
     found: list[tuple[date, int]] = []
-    for window in reversed(chain.windows()):
-        if since is not None and window < since:
+    for ingest_date in reversed(segment_log.ingest_dates()):
+        if since is not None and ingest_date < since:
             break
-        partitions = chain.names(window).keys()
-        if window < today:
-            found += [(window, p) for p in sorted(partitions & later - {FILES}, reverse=True)]
+        partitions = segment_log.names(ingest_date).keys()
+        if ingest_date < today:
+            found += [(ingest_date, p) for p in sorted(partitions & later - {FILES}, reverse=True)]
         later |= partitions
     return found[::-1]
 
@@ -174,13 +176,13 @@ def grouped(pieces: Iterable[Piece], rows: int, size: int) -> list[Group]:
 
     def order(piece: Piece) -> tuple[int, ...]:
         # As their names do, but for one that a writer put back: of equal starts the longest first.
-        ordinal, start, _ = piece.link.name.order
-        return ordinal, start, -piece.link.end, -piece.link.name.end
+        ordinal, start, _ = piece.segment.name.order
+        return ordinal, start, -piece.segment.end, -piece.segment.name.end
 
     found: list[Group] = []
     for piece in sorted(pieces, key=order):
         if not found or not found[-1].take(piece, rows, size):
-            found.append(Group([piece], piece.link.end, piece.link.rows, piece.size))
+            found.append(Group([piece], piece.segment.end, piece.segment.rows, piece.size))
     return found
 
 
@@ -203,7 +205,7 @@ def _merge(
     todo = [group for group in grouped(pieces, rows, size) if len(group.pieces) > 1]
     for group in todo:
         merged = _made(store, group) or _create(store, group)
-        covered = [piece for piece in group.pieces if piece.link.name != merged.name]
+        covered = [piece for piece in group.pieces if piece.segment.name != merged.name]
         # The first before the others: whoever lists the folder meanwhile then misses it.
         _remove(store, covered[0])
         list(pool.map(lambda piece: _remove(store, piece), covered[1:]))
@@ -214,60 +216,60 @@ def _merge(
 
 
 def _piece(store: Store, entry: Entry) -> Piece:
-    link, metadata = read_footer(store, entry.path)
+    segment, metadata = read_footer(store, entry.path)
     sizes = (metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
-    return Piece(link, entry.version, sum(sizes))
+    return Piece(segment, entry.version, sum(sizes))
 
 
-def _made(store: Store, group: Group) -> Link | None:
+def _made(store: Store, group: Group) -> Segment | None:
     """The merged file of a group if there is one: its maker died, or a writer that slept put
     something beside it since. It must have what the others have."""
-    link = group.first
-    if link.name.end != group.end:
+    segment = group.first
+    if segment.name.end != group.end:
         return None
-    records = read(store, link)
+    records = read(store, segment)
     offsets = records["offset"].to_numpy()
     for piece in group.pieces[1:]:
-        low, high = np.searchsorted(offsets, [piece.link.start, piece.link.end])
-        held, wanted = records.slice(low, high - low), read(store, piece.link)
+        low, high = np.searchsorted(offsets, [piece.segment.start, piece.segment.end])
+        held, wanted = records.slice(low, high - low), read(store, piece.segment)
         # A log may have been compacted between two readings of it.
         if not held.filter(pc.is_in(held["offset"], wanted["offset"])).equals(wanted):
-            raise _differing(store, link, piece.link.name.path)
-    heal_sidecar(store, link)
-    return link
+            raise _differing(store, segment, piece.segment.name.path)
+    heal_sidecar(store, segment)
+    return segment
 
 
-def _create(store: Store, group: Group) -> Link:
+def _create(store: Store, group: Group) -> Segment:
     """Store the merged file of a group, and read it back."""
     records = _records(store, group)
-    link = group.link(records.num_rows)
-    data = encode(records, link)
-    if store.create(link.name.path, data):
-        write_sidecar(store, link, records, data)
+    segment = group.segment(records.num_rows)
+    data = encode(records, segment)
+    if store.create(segment.name.path, data):
+        write_sidecar(store, segment, records, data)
     del data
-    if not read(store, link).equals(records):
-        raise _differing(store, link, group.first.name.path)
-    return link
+    if not read(store, segment).equals(records):
+        raise _differing(store, segment, group.first.name.path)
+    return segment
 
 
 def _records(store: Store, group: Group) -> pa.Table:
     """The records of a group: of each piece those behind the ones ahead of it."""
     tables, at = [], group.first.start
     for piece in group.pieces:
-        if piece.link.end > at:
-            table = read(store, piece.link)
+        if piece.segment.end > at:
+            table = read(store, piece.segment)
             tables.append(table.filter(pc.greater_equal(table["offset"], at)))
-            at = piece.link.end
+            at = piece.segment.end
     return pa.concat_tables(tables)
 
 
 def _remove(store: Store, piece: Piece) -> None:
     """Remove a file that is still the one that was read. Its metadata goes first: if this dies in
     between, the file is found and removed by the next merge."""
-    entry = store.entry(piece.link.name.path)
+    entry = store.entry(piece.segment.name.path)
     if entry is not None and entry.version == piece.version:
-        store.remove(piece.link.name.sidecar)
-        store.remove(piece.link.name.path)
+        store.remove(piece.segment.name.sidecar)
+        store.remove(piece.segment.name.path)
 
 
 def _is_stray(store: Store, path: str, listed: dict[str, Entry]) -> bool:
@@ -279,7 +281,7 @@ def _is_stray(store: Store, path: str, listed: dict[str, Entry]) -> bool:
     return store.entry(data) is None
 
 
-def _differing(store: Store, merged: Link, path: str) -> Differing:
+def _differing(store: Store, merged: Segment, path: str) -> Differing:
     return Differing(
         f"{store.url}/{merged.name.path} does not have the records of {path}",
         action="compare the two with the log and with bronze, and move the wrong one away",

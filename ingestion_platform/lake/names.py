@@ -1,12 +1,12 @@
 """Where a file of the lake lies, and what its name says. Reading and writing are elsewhere.
 
-    topic=<topic>/date=<window>/partition=<p>/<ordinal>-<start offset>.parquet
-    topic=<topic>/date=<window>/partition=<p>/<ordinal>-<start offset>-<end offset>.parquet
+    topic=<topic>/date=<ingest date>/partition=<p>/<ordinal>-<start offset>.parquet
+    topic=<topic>/date=<ingest date>/partition=<p>/<ordinal>-<start offset>-<end offset>.parquet
 
 The second kind was merged of several of the first (lake/merge.py); what such a name stands for
-never changes. `ordinal` counts the generations of a topic (0 unless it was recreated), so that
+never changes. `ordinal` counts the topic ids of a topic (0 unless it was recreated), so that
 names sort in the order of the log. The metadata JSON beside a file starts with an underscore, which
-Spark, Hive and Trino skip. What came through the file door is a log partition like the others,
+Spark, Hive and Trino skip. What came through the file source is a log partition like the others,
 FILES.
 """
 
@@ -22,7 +22,7 @@ readers that infer the type of `partition=` still see integers."""
 
 _LABEL = "files"
 _NAME = re.compile(
-    r"topic=(?P<topic>[^/]+)/date=(?P<window>\d{4}-\d{2}-\d{2})/partition=(?P<partition>-1|\d+)/"
+    r"topic=(?P<topic>[^/]+)/date=(?P<ingest_date>\d{4}-\d{2}-\d{2})/partition=(?P<partition>-1|\d+)/"
     r"(?P<ordinal>\d{4})-(?P<start>\d{20})(?:-(?P<end>\d{20}))?\.parquet"
 )
 
@@ -33,7 +33,7 @@ class Name:
 
     ordinal: int
     start: int
-    window: date
+    ingest_date: date
     partition: int
     topic: str
     end: int = 0
@@ -47,7 +47,7 @@ class Name:
     @property
     def path(self) -> str:
         """The path, relative to the lake's root."""
-        folder = slice_folder(self.topic, self.window, self.partition)
+        folder = slice_folder(self.topic, self.ingest_date, self.partition)
         end = f"-{self.end:020d}" if self.end else ""
         return f"{folder}{self.ordinal:04d}-{self.start:020d}{end}.parquet"
 
@@ -78,14 +78,14 @@ def files_folder(topic: str) -> str:
     return f"{topic_folder(topic)}_files/"
 
 
-def slice_folder(topic: str, window: date, partition: int) -> str:
+def slice_folder(topic: str, ingest_date: date, partition: int) -> str:
     """The folder of one slice of a topic, with a slash at its end."""
-    return f"{window_folder(topic, window)}partition={partition}/"
+    return f"{ingest_date_folder(topic, ingest_date)}partition={partition}/"
 
 
-def window_folder(topic: str, window: date) -> str:
-    """The folder of one window of a topic, with a slash at its end."""
-    return f"{topic_folder(topic)}date={window.isoformat()}/"
+def ingest_date_folder(topic: str, ingest_date: date) -> str:
+    """The folder of one ingest date of a topic, with a slash at its end."""
+    return f"{topic_folder(topic)}date={ingest_date.isoformat()}/"
 
 
 def parse_name(path: str) -> Name | None:
@@ -99,7 +99,7 @@ def parse_name(path: str) -> Name | None:
     return Name(
         ordinal=int(found["ordinal"]),
         start=int(found["start"]),
-        window=date.fromisoformat(found["window"]),
+        ingest_date=date.fromisoformat(found["ingest_date"]),
         partition=int(found["partition"]),
         topic=found["topic"],
         end=end,

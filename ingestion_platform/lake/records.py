@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ingestion_platform.errors import PositionMoved
-from ingestion_platform.lake.chain import FOOTER_KEY, Link, read_footer
+from ingestion_platform.errors import WriteConflict
+from ingestion_platform.lake.segments import FOOTER_KEY, Segment, read_footer
 from ingestion_platform.lake.store import Store
 
 HEADERS = pa.list_(pa.struct([("key", pa.binary()), ("value", pa.binary())]))
@@ -36,11 +36,11 @@ SCHEMA = pa.schema(
 `timestamp` is null there, so that every engine can read the file."""
 
 
-def encode(table: pa.Table, link: Link) -> bytes:
+def encode(table: pa.Table, segment: Segment) -> bytes:
     """A lake file: the records of `table` (of SCHEMA), and `link` in its footer."""
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table.replace_schema_metadata({FOOTER_KEY: link.footer()}),
+        table.replace_schema_metadata({FOOTER_KEY: segment.footer()}),
         sink,
         compression="zstd",
         compression_level=1,
@@ -52,21 +52,21 @@ def encode(table: pa.Table, link: Link) -> bytes:
     return data
 
 
-def read(store: Store, link: Link) -> pa.Table:
+def read(store: Store, segment: Segment) -> pa.Table:
     """The records of a link's file.
 
     Raises:
         PositionMoved: the file has given way to a merged one since the link was read.
         ChainBroken: it is damaged.
     """
-    path = link.name.path
-    moved = PositionMoved(f"{path} was merged into another file", action="look again")
+    path = segment.name.path
+    moved = WriteConflict(f"{path} was merged into another file", action="look again")
     try:
         data = store.read(path)
     except FileNotFoundError:
         raise moved from None
     # A writer that slept may have put another file there since.
-    if read_footer(store, path, data)[0] != link:
+    if read_footer(store, path, data)[0] != segment:
         raise moved
     return decode(data)
 
@@ -80,13 +80,13 @@ def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> 
     return table if columns else table.cast(SCHEMA)
 
 
-def describe(table: pa.Table, link: Link, data: bytes, url: str) -> dict[str, Any]:
+def describe(table: pa.Table, segment: Segment, data: bytes, url: str) -> dict[str, Any]:
     """The metadata that readers of the lake look for beside a data file."""
     return {
-        "source": link.name.topic if link.file is None else link.file.name,
+        "source": segment.name.topic if segment.file is None else segment.file.name,
         "data_type": "raw",
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "file_path": f"{url}/{link.name.path}",
+        "file_path": f"{url}/{segment.name.path}",
         "file_size_bytes": len(data),
         "record_count": table.num_rows,
         "schema": {
@@ -96,5 +96,5 @@ def describe(table: pa.Table, link: Link, data: bytes, url: str) -> dict[str, An
         "checksum_md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
         "null_counts": {name: table[name].null_count for name in table.schema.names},
         "memory_usage_bytes": table.nbytes,
-        **json.loads(link.footer()),
+        **json.loads(segment.footer()),
     }

@@ -493,8 +493,8 @@ def _remote_errors(url: str, path: str, setting: str) -> Iterator[None]:
             ) from None
         if isinstance(error, NotFoundError | FileNotFoundError):
             raise FileNotFoundError(f"{url}/{path}") from None
-        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-        if refused or any(status in said for status in _FORBIDDEN):
+        rejected = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        if rejected or any(status in said for status in _FORBIDDEN):
             raise Permanent(
                 f"{url} refuses {path or 'the listing'}",
                 action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",

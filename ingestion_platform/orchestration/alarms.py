@@ -1,4 +1,4 @@
-"""Alarms of what Dagster knows, and of what nobody judges while no run comes: one sensor, which
+"""Alarms of what Dagster knows, and of what nobody validates while no run comes: one sensor, which
 looks at failed runs, checks, sensors, and where the streams stand. Telling is the book's.
 """
 
@@ -16,7 +16,7 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 
-from ingestion_platform.alarms import Alarm, Book
+from ingestion_platform.alarms import Alarm, AlarmStore
 from ingestion_platform.each import attempt, for_each, results
 from ingestion_platform.errors import CatalogUnavailable, PlatformError, StoreUnavailable
 from ingestion_platform.orchestration import assets, checks
@@ -89,7 +89,7 @@ class Look:
     repository: dg.RepositoryDefinition
     platform: Platform
     streams: Mapping[str, Stream]
-    book: Book
+    book: AlarmStore
     memory: Memory
     events: list[dg.AssetCheckEvaluation] = field(default_factory=list)
 
@@ -118,7 +118,7 @@ def alarm_sensor(streams: Mapping[str, Stream]) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.SensorResult:
         assert context.repository_def is not None
-        book = Book(platform.settings)
+        book = AlarmStore(platform.settings)
         memory = Memory.of(context.cursor, time.time())
         look = Look(context.instance, context.repository_def, platform, streams, book, memory)
         failed_runs(look)
@@ -232,9 +232,9 @@ def _evaluation(record: Any) -> dg.AssetCheckEvaluation | None:
 
 
 def _live(look: Look) -> Iterator[dg.AssetCheckEvaluation]:
-    """Where the streams stand: judged also while nothing runs. What cannot be seen is not judged;
-    a server that is away is an alarm of its own."""
-    from ingestion_platform.sources.client import topics
+    """Where the streams stand: validated also while nothing runs. What cannot be seen is not
+    validated; a server that is away is an alarm of its own."""
+    from ingestion_platform.kafka.client import topics
 
     away: dict[str, PlatformError] = {}
     brokers = attempt(lambda settings: topics(settings, _BROKER_TIMEOUT), look.platform.settings)
@@ -256,7 +256,7 @@ def _live(look: Look) -> Iterator[dg.AssetCheckEvaluation]:
 
 
 def _of_stream(look: Look, stream: Stream) -> list[dg.AssetCheckEvaluation]:
-    """Judge where one stream stands; nothing to judge while its topic does not exist yet."""
+    """Validate where one stream stands; nothing to validate while its topic does not exist yet."""
     from ingestion_platform.progress.status import stream_status
 
     key = assets.bronze_key(stream)
@@ -266,10 +266,10 @@ def _of_stream(look: Look, stream: Stream) -> list[dg.AssetCheckEvaluation]:
     waits = assets.waits_of(look.platform, stream, status)
     if status.no_topic_yet or waits is None:
         return []
-    return list(_judged(stream, key, Findings({}, {}, status, waits)))
+    return list(_validated(stream, key, Findings({}, {}, status, waits)))
 
 
-def _judged(
+def _validated(
     stream: Stream, key: dg.AssetKey, findings: Findings
 ) -> Iterator[dg.AssetCheckEvaluation]:
     declared = {spec.name for spec in checks.specs(stream, key)}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SourceUnavailable, Transient
-from ingestion_platform.lake.door import FilesRefused
+from ingestion_platform.kafka.times import first_plausible
+from ingestion_platform.lake.file_source import FilesRefused
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound, mask_error
 from ingestion_platform.orchestration import checks, metadata, partitions
@@ -21,16 +22,15 @@ from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform, land_stream, load_stream
-from ingestion_platform.sources.times import first_plausible
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from ingestion_platform.bronze.inserted import Inserted
     from ingestion_platform.bronze.load import Loaded
-    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
+    from ingestion_platform.operations.verify import SliceCount
     from ingestion_platform.progress.status import StreamStatus
-    from ingestion_platform.verify import SliceCount
 
 LAKE_VERSION = "1"
 """Of the code that copies the log: raise it when the same records would make other files."""
@@ -62,7 +62,9 @@ def pool(stream: Stream) -> str:
 def raw_asset(stream: Stream) -> dg.AssetSpec:
     """The topic and the drop zone, a Dagster partition per log partition; sensors observe them."""
     contract = stream.contract
-    source = f"Kafka topic {stream.topic}" if stream.kafka else f"Files of {stream.door.folder}"
+    source = (
+        f"Kafka topic {stream.topic}" if stream.kafka else f"Files of {stream.file_source.folder}"
+    )
     return dg.AssetSpec(
         raw_key(stream),
         description=f"{source}. {contract.description}",
@@ -71,7 +73,7 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
         metadata={
             "topic": stream.topic,
             "group": stream.group_id,
-            "drop_zone": stream.door.folder,
+            "drop_zone": stream.file_source.folder,
         },
         group_name=stream.domain,
         owners=metadata.owners(contract.owner),
@@ -80,8 +82,8 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
 
 
 def lake_asset(stream: Stream) -> dg.AssetsDefinition:
-    """The copy of the log: materializing slices lands what the log has up to their last window,
-    and, for the partition of files, what waits in the drop zone."""
+    """The copy of the log: materializing slices lands what the log has up to their last ingest
+    date, and, for the partition of files, what waits in the drop zone."""
     key = lake_key(stream)
 
     @dg.asset(
@@ -95,7 +97,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             )
         ],
         description=f"Every record of topic {stream.topic} and of files as it was sent, in Parquet "
-        "files by window and log partition.",
+        "files by ingest date and log partition.",
         partitions_def=partitions.slices(stream),
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=LAKE_VERSION,
@@ -114,10 +116,10 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
         files: list[Handled] = []
 
         def note(landed: "Landed") -> None:
-            name = landed.link.name
-            newest[name.window, name.partition] = landed
-            with _bound_to((name.window, name.partition)):
-                context.log.info(f"landed {landed.link.rows:,} records: {name.path}")
+            name = landed.segment.name
+            newest[name.ingest_date, name.partition] = landed
+            with _bound_to((name.ingest_date, name.partition)):
+                context.log.info(f"landed {landed.segment.rows:,} records: {name.path}")
 
         def note_file(handled: "Handled") -> None:
             files.append(handled)
@@ -127,7 +129,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             kept = f" (now {handled.kept})" if handled.kept else ""
             told(f"file {handled.name} {handled.outcome}{said}{kept}")
 
-        refused: FilesRefused | None = None
+        rejected: FilesRefused | None = None
         rows = 0
         with bound(stream=stream.name), _told_to_dagster(platform):
             try:
@@ -135,12 +137,12 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
                     platform,
                     stream,
                     partitions=sorted({p for _, p in asked}),
-                    last=max(window for window, _ in asked),
+                    last=max(ingest_date for ingest_date, _ in asked),
                     on_landed=note,
                     on_file=note_file,
                 )
             except FilesRefused as error:  # all else is landed: that is told first
-                refused = error
+                rejected = error
             events = _lake_events(platform, stream, {*asked, *newest}, newest, context.log.info)
             if files and (of_files := [of for of in events if of[1] == FILES]):
                 events[max(of_files)]["files"] = metadata.files_table(files)
@@ -148,8 +150,8 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
             context.log_event(lake_event(stream, of, events[of]))
         for of in asked:
             context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
-        if refused is not None:
-            raise failure(refused)
+        if rejected is not None:
+            raise failure(rejected)
         context.log.info(f"{rows:,} records landed; the rest of the slices was there")
         return dg.MaterializeResult()
 
@@ -162,10 +164,10 @@ def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
     Events, which release a day to silver and gold, are told for the days that pass the gate only;
     a day that does not pass is observed instead, with the reason.
     """
-    from ingestion_platform.bronze.parse import Parser
+    from ingestion_platform.bronze.validate import Validator
 
     key = bronze_key(stream)
-    version = Parser(stream.contract).code_version
+    version = Validator(stream.contract).code_version
     schema = metadata.bronze_schema(stream.contract)
 
     @dg.multi_asset(
@@ -219,7 +221,7 @@ def _tags(stream: Stream) -> dict[str, str]:
 
 def _bound_to(of: Slice) -> AbstractContextManager[None]:
     """Messages carry a slice meanwhile."""
-    return bound(window=of[0], partition=partition_label(of[1]))
+    return bound(ingest_date=of[0], partition=partition_label(of[1]))
 
 
 @contextmanager
@@ -263,19 +265,19 @@ def _load(
     touched = set(asked)
 
     def note(loaded: "Loaded") -> None:
-        name = loaded.link.name
-        touched.add((name.window, name.partition))
+        name = loaded.segment.name
+        touched.add((name.ingest_date, name.partition))
         verb = "replaced" if loaded.replaced else "loaded"
         counts = f"{loaded.bronze_rows:,} rows, {loaded.quarantine_rows:,} in quarantine"
-        with _bound_to((name.window, name.partition)):
+        with _bound_to((name.ingest_date, name.partition)):
             context.log.info(f"{verb} {name.path}: {counts}")
 
     load_stream(
         platform,
         stream,
         partitions=sorted({p for _, p in asked}),
-        windows=sorted({window for window, _ in asked}),
-        last=max(window for window, _ in asked),
+        ingest_dates=sorted({ingest_date for ingest_date, _ in asked}),
+        last=max(ingest_date for ingest_date, _ in asked),
         on_loaded=note,
     )
     if beyond := sorted(of for of in touched if not partitions.is_declared(stream, of)):
@@ -289,26 +291,28 @@ def _load(
 def _findings(
     platform: Platform, stream: Stream, touched: Iterable[Slice], wanted: set[str]
 ) -> Findings:
-    """What the gate and the wanted checks judge: all slices of the windows touched."""
-    windows = sorted({window for window, _ in touched})
-    days = [(window, p) for window in windows for p in partitions.all_partitions(stream)]
+    """What the gate and the wanted checks validate: all slices of the ingest dates touched."""
+    ingest_dates = sorted({ingest_date for ingest_date, _ in touched})
+    days = [
+        (ingest_date, p) for ingest_date in ingest_dates for p in partitions.all_partitions(stream)
+    ]
     status = status_of(platform, stream)
     waits = waits_of(platform, stream, status) if checks.FRESHNESS in wanted else None
-    reasons = metadata.quarantine_reasons(platform, stream, windows)
+    reasons = metadata.quarantine_reasons(platform, stream, ingest_dates)
     inserted = _inserted(platform, stream) if checks.INSERTED in wanted else None
     return Findings(_counts(platform, stream, days), reasons, status, waits, inserted)
 
 
 def _inserted(platform: Platform, stream: Stream) -> "Inserted":
-    from ingestion_platform.bronze.inserted import judge_inserted
+    from ingestion_platform.bronze.inserted import validate_inserted
     from ingestion_platform.warehouse.tables import load_or_none
 
     table = load_or_none(platform.catalog, stream.bronze_table)
-    return judge_inserted(table, stream.contract)
+    return validate_inserted(table, stream.contract)
 
 
 def _counts(platform: Platform, stream: Stream, slices: list[Slice]) -> "dict[Slice, SliceCount]":
-    from ingestion_platform.verify import slice_counts
+    from ingestion_platform.operations.verify import slice_counts
 
     counts = slice_counts(platform, stream, slices)
     if all(count.ok for count in counts.values() if count.loaded):
@@ -318,10 +322,14 @@ def _counts(platform: Platform, stream: Stream, slices: list[Slice]) -> "dict[Sl
 
 
 def _all(platform: Platform, stream: Stream) -> list[Slice]:
-    from ingestion_platform.lake.chain import Chain
+    from ingestion_platform.lake.segments import SegmentLog
 
-    chain = Chain(platform.store, stream.topic)
-    found = [(window, p) for window in chain.windows() for p in chain.names(window)]
+    segment_log = SegmentLog(platform.store, stream.topic)
+    found = [
+        (ingest_date, p)
+        for ingest_date in segment_log.ingest_dates()
+        for p in segment_log.names(ingest_date)
+    ]
     return partitions.declared(stream, found)
 
 
@@ -374,9 +382,9 @@ def _tell(
 ) -> None:
     """Tell Dagster of the slices: materializations of released days, observations of the others."""
     bad = checks.held_back(stream, findings.counts)
-    for window, why in bad.items():
-        with bound(window=window):
-            context.log.warning(f"{window} is held back from silver and gold: {why}")
+    for ingest_date, why in bad.items():
+        with bound(ingest_date=ingest_date):
+            context.log.warning(f"{ingest_date} is held back from silver and gold: {why}")
     waiting = released_with(context.instance, stream, touched, findings.counts, bad)
     events = _bronze_events(platform, stream, [*touched, *waiting], findings)
     # Those with rows last: overviews show the latest event.
@@ -396,7 +404,7 @@ def lake_event(stream: Stream, of: Slice, told: metadata.Metadata) -> dg.AssetMa
 
 
 def data_version(held: Stored, version: str) -> str:
-    """Of a bronze slice: it follows from what the lake holds of it, and who judged that."""
+    """Of a bronze slice: it follows from what the lake holds of it, and who validated that."""
     return f"{held.version}-{version}"
 
 

@@ -1,6 +1,6 @@
 """Checks of a bronze table, and the gate that holds a bad day back: judgements on plain data.
 
-What they judge is read by `assets`, in the run that materializes or in one of checks alone.
+What they validate is read by `assets`, in the run that materializes or in one of checks alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from ingestion_platform.bronze.inserted import Inserted
+    from ingestion_platform.operations.verify import SliceCount
     from ingestion_platform.progress.status import StreamStatus
-    from ingestion_platform.verify import SliceCount
 
 CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"
 LOSSES, INSERTED = "losses", "inserted"
@@ -31,7 +31,7 @@ LAG_LIMIT = 250_000
 """Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
 
 FEW = 4
-"""So many refused records never hold a day back by themselves (unless none is allowed): in a slice
+"""So many rejected records never hold a day back by themselves (unless none is allowed): in a slice
 of a few records, as a day begins, a share says little."""
 
 _SHOWN = 20
@@ -39,7 +39,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Findings:
-    """What the checks of a stream judge.
+    """What the checks of a stream validate.
 
     `status` and `waits` are None when the log does not answer; `waits` has, for each log
     partition with records that bronze lacks, the seconds that the oldest has waited. `inserted` is
@@ -78,7 +78,7 @@ def held_back(stream: Stream, counts: Mapping[Slice, SliceCount]) -> dict[date, 
     for of, count in sorted(counts.items()):
         if problem := _problem(stream, count):
             found.setdefault(of[0], []).append(f"{slice_key(of)}: {problem}")
-    return {window: "; ".join(problems) for window, problems in found.items()}
+    return {ingest_date: "; ".join(problems) for ingest_date, problems in found.items()}
 
 
 def _problem(stream: Stream, count: SliceCount) -> str:
@@ -102,13 +102,13 @@ def _share(count: SliceCount) -> float:
 
 
 def _open(count: SliceCount) -> int:
-    """Refused records that nobody has discarded."""
+    """Rejected records that nobody has discarded."""
     return count.quarantined - count.decided
 
 
 def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.AssetCheckResult:
     """The result of one of the checks."""
-    judge = {
+    validator = {
         CONTRACT: _contract,
         RECONCILIATION: _reconciliation,
         LAG: _lag,
@@ -116,19 +116,19 @@ def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.
         LOSSES: _losses,
         INSERTED: _inserted,
     }[name]
-    verdict = judge(stream, of)
+    result = validator(stream, of)
     return dg.AssetCheckResult(
         check_name=name,
         asset_key=asset,
-        passed=not verdict.problems,
-        severity=verdict.severity,
-        description="\n".join([*verdict.problems[:_SHOWN], *verdict.advice]) or verdict.good,
-        metadata=verdict.metadata,
+        passed=not result.problems,
+        severity=result.severity,
+        description="\n".join([*result.problems[:_SHOWN], *result.advice]) or result.good,
+        metadata=result.metadata,
     )
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class _CheckResult:
     problems: list[str]
     good: str
     action: str
@@ -140,27 +140,27 @@ class _Verdict:
         return [f"-> {self.action}"] if self.problems else []
 
 
-def _contract(stream: Stream, of: Findings) -> _Verdict:
+def _contract(stream: Stream, of: Findings) -> _CheckResult:
     allowed = stream.contract.quarantine_share
     shares = {key: _share(count) for key, count in of.counts.items()}
     bad = {key: shares[key] for key, count in sorted(of.counts.items()) if _too_many(stream, count)}
-    refused = sum(count.quarantined for count in of.counts.values())
+    rejected = sum(count.quarantined for count in of.counts.values())
     discarded = sum(count.decided for count in of.counts.values())
-    total = sum(count.bronze for count in of.counts.values()) + refused
-    return _Verdict(
+    total = sum(count.bronze for count in of.counts.values()) + rejected
+    return _CheckResult(
         problems=[
             f"{slice_key(key)}: {share:.2%} open in quarantine, {allowed:.2%} allowed; "
             f"{key[0]} is held back from silver and gold"
             for key, share in bad.items()
         ],
-        good=f"{refused:,} of {total:,} records in quarantine, {discarded:,} of them discarded",
+        good=f"{rejected:,} of {total:,} records in quarantine, {discarded:,} of them discarded",
         action="have the producer or the contract corrected, or discard records that need nothing "
         f"more (`ingest quarantine list {stream.name}`), then materialize the slices again",
         metadata={
             "allowed_share": allowed,
             "worst_share": max(shares.values(), default=0.0),
             "records": total,
-            "quarantined": refused,
+            "quarantined": rejected,
             "discarded": discarded,
             "reasons": reasons_table(sum(of.reasons.values(), Counter())),
             "slices": [slice_key(key) for key in sorted(of.counts)],
@@ -168,7 +168,7 @@ def _contract(stream: Stream, of: Findings) -> _Verdict:
     )
 
 
-def _reconciliation(stream: Stream, of: Findings) -> _Verdict:
+def _reconciliation(stream: Stream, of: Findings) -> _CheckResult:
     loaded = {key: count for key, count in sorted(of.counts.items()) if count.loaded}
     sums = {
         "records": sum(count.records for count in loaded.values()),
@@ -176,7 +176,7 @@ def _reconciliation(stream: Stream, of: Findings) -> _Verdict:
         "quarantined": sum(count.quarantined for count in loaded.values()),
         "gaps": sum(count.gaps for count in loaded.values()),
     }
-    return _Verdict(
+    return _CheckResult(
         problems=[
             f"{slice_key(key)}: {count.records:,} records in the lake, "
             f"{count.bronze:,} in bronze and {count.quarantined:,} in quarantine"
@@ -189,14 +189,14 @@ def _reconciliation(stream: Stream, of: Findings) -> _Verdict:
         metadata={
             **sums,
             "waiting": [slice_key(key) for key, count in of.counts.items() if not count.loaded],
-            "judged_by_another_contract": [
+            "validated_by_another_contract": [
                 slice_key(key) for key, count in sorted(of.counts.items()) if count.stale
             ],
         },
     )
 
 
-def _lag(stream: Stream, of: Findings) -> _Verdict:
+def _lag(stream: Stream, of: Findings) -> _CheckResult:
     if of.status is None:
         return _silent(stream)
     partitions = of.status.partitions
@@ -215,7 +215,7 @@ def _lag(stream: Stream, of: Findings) -> _Verdict:
         for p in partitions
     ]
     head = ["| partition | log start | log end | lake | bronze | lag |", "|--:" * 6 + "|"]
-    return _Verdict(
+    return _CheckResult(
         problems=problems,
         good=f"{of.status.lag:,} records of the log are not in bronze yet",
         action=action,
@@ -223,12 +223,12 @@ def _lag(stream: Stream, of: Findings) -> _Verdict:
     )
 
 
-def _losses(stream: Stream, of: Findings) -> _Verdict:
+def _losses(stream: Stream, of: Findings) -> _CheckResult:
     if of.status is None:
         return _silent(stream)
     recent = [loss for loss in of.status.losses if loss.recent]
     lost = sum(loss.count for loss in recent)
-    return _Verdict(
+    return _CheckResult(
         problems=[
             f"log partition {loss.partition}: "
             + (
@@ -246,22 +246,22 @@ def _losses(stream: Stream, of: Findings) -> _Verdict:
     )
 
 
-def _inserted(stream: Stream, of: Findings) -> _Verdict:
+def _inserted(stream: Stream, of: Findings) -> _CheckResult:
     from ingestion_platform.bronze.inserted import Inserted
 
     found, allowed = of.inserted or Inserted(), stream.contract.quarantine_share
-    share = found.broken / found.judged if found.judged else 0.0
-    problem = f"{found.broken:,} of {found.judged:,} inserted rows break the contract"
-    return _Verdict(
+    share = found.broken / found.validated if found.validated else 0.0
+    problem = f"{found.broken:,} of {found.validated:,} inserted rows break the contract"
+    return _CheckResult(
         problems=[f"{problem}; they are in {stream.bronze_table} all the same"]
         if found.broken
         else [],
-        good=f"{found.rows:,} rows were inserted by others, none of those judged breaks the "
+        good=f"{found.rows:,} rows were inserted by others, none of those validated breaks the "
         "contract",
         action="correct or delete them by the engine that inserted them (their _offset is null)",
         metadata={
             "inserted": found.rows,
-            "judged": found.judged,
+            "validated": found.validated,
             "broken": found.broken,
             "allowed_share": allowed,
             "reasons": reasons_table(found.reasons),
@@ -270,12 +270,12 @@ def _inserted(stream: Stream, of: Findings) -> _Verdict:
     )
 
 
-def _freshness(stream: Stream, of: Findings) -> _Verdict:
+def _freshness(stream: Stream, of: Findings) -> _CheckResult:
     if of.waits is None:
         return _silent(stream)
     promise = stream.contract.freshness_seconds or 0.0
     worst = max(of.waits.values(), default=0.0)
-    return _Verdict(
+    return _CheckResult(
         problems=[
             f"log partition {partition}: a record has waited {timedelta(seconds=round(wait))}, "
             f"{timedelta(seconds=promise)} promised"
@@ -288,8 +288,8 @@ def _freshness(stream: Stream, of: Findings) -> _Verdict:
     )
 
 
-def _silent(stream: Stream) -> _Verdict:
-    return _Verdict(
+def _silent(stream: Stream) -> _CheckResult:
+    return _CheckResult(
         problems=[f"topic {stream.topic} does not answer, so this is unknown"],
         good="",
         action="see `ingest doctor`",

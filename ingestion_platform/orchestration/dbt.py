@@ -1,6 +1,6 @@
 """dbt: the models of each domain as assets by day, their tests as checks.
 
-The models themselves, and what a window touches, are the dbt project's.
+The models themselves, and what an ingest date touches, are the dbt project's.
 """
 
 import json
@@ -45,7 +45,7 @@ _LOG = logging.getLogger("dagster")
 
 
 def dbt_project() -> DbtProject:
-    """The project, its manifest made anew when something of it is newer.
+    """The project, its manifest made again when something of it is newer.
 
     Artifacts have a folder of their own, so that a person's dbt commands do not meet Dagster's.
     """
@@ -148,7 +148,7 @@ class Translator(DagsterDbtTranslator):
     ) -> dg.PartitionMapping | None:
         """A day of a source is that of all log partitions; models depend day on day."""
         if dbt_parent_resource_props["resource_type"] == "source":
-            return dg.MultiToSingleDimensionPartitionMapping(partitions.WINDOW)
+            return dg.MultiToSingleDimensionPartitionMapping(partitions.INGEST_DATE)
         return None
 
     def get_asset_spec(
@@ -193,7 +193,9 @@ def _start_date(streams: Sequence[Stream]) -> str:
     starts = {stream.start_date for stream in streams}
     if len(starts) > 1:
         raise ContractError(
-            ", ".join(f"defs/{domain}/defs.yaml" for domain in sorted({s.domain for s in streams})),
+            ", ".join(
+                f"domains/{domain}/defs.yaml" for domain in sorted({s.domain for s in streams})
+            ),
             "start_date",
             f"differs between streams of a domain: {', '.join(sorted(starts))}",
             action="give them one start_date: the domain's models are partitioned by it",
@@ -211,7 +213,7 @@ def _models(
         project=project,
         select=" ".join(f"path:models/{domain}" for domain in domains),
         name=name,
-        partitions_def=partitions.windows(_start_date(streams)),
+        partitions_def=partitions.ingest_dates(_start_date(streams)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=Translator(),
         pool=name,
@@ -229,9 +231,9 @@ def _models(
                 context.log.warning(f"{of.item.name}: {of.error}")
         # dbt runs in the project's folder: it must not take another one for its home.
         export({"PLATFORM_HOME": str(platform.settings.home)})
-        # Unit tests judge the models' code, not the data.
+        # Unit tests validate the models' code, not the data.
         arguments = ["build", "--exclude-resource-type", "unit_test"]
-        arguments += ["--vars", json.dumps(window_vars(context.partition_keys))]
+        arguments += ["--vars", json.dumps(ingest_date_vars(context.partition_keys))]
         folder = platform.settings.home / "dbt" / f"{context.run.run_id}-{context.retry_number}"
         try:
             for event in dbt.cli(arguments, context=context, target_path=folder).stream():
@@ -279,10 +281,10 @@ def _name(result: Mapping[str, Any]) -> str:
     return str(result["unique_id"]).split(".")[2]
 
 
-def window_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:
+def ingest_date_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:
     """dbt's variables for a run of consecutive days: the end is the day after the last."""
     end = date.fromisoformat(max(days)) + timedelta(days=1)
-    return {"window_start": min(days), "window_end": end.isoformat()}
+    return {"ingest_date_start": min(days), "ingest_date_end": end.isoformat()}
 
 
 def _table(

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ingestion_platform.errors import PlatformError, SettingError, Transient
-from ingestion_platform.failures import noting
+from ingestion_platform.failures import counting_failures
 from ingestion_platform.logs import mask_error
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
@@ -48,7 +48,7 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
         deps=[source],
         description=f"{delivery.label} in {delivery.sink}, equal to {delivery.table} by "
         f"{', '.join(delivery.key) or 'place in the log'}.{said}",
-        partitions_def=partitions.slices(stream) if stream else partitions.windows(start_date),
+        partitions_def=partitions.slices(stream) if stream else partitions.ingest_dates(start_date),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=when_inputs_changed([]) if configured else None,
         kinds={_KINDS.get(delivery.sink, delivery.sink), "python"},
@@ -62,7 +62,7 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
                 EQUAL,
                 asset=key,
                 description="The target has the keys of its source, each from the same record; "
-                "rows that it refused are left out.",
+                "rows that it rejected are left out.",
             )
         ],
     )
@@ -70,7 +70,7 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[Any]:
         try:
-            with noting(platform.settings.home, delivery.source):
+            with counting_failures(platform.settings.home, delivery.source):
                 done = deliver(platform, delivery, on_change=_logged(context))
             at = standing(platform, delivery)
             checked = _check(platform, delivery, at, automatic=_AUTOMATIC in context.run.tags)
@@ -86,8 +86,8 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
                 "rows": at.rows,
                 "upserted": done.upserted,
                 "deleted": done.deleted,
-                "refused": done.refused,
-                "in_quarantine": at.refused,
+                "rejected": done.rejected,
+                "in_quarantine": at.rejected,
                 "reasons": metadata.reasons_table(done.reasons),
                 "changes": done.changes,
                 "seconds": round(done.seconds, 3),
@@ -116,7 +116,7 @@ def _check(
             passed=True,
             description=f"only the position was compared: there are more than {MANY:,} rows; "
             "materialize any slice by hand to compare all",
-            metadata={"target_rows": at.rows, "refused": at.refused},
+            metadata={"target_rows": at.rows, "rejected": at.rejected},
         )
     found = compare(platform, delivery)
     if found.behind:
@@ -135,7 +135,7 @@ def _check(
         metadata={
             "source_rows": found.source_rows,
             "target_rows": found.target_rows,
-            "refused": found.refused,
+            "rejected": found.rejected,
         },
     )
 

@@ -1,4 +1,4 @@
-"""The sensor of a file door: observes the drop zone, and asks for a run of the slice of today's
+"""The sensor of a file source: observes the drop zone, and asks for a run of the slice of today's
 files.
 
 A file is asked for when it looks as it did a tick ago; the run itself looks twice again.
@@ -25,15 +25,15 @@ that is ready is enough, since a run takes the others too."""
 
 
 def file_sensor(stream: Stream) -> dg.SensorDefinition:
-    """The sensor of a stream's file door."""
+    """The sensor of a stream's file source."""
 
     @dg.sensor(
         name=f"{stream.name}_files",
         target=[assets.lake_key(stream), assets.bronze_key(stream)],
         minimum_interval_seconds=sensors.INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Observes the drop zone {stream.door.folder}, and asks for a run of lake and "
-        "bronze for the files that came.",
+        description=f"Observe the drop zone {stream.file_source.folder} and request "
+        "a run of lake and bronze for new files.",
         tags={"domain": stream.domain},
     )
     def watch(
@@ -97,7 +97,7 @@ def _observations(
                 "lag": of.lag if of is not None else 0,
                 "lake_position": lake,
                 "bronze_position": bronze,
-                "drop_zone": stream.door.folder,
+                "drop_zone": stream.file_source.folder,
                 "copies": copies,
                 **({"last_copy": str(backlog.copies)} if backlog.copies is not None else {}),
             },

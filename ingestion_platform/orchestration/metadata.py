@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.table import Table
 
-    from ingestion_platform.lake.chain import Link
-    from ingestion_platform.lake.door import Handled
+    from ingestion_platform.lake.file_source import Handled
+    from ingestion_platform.lake.segments import Segment
 
 Metadata = dict[str, Any]
 
@@ -36,8 +36,8 @@ _FILES = 100
 _WIDE = 200  # characters of a value that a preview shows
 # The offending value, in brackets, would make every reason another.
 _COUNT_REASONS = f"""
-    SELECT {c.WINDOW}, {c.PARTITION}, split_part(reason, ' (is ', 1) AS kind, count(*)
-    FROM (SELECT {c.WINDOW}, {c.PARTITION}, unnest({c.REASONS}) AS reason FROM refused)
+    SELECT {c.INGEST_DATE}, {c.PARTITION}, split_part(reason, ' (is ', 1) AS kind, count(*)
+    FROM (SELECT {c.INGEST_DATE}, {c.PARTITION}, unnest({c.REASONS}) AS reason FROM rejected)
     GROUP BY ALL"""
 _NOT_A_TEAM = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -55,12 +55,12 @@ _LAKE_COLUMNS = {
     "offset": ("int64", "offset in the log partition"),
 }
 _PLATFORM_COLUMNS = {
-    c.WINDOW: ("date", "UTC day of the record in its log", "timestamp"),
-    c.GENERATION: ("varchar", "topic id of the log that held the record", None),
+    c.INGEST_DATE: ("date", "UTC day of the record in its log", "timestamp"),
+    c.TOPIC_ID: ("varchar", "topic id of the log that held the record", None),
     c.PARTITION: ("integer", "partition of the log", "partition"),
     c.OFFSET: ("bigint", "offset in the partition", "offset"),
     c.INGESTED_AT: ("timestamp with time zone", "when the row was written", None),
-    c.CONTRACT: ("varchar", "contract and parser that judged the record", None),
+    c.CONTRACT: ("varchar", "contract and parser that validated the record", None),
 }
 
 
@@ -130,7 +130,7 @@ def _constraints(field: Field) -> list[str]:
 class Stored:
     """What the lake holds of a slice, in sums; `size` in bytes.
 
-    `ranges` are the offsets accounted for, from start to before end, of each generation in turn.
+    `ranges` are the offsets accounted for, from start to before end, of each topic id in turn.
     """
 
     records: int = 0
@@ -139,16 +139,16 @@ class Stored:
     size: int = 0
     ranges: tuple[tuple[str, int, int], ...] = ()
 
-    def plus(self, link: Link, size: int) -> Stored:
+    def plus(self, segment: Segment, size: int) -> Stored:
         """With the next file of the log."""
-        *before, last = self.ranges or ((link.generation, link.gap_start, link.end),)
-        if last[0] == link.generation:
-            ranges = (*before, (last[0], last[1], link.end))
+        *before, last = self.ranges or ((segment.topic_id, segment.gap_start, segment.end),)
+        if last[0] == segment.topic_id:
+            ranges = (*before, (last[0], last[1], segment.end))
         else:
-            ranges = (*before, last, (link.generation, link.gap_start, link.end))
+            ranges = (*before, last, (segment.topic_id, segment.gap_start, segment.end))
         return Stored(
-            self.records + link.rows,
-            self.gaps + link.gaps,
+            self.records + segment.rows,
+            self.gaps + segment.gaps,
             self.files + 1,
             self.size + size,
             ranges,
@@ -156,12 +156,12 @@ class Stored:
 
     @property
     def offsets(self) -> str:
-        """The offsets accounted for, as text; generations apart."""
+        """The offsets accounted for, as text; topic ids apart."""
         return ", ".join(f"{start:,} to before {end:,}" for _, start, end in self.ranges) or "none"
 
     @property
     def version(self) -> str:
-        """Changes with the content: the last file's generation and end."""
+        """Changes with the content: the last file's topic id and end."""
         return f"{self.ranges[-1][0]}-{self.ranges[-1][2]}" if self.ranges else "empty"
 
 
@@ -170,38 +170,38 @@ def stored(
     stream: Stream,
     slices: Iterable[Slice],
     *,
-    only: Callable[[Link], bool] = lambda _: True,
+    only: Callable[[Segment], bool] = lambda _: True,
 ) -> dict[Slice, Stored]:
     """What the lake holds of some slices, or only some files of it, from names, sizes and footers.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    from ingestion_platform.lake.chain import Chain
-    from ingestion_platform.lake.names import window_folder
+    from ingestion_platform.lake.names import ingest_date_folder
+    from ingestion_platform.lake.segments import SegmentLog
 
     wanted = list(slices)
-    chain = Chain(platform.store, stream.topic)
+    segment_log = SegmentLog(platform.store, stream.topic)
     sizes = {
         entry.path: entry.size
-        for window in {window for window, _ in wanted}
-        for entry in platform.store.files(window_folder(stream.topic, window))
+        for ingest_date in {ingest_date for ingest_date, _ in wanted}
+        for entry in platform.store.files(ingest_date_folder(stream.topic, ingest_date))
     }
     found = {}
-    for window, partition in wanted:
+    for ingest_date, partition in wanted:
         held = Stored()
-        for link in chain.slice(window, partition):
-            if only(link):
-                held = held.plus(link, sizes.get(link.name.path, 0))
-        found[window, partition] = held
+        for segment in segment_log.slice(ingest_date, partition):
+            if only(segment):
+                held = held.plus(segment, sizes.get(segment.name.path, 0))
+        found[ingest_date, partition] = held
     return found
 
 
 def lake_event(stream: Stream, url: str, of: Slice, held: Stored, lag: int | None) -> Metadata:
     """What an event of a lake slice tells, but for its preview."""
-    from ingestion_platform.lake.names import window_folder
+    from ingestion_platform.lake.names import ingest_date_folder
 
-    folder = f"{window_folder(stream.topic, of[0])}partition={of[1]}/"
+    folder = f"{ingest_date_folder(stream.topic, of[0])}partition={of[1]}/"
     return {
         "dagster/partition_row_count": held.records,
         "dagster/column_schema": lake_schema(),
@@ -336,7 +336,7 @@ def slice_preview(table: Table, contract: Contract, of: Slice) -> dg.MarkdownMet
 
     from ingestion_platform.warehouse.dataset import TableDataset
 
-    condition = (pc.field(c.WINDOW) == pa.scalar(of[0], pa.date32())) & (
+    condition = (pc.field(c.INGEST_DATE) == pa.scalar(of[0], pa.date32())) & (
         pc.field(c.PARTITION) == pa.scalar(of[1], pa.int32())
     )
     columns = [c.OFFSET, *(field.name for field in contract.fields)]
@@ -345,9 +345,9 @@ def slice_preview(table: Table, contract: Contract, of: Slice) -> dg.MarkdownMet
 
 
 def quarantine_reasons(
-    platform: Platform, stream: Stream, windows: Iterable[date]
+    platform: Platform, stream: Stream, ingest_dates: Iterable[date]
 ) -> dict[Slice, Counter[str]]:
-    """Why records of some windows are in quarantine, by slice: reasons and how often each.
+    """Why records of some ingest dates are in quarantine, by slice: reasons and how often each.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
@@ -358,15 +358,15 @@ def quarantine_reasons(
     from ingestion_platform.warehouse.tables import load_or_none
 
     table = load_or_none(platform.catalog, stream.quarantine_table)
-    days = {day.isoformat() for day in windows}
+    days = {day.isoformat() for day in ingest_dates}
     if table is None or not days:
         return {}
-    columns = (c.WINDOW, c.PARTITION, c.REASONS)
-    rows = table.scan(row_filter=In(c.WINDOW, days), selected_fields=columns).to_arrow()
+    columns = (c.INGEST_DATE, c.PARTITION, c.REASONS)
+    rows = table.scan(row_filter=In(c.INGEST_DATE, days), selected_fields=columns).to_arrow()
     with duckdb.connect() as connection:
-        connection.register("refused", rows)
+        connection.register("rejected", rows)
         counts = connection.execute(_COUNT_REASONS).fetchall()
     found: dict[Slice, Counter[str]] = {}
-    for window, partition, reason, count in counts:
-        found.setdefault((window, partition), Counter())[reason] = count
+    for ingest_date, partition, reason, count in counts:
+        found.setdefault((ingest_date, partition), Counter())[reason] = count
     return found

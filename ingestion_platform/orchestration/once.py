@@ -25,7 +25,7 @@ from ingestion_platform.orchestration.partitions import all_partitions, slice_ke
 from ingestion_platform.orchestration.resources import PlatformResource
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import DEFS, Stream, declared_streams
+from ingestion_platform.streams import DOMAINS_FOLDER, Stream, declared_streams
 
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -36,11 +36,11 @@ Bounds = tuple[str, str]
 def materialize(
     platform: Platform, firsts: Mapping[str, date], last: date
 ) -> Iterator[dict[str, Any]]:
-    """Run the streams of each domain from its first window to the last one, then all models.
+    """Run the streams of each domain from its first ingest date to the last one, then all models.
 
     After each run gives its outcome as plain data. Stops behind a run that fails.
     """
-    streams = {s.name: s for s in declared_streams(DEFS).values() if s.domain in firsts}
+    streams = {s.name: s for s in declared_streams(DOMAINS_FOLDER).values() if s.domain in firsts}
     repository = dg.Definitions.merge(
         *map(stream_definitions, streams.values()),
         # One start of dbt instead of one for each domain.
@@ -91,7 +91,7 @@ def _streams_run(
     own = [stream for stream in streams.values() if stream.domain == domain]
     keys = {key(stream) for stream in own for key in (lake_key, bronze_key)}
     partitions = all_partitions(own[0])
-    if not any(platform.door(stream).zone.waiting() for stream in own):
+    if not any(platform.file_source(stream).zone.waiting() for stream in own):
         partitions.pop()
     return keys, (slice_key((first, partitions[0])), slice_key((last, partitions[-1])))
 

@@ -1,8 +1,7 @@
-"""Partitions: windows, log partitions and slices as Dagster keys, and back to plain data.
+"""Partitions: ingest dates, log partitions and slices as Dagster keys, and back to plain data.
 
-A slice is (window, log partition), its key reads `2026-11-20|3`, or `2026-11-20|files` for what
-came in files.
-"""
+A slice is (ingest date, log partition), its key reads `2026-11-20|3`, or `2026-11-20|files` for
+what came in files."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ from ingestion_platform.lake.names import FILES, labelled_partition, partition_l
 from ingestion_platform.streams import Stream
 
 # Dagster orders the dimensions of a key by their names.
-WINDOW, LOG_PARTITION = "date", "partition"
+INGEST_DATE, LOG_PARTITION = "date", "partition"
 
 Slice = tuple[date, int]
-"""A window and a log partition."""
+"""An ingest date and a log partition."""
 
 
 @cache
-def windows(start_date: str) -> dg.DailyPartitionsDefinition:
+def ingest_dates(start_date: str) -> dg.DailyPartitionsDefinition:
     """The UTC days from `start_date` up to and including today."""
     return dg.DailyPartitionsDefinition(start_date=start_date, end_offset=1)
 
@@ -39,9 +38,9 @@ def all_partitions(stream: Stream) -> list[int]:
 
 
 def slices(stream: Stream) -> dg.MultiPartitionsDefinition:
-    """Window x log partition."""
+    """Ingest date x log partition."""
     return dg.MultiPartitionsDefinition(
-        {WINDOW: windows(stream.start_date), LOG_PARTITION: log_partitions(stream)}
+        {INGEST_DATE: ingest_dates(stream.start_date), LOG_PARTITION: log_partitions(stream)}
     )
 
 
@@ -52,8 +51,8 @@ def slice_key(of: Slice) -> str:
 
 def parse_slice(key: str) -> Slice:
     """The slice of a partition key."""
-    window, _, partition = key.partition("|")
-    return date.fromisoformat(window), labelled_partition(partition)
+    ingest_date, _, partition = key.partition("|")
+    return date.fromisoformat(ingest_date), labelled_partition(partition)
 
 
 def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ingestion_platform.contract import columns as c
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.verify import SliceCount
 from ingestion_platform.orchestration import assets, checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
 from ingestion_platform.pipeline import Platform
-from ingestion_platform.progress.positions import Position
+from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import SliceCount
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.commit import read_ledgers
-from ingestion_platform.warehouse.ledger import Ledger
+from ingestion_platform.warehouse.commit import read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges
 from ingestion_platform.warehouse.tables import load_or_none
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
 
     from ingestion_platform.bronze.load import Loaded
-    from ingestion_platform.lake.chain import Link
     from ingestion_platform.lake.land import Landed
+    from ingestion_platform.lake.segments import Segment
 
 LOG = logging.getLogger("ingestion_platform.report")
 
 RECOUNT = 600.0
-"""Seconds after which a day is counted anew in lake and tables; until then, by what was loaded."""
+"""Seconds after which a day is counted again in lake and tables; until then, by what was loaded."""
 RARELY = 10.0
 """A report waits so many times longer than the last one took: it is to cost a tenth at most."""
 PENDING = 10_000
-"""Files that are remembered between two reports; beyond, their days are counted anew."""
+"""Files that are remembered between two reports; beyond, their days are counted again."""
 REMEMBERED = 3
 """Days of a stream that are kept in mind, though no file touched them lately."""
 _EPOCH = date(1970, 1, 1)
@@ -67,7 +67,8 @@ def reporting(settings: Settings) -> Iterator[Reporter]:
 
 @dataclass
 class _Day:
-    """A window of a stream: what lake and tables have of it, up to the positions in `ends`."""
+    """An ingest date of a stream: what lake and tables have of it, up to the positions in
+    `ends`."""
 
     counts: dict[Slice, SliceCount]
     held: dict[Slice, Stored]
@@ -78,46 +79,46 @@ class _Day:
 
     @property
     def old(self) -> bool:
-        """Whether it should be counted anew."""
+        """Whether it should be counted again."""
         return time.monotonic() - self.read_at > max(RECOUNT, 50 * self.cost)
 
     def add(self, loaded: Loaded, size: int) -> bool:
-        """Count a file that was loaded; False when that cannot be told without counting anew."""
-        link = loaded.link
-        at = self.ends.get(link.name.partition)
+        """Count a file that was loaded; False when that cannot be told without counting again."""
+        segment = loaded.segment
+        at = self.ends.get(segment.name.partition)
         if loaded.replaced:
             return False
-        if at is not None and at.topic_id == link.generation:
-            if link.end <= at.offset:
+        if at is not None and at.topic_id == segment.topic_id:
+            if segment.end <= at.offset:
                 return True  # it was counted with the day
-            follows = link.gap_start == at.offset
+            follows = segment.gap_start == at.offset
         else:
-            before = (link.previous_generation, link.previous_end)
+            before = (segment.previous_topic_id, segment.previous_end)
             follows = before == ((at.topic_id, at.offset) if at is not None else (None, None))
         if not follows:
             return False
-        of = (link.name.window, link.name.partition)
+        of = (segment.name.ingest_date, segment.name.partition)
         count = self.counts[of]
         self.counts[of] = replace(
             count,
-            records=count.records + link.rows,
-            gaps=count.gaps + link.gaps,
+            records=count.records + segment.rows,
+            gaps=count.gaps + segment.gaps,
             bronze=count.bronze + loaded.bronze_rows,
             quarantined=count.quarantined + loaded.quarantine_rows,
         )
-        self.held[of] = self.held[of].plus(link, size)
+        self.held[of] = self.held[of].plus(segment, size)
         self.reasons.setdefault(of, Counter()).update(loaded.reasons)
-        self.ends[link.name.partition] = link.position
+        self.ends[segment.name.partition] = segment.position
         return True
 
 
 @dataclass
-class _Book:
+class _ReportState:
     """What is known of a stream: all down to `waiting` comes from its threads."""
 
     stream: Stream
     passing: list[Loaded] = field(default_factory=list)
-    """Of the pass under way: a day is judged by whole passes, as by whole runs."""
+    """Of the pass under way: a day is validated by whole passes, as by whole runs."""
     loaded: list[Loaded] = field(default_factory=list)
     missed: set[Slice] = field(default_factory=set)
     """Slices of files that were too many to be remembered."""
@@ -139,9 +140,9 @@ class _Book:
     @cached_property
     def version(self) -> str:
         """Of the contract and the parser."""
-        from ingestion_platform.bronze.parse import Parser
+        from ingestion_platform.bronze.validate import Validator
 
-        return Parser(self.stream.contract).code_version
+        return Validator(self.stream.contract).code_version
 
 
 class Reporter:
@@ -153,7 +154,7 @@ class Reporter:
         self._instance: dg.DagsterInstance | None = None
         self._interval = platform.settings.worker.report_seconds
         self._lock = threading.Lock()
-        self._books: dict[str, _Book] = {}
+        self._books: dict[str, _ReportState] = {}
         self._ended = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="report", daemon=True)
@@ -168,14 +169,14 @@ class Reporter:
 
     def landed(self, stream: Stream, landed: Landed) -> None:
         """See worker.Observer."""
-        if not landed.link.rows:
+        if not landed.segment.rows:
             return
         # A copy: the whole file would stay in memory.
         first = max(0, landed.table.num_rows - metadata.PREVIEW_ROWS)
         last = landed.table.take(list(range(first, landed.table.num_rows)))
         with self._lock:
-            name = landed.link.name
-            self._book(stream).rows[name.window, name.partition] = last
+            name = landed.segment.name
+            self._book(stream).rows[name.ingest_date, name.partition] = last
 
     def loaded(self, stream: Stream, loaded: Loaded) -> None:
         """See worker.Observer."""
@@ -193,8 +194,8 @@ class Reporter:
             book.waiting = waiting
             book.through()
 
-    def _book(self, stream: Stream) -> _Book:
-        return self._books.setdefault(stream.name, _Book(stream))
+    def _book(self, stream: Stream) -> _ReportState:
+        return self._books.setdefault(stream.name, _ReportState(stream))
 
     def _run(self) -> None:
         while not self._ended.wait(_TICK):
@@ -228,7 +229,7 @@ class Reporter:
             seconds = time.monotonic() - began
             book.due = time.monotonic() + max(self._interval, RARELY * seconds)
 
-    def _fails(self, book: _Book, error: Exception) -> None:
+    def _fails(self, book: _ReportState, error: Exception) -> None:
         """Whatever it is, of Dagster's or of what it keeps its events in: data go on."""
         LOG.debug("no report of %s", book.stream.name, exc_info=error)
         if not self._failing:
@@ -241,29 +242,29 @@ class Reporter:
             )
         self._failing = True
 
-    def _report(self, book: _Book, loaded: Sequence[Loaded], missed: set[Slice]) -> None:
-        """Tell of the slices that some files touched, and judge their days."""
+    def _report(self, book: _ReportState, loaded: Sequence[Loaded], missed: set[Slice]) -> None:
+        """Tell of the slices that some files touched, and validate their days."""
         stream = book.stream
         instance = self._instance = self._instance or self._open()
         if not book.begun:
             missed = missed | self._untold(book, instance)
         touched = partitions.declared(stream, missed | {_slice(each) for each in loaded})
-        for window, _ in missed:
-            book.days.pop(window, None)
+        for ingest_date, _ in missed:
+            book.days.pop(ingest_date, None)
         if not touched:
             return
-        windows = {window for window, _ in touched}
-        anew = self._count(book, loaded, windows)
-        days = [book.days[window] for window in sorted(windows)]
+        ingest_dates = {ingest_date for ingest_date, _ in touched}
+        new = self._count(book, loaded, ingest_dates)
+        days = [book.days[ingest_date] for ingest_date in sorted(ingest_dates)]
         counts = {of: count for day in days for of, count in day.counts.items()}
         reasons = {of: why for day in days for of, why in day.reasons.items()}
         for of in touched:
             instance.report_runless_asset_event(self._lake_event(book, of))
         bad = checks.held_back(stream, counts)
         waiting = []
-        if anew or book.bad & windows - bad.keys():
+        if new or book.bad & ingest_dates - bad.keys():
             waiting = assets.released_with(instance, stream, touched, counts, bad)
-        book.bad = (book.bad - windows) | bad.keys()
+        book.bad = (book.bad - ingest_dates) | bad.keys()
         table = self._platform.catalog.load_table(stream.bronze_table)
         for of in touched:
             if counts[of].bronze and of not in book.previews:
@@ -274,17 +275,19 @@ class Reporter:
             instance.report_runless_asset_event(event)
         findings = Findings(counts, reasons)
         # What was only added up proves nothing about the tables.
-        for name in (checks.CONTRACT, checks.RECONCILIATION) if anew else (checks.CONTRACT,):
+        for name in (checks.CONTRACT, checks.RECONCILIATION) if new else (checks.CONTRACT,):
             instance.report_runless_asset_event(_evaluation(name, stream, findings))
 
-    def _untold(self, book: _Book, instance: dg.DagsterInstance) -> set[Slice]:
+    def _untold(self, book: _ReportState, instance: dg.DagsterInstance) -> set[Slice]:
         """The newest slices, if a worker before this one died and did not tell of them."""
         table = load_or_none(self._platform.catalog, book.stream.bronze_table)
-        ledgers = {} if table is None else read_ledgers(table)
+        committed_by_partition = {} if table is None else read_committed(table)
         labels = partitions.all_partitions(book.stream)
         found = set()
-        for partition, link in Chain(self._platform.store, book.stream.topic).tails(labels).items():
-            of = (link.name.window, partition)
+        for partition, segment in (
+            SegmentLog(self._platform.store, book.stream.topic).tails(labels).items()
+        ):
+            of = (segment.name.ingest_date, partition)
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
                     asset_key=assets.bronze_key(book.stream), asset_partitions=[slice_key(of)]
@@ -292,13 +295,15 @@ class Reporter:
                 limit=1,
             ).records
             told = [r.asset_materialization for r in records if r.asset_materialization]
-            version = assets.data_version(Stored().plus(link, 0), book.version)
+            version = assets.data_version(Stored().plus(segment, 0), book.version)
             known = bool(told) and (told[0].tags or {}).get("dagster/data_version") == version
-            if _has(ledgers, link) and not known:  # what is yet to be loaded will be told then
+            if (
+                _has(committed_by_partition, segment) and not known
+            ):  # what is yet to be loaded will be told then
                 found.add(of)
         return found
 
-    def _lake_event(self, book: _Book, of: Slice) -> dg.AssetMaterialization:
+    def _lake_event(self, book: _ReportState, of: Slice) -> dg.AssetMaterialization:
         held = book.days[of[0]].held[of]
         url, lag = self._platform.store.url, book.waiting.get(of[1], 0)
         told = metadata.lake_event(book.stream, url, of, held, lag)
@@ -307,7 +312,7 @@ class Reporter:
         return assets.lake_event(book.stream, of, told)
 
     def _bronze_event(
-        self, book: _Book, of: Slice, table: Table, held_back: str | None
+        self, book: _ReportState, of: Slice, table: Table, held_back: str | None
     ) -> dg.AssetMaterialization | dg.AssetObservation:
         day = book.days[of[0]]
         told = metadata.bronze_event(
@@ -323,79 +328,89 @@ class Reporter:
             told["preview"] = book.previews[of]
         return assets.bronze_event(book.stream, of, told, day.held[of], held_back, book.version)
 
-    def _count(self, book: _Book, loaded: Sequence[Loaded], windows: set[date]) -> set[date]:
-        """Bring some windows up to date; gives those that were counted anew."""
-        anew = {w for w in windows if w not in book.days or book.days[w].old}
+    def _count(
+        self, book: _ReportState, loaded: Sequence[Loaded], ingest_dates: set[date]
+    ) -> set[date]:
+        """Bring some ingest dates up to date; gives those that were counted again."""
+        new = {w for w in ingest_dates if w not in book.days or book.days[w].old}
         for each in loaded:
-            window = each.link.name.window
-            if window in windows - anew and not book.days[window].add(each, self._size(each)):
-                anew.add(window)
-        for window in sorted(anew):
-            book.days[window] = read_day(self._platform, book.stream, window)
+            ingest_date = each.segment.name.ingest_date
+            if ingest_date in ingest_dates - new and not book.days[ingest_date].add(
+                each, self._size(each)
+            ):
+                new.add(ingest_date)
+        for ingest_date in sorted(new):
+            book.days[ingest_date] = read_day(self._platform, book.stream, ingest_date)
         # Days of long ago need not be remembered.
-        kept = {*sorted(book.days)[-REMEMBERED:], *windows}
-        book.days = {window: book.days[window] for window in kept}
+        kept = {*sorted(book.days)[-REMEMBERED:], *ingest_dates}
+        book.days = {ingest_date: book.days[ingest_date] for ingest_date in kept}
         book.previews = {
-            of: shown for of, shown in book.previews.items() if of[0] in kept and of[0] not in anew
+            of: shown for of, shown in book.previews.items() if of[0] in kept and of[0] not in new
         }
         with self._lock:
             book.rows = {of: last for of, last in book.rows.items() if of[0] >= min(kept)}
-        return anew
+        return new
 
     def _size(self, loaded: Loaded) -> int:
-        entry = self._platform.store.entry(loaded.link.name.path)
+        entry = self._platform.store.entry(loaded.segment.name.path)
         return 0 if entry is None else entry.size
 
 
 def _slice(loaded: Loaded) -> Slice:
-    return loaded.link.name.window, loaded.link.name.partition
+    return loaded.segment.name.ingest_date, loaded.segment.name.partition
 
 
-def read_day(platform: Platform, stream: Stream, window: date) -> _Day:
-    """Count a window in lake and tables, up to what bronze has loaded at the moment.
+def read_day(platform: Platform, stream: Stream, ingest_date: date) -> _Day:
+    """Count an ingest date in lake and tables, up to what bronze has loaded at the moment.
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
     began = time.monotonic()
-    day = _read_day(platform, stream, window)
+    day = _read_day(platform, stream, ingest_date)
     if not all(count.ok for count in day.counts.values()):
         # The two tables are read one after the other: a writer may have come in between.
-        day = _read_day(platform, stream, window)
+        day = _read_day(platform, stream, ingest_date)
     return replace(day, cost=time.monotonic() - began)
 
 
-def _read_day(platform: Platform, stream: Stream, window: date) -> _Day:
+def _read_day(platform: Platform, stream: Stream, ingest_date: date) -> _Day:
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
-    ledgers = {} if bronze is None else read_ledgers(bronze)
-    ends = {p: end for p, ledger in ledgers.items() if (end := ledger.position) is not None}
-    slices = [(window, p) for p in partitions.all_partitions(stream)]
-    good, refused = (_rows(table, window, ends) for table in (bronze, quarantine))
-    held = metadata.stored(platform, stream, slices, only=lambda link: _has(ledgers, link))
+    committed_by_partition = {} if bronze is None else read_committed(bronze)
+    ends = {
+        p: end
+        for p, committed in committed_by_partition.items()
+        if (end := committed.position) is not None
+    }
+    slices = [(ingest_date, p) for p in partitions.all_partitions(stream)]
+    good, rejected = (_rows(table, ingest_date, ends) for table in (bronze, quarantine))
+    held = metadata.stored(
+        platform, stream, slices, only=lambda segment: _has(committed_by_partition, segment)
+    )
     counts = {
         of: SliceCount(
             records=held[of].records,
             gaps=held[of].gaps,
             bronze=good[of[1]],
-            quarantined=refused[of[1]],
+            quarantined=rejected[of[1]],
             loaded=True,
             stale=False,
         )
         for of in slices
     }
-    reasons = metadata.quarantine_reasons(platform, stream, [window])
+    reasons = metadata.quarantine_reasons(platform, stream, [ingest_date])
     return _Day(counts, held, reasons, ends, time.monotonic(), 0.0)
 
 
-def _has(ledgers: Mapping[int, Ledger], link: Link) -> bool:
+def _has(committed_by_partition: Mapping[int, CommittedRanges], segment: Segment) -> bool:
     """Whether a table has a file's last offset, and so all ahead of it."""
-    ledger = ledgers.get(link.name.partition, Ledger())
-    return bool(ledger.of(link.generation, link.end - 1, link.end))
+    committed = committed_by_partition.get(segment.name.partition, CommittedRanges())
+    return bool(committed.of(segment.topic_id, segment.end - 1, segment.end))
 
 
-def _rows(table: Table | None, window: date, ends: Mapping[int, Position]) -> Counter[int]:
-    """The rows of a window by log partition, those behind bronze's positions left out.
+def _rows(table: Table | None, ingest_date: date, ends: Mapping[int, Position]) -> Counter[int]:
+    """The rows of an ingest date by log partition, those behind bronze's positions left out.
 
     A file that one slice's load has written is counted by its metadata, others are opened one by
     one: a day may have more rows than fit into memory.
@@ -405,17 +420,17 @@ def _rows(table: Table | None, window: date, ends: Mapping[int, Position]) -> Co
     found: Counter[int] = Counter()
     if table is None:
         return found
-    scan = table.scan(row_filter=EqualTo(c.WINDOW, window.isoformat()))
+    scan = table.scan(row_filter=EqualTo(c.INGEST_DATE, ingest_date.isoformat()))
     with answering():
         for task in scan.plan_files():
-            same = {name: _single(table, task.file, name) for name in (c.WINDOW, c.PARTITION)}
+            same = {name: _single(table, task.file, name) for name in (c.INGEST_DATE, c.PARTITION)}
             last = _bounds(table, task.file, c.OFFSET)[1]
             end = ends.get(same[c.PARTITION])
-            simple = same[c.WINDOW] == window and not task.delete_files
+            simple = same[c.INGEST_DATE] == ingest_date and not task.delete_files
             if simple and end is not None and last is not None and last < end.offset:
                 found[same[c.PARTITION]] += task.file.record_count
             else:
-                found += _opened(table, task, window, ends)
+                found += _opened(table, task, ingest_date, ends)
     return found
 
 
@@ -441,23 +456,23 @@ def _single(table: Table, file: DataFile, name: str) -> Any:
         or (file.null_value_counts or {}).get(table.schema().find_field(name).field_id)
     ):
         return None
-    return _EPOCH + timedelta(days=low) if name == c.WINDOW else low
+    return _EPOCH + timedelta(days=low) if name == c.INGEST_DATE else low
 
 
 def _opened(
-    table: Table, task: FileScanTask, window: date, ends: Mapping[int, Position]
+    table: Table, task: FileScanTask, ingest_date: date, ends: Mapping[int, Position]
 ) -> Counter[int]:
     from pyiceberg.expressions import EqualTo
     from pyiceberg.io.pyarrow import ArrowScan
 
-    fields = (c.PARTITION, c.GENERATION, c.OFFSET)
-    condition = EqualTo(c.WINDOW, window.isoformat())
-    projected = table.schema().select(*fields, c.WINDOW)
+    fields = (c.PARTITION, c.TOPIC_ID, c.OFFSET)
+    condition = EqualTo(c.INGEST_DATE, ingest_date.isoformat())
+    projected = table.schema().select(*fields, c.INGEST_DATE)
     rows = ArrowScan(table.metadata, table.io, projected, condition).to_table([task])
     found: Counter[int] = Counter()
-    for partition, generation, offset in zip(*(rows[n].to_pylist() for n in fields), strict=True):
+    for partition, topic_id, offset in zip(*(rows[n].to_pylist() for n in fields), strict=True):
         end = ends.get(partition)
-        if end is None or generation != end.topic_id or offset < end.offset:
+        if end is None or topic_id != end.topic_id or offset < end.offset:
             found[partition] += 1
     return found
 

@@ -17,8 +17,8 @@ from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.positions import Position
 from ingestion_platform.progress.backlog import Backlog, read_backlog
-from ingestion_platform.progress.positions import Position
 from ingestion_platform.streams import Stream
 
 INTERVAL = 2
@@ -48,7 +48,7 @@ class Cursor:
     """What the sensor remembers: what it observed, and how its last requests fared."""
 
     observed: dict[str, list[Any]] = field(default_factory=dict)
-    """By log partition: generation, log start, log end, position of bronze."""
+    """By log partition: topic id, log start, log end, position of bronze."""
     positions: list[Any] = field(default_factory=list)
     """Of lake and bronze, and of files, when the last run was asked for."""
     asked_at: float = 0.0
@@ -123,7 +123,7 @@ def request(
     positions: list[Any],
     cursor: Cursor,
 ) -> dg.RunRequest | str:
-    """One run for all slices behind (the first window of each log partition), or why none.
+    """One run for all slices behind (the first ingest date of each log partition), or why none.
 
     While runs do not change `positions`, further ones are asked for less and less often.
     """
@@ -165,7 +165,8 @@ def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
 
 
 def run_request(stream: Stream, behind: Mapping[int, date]) -> dg.RunRequest:
-    """A run of the rectangle from the first window behind to today, of the partitions behind."""
+    """A run of the rectangle from the first ingest date behind to today, of the partitions
+    behind."""
     today = datetime.now(UTC).date()
     first = max(min(behind.values()), stream.first_date)
     return dg.RunRequest(

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.kafka.times import ingest_date
+from ingestion_platform.kafka.topic_log import Log, Topic, Watermarks
 from ingestion_platform.lake.drop import Arrival
-from ingestion_platform.lake.files import landed_end
 from ingestion_platform.lake.journal import Copies, Journal
+from ingestion_platform.lake.land_files import landed_end
 from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.pipeline import Platform, topic_of
-from ingestion_platform.progress.positions import Position, lower, waiting
-from ingestion_platform.sources.kafka import Log, Topic, Watermarks
-from ingestion_platform.sources.times import ingest_date
+from ingestion_platform.positions import Position, lower, waiting
 from ingestion_platform.streams import Stream
-from ingestion_platform.warehouse.commit import read_ledgers
-from ingestion_platform.warehouse.ledger import Ledger, disagreement
+from ingestion_platform.warehouse.commit import read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges, disagreement
 from ingestion_platform.warehouse.tables import load_or_none
 
 
@@ -51,7 +51,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """A topic now (None while it does not exist yet), its partitions' progress, and the first
-    window of each that is behind."""
+    ingest date of each that is behind."""
 
     topic: Topic | None
     progress: tuple[Progress, ...]
@@ -76,20 +76,20 @@ def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
-    found = tuple(platform.door(stream).zone.waiting())
+    found = tuple(platform.file_source(stream).zone.waiting())
     journal = Journal(platform.store, stream.topic)
     last = journal.last()
     if last is None:
         return FilesBacklog(found, None, None)
     tables = _Tables(platform, stream)  # before the lake's end, as for a topic
-    chain = Chain(platform.store, stream.topic)
-    at = tables.position(chain, FILES)
-    landed = Position(last.generation, landed_end(platform.store, stream.topic, last))
-    progress = Progress(FILES, last.generation, Watermarks(0, last.end), landed, at)
-    behind = [last.window] if progress.not_landed else []
+    segment_log = SegmentLog(platform.store, stream.topic)
+    at = tables.position(segment_log, FILES)
+    landed = Position(last.topic_id, landed_end(platform.store, stream.topic, last))
+    progress = Progress(FILES, last.topic_id, Watermarks(0, last.end), landed, at)
+    behind = [last.ingest_date] if progress.not_landed else []
     if landed.offset and at != landed:
-        behind += _window_after(chain, FILES, at)
-    behind += tables.disagreeing(chain, FILES)
+        behind += _ingest_date_after(segment_log, FILES, at)
+    behind += tables.disagreeing(segment_log, FILES)
     return FilesBacklog(found, progress, min(behind, default=None), journal.copies())
 
 
@@ -109,33 +109,34 @@ def read_backlog(platform: Platform, stream: Stream) -> Backlog:
         if topic is None:
             return Backlog(None, (), {})
         marks = log.watermarks(topic.partitions)
-        chain = Chain(platform.store, stream.topic)
-        tails = chain.tails(topic.partitions)
+        segment_log = SegmentLog(platform.store, stream.topic)
+        tails = segment_log.tails(topic.partitions)
         progress = tuple(
-            Progress(p, topic.generation, mark, _end(tails.get(p)), tables.position(chain, p))
+            Progress(p, topic.topic_id, mark, _end(tails.get(p)), tables.position(segment_log, p))
             for p, mark in sorted(marks.items())
         )
         declared = [p for p in progress if p.partition < stream.partitions]
         behind = {}
         for p in declared:
             since = stream.first_date
-            first = list(_first_windows(log, chain, p, tails.get(p.partition), since))
-            first += tables.disagreeing(chain, p.partition)
+            first = list(_first_ingest_dates(log, segment_log, p, tails.get(p.partition), since))
+            first += tables.disagreeing(segment_log, p.partition)
             if first:
                 behind[p.partition] = min(first)
     return Backlog(topic, progress, behind)
 
 
-def _first_windows(
-    log: Log, chain: Chain, p: Progress, tail: Link | None, first: date
+def _first_ingest_dates(
+    log: Log, segment_log: SegmentLog, p: Progress, tail: Segment | None, first: date
 ) -> Iterator[date]:
-    """Give the window of the first file that is not loaded, and of the first unlanded record."""
+    """Give the ingest date of the first file that is not loaded, and of the first unlanded
+    record."""
     if tail is not None and not _has(p.tables, tail):
-        yield from _window_after(chain, p.partition, p.tables) or [tail.name.window]
+        yield from _ingest_date_after(segment_log, p.partition, p.tables) or [tail.name.ingest_date]
     if not p.not_landed:
         return
     today = datetime.now(UTC).date()
-    floor = tail.name.window if tail is not None else None
+    floor = tail.name.ingest_date if tail is not None else None
     if floor is not None and floor >= today:
         yield floor
         return
@@ -145,43 +146,50 @@ def _first_windows(
 
 
 class _Tables:
-    """The ledgers of a stream's two tables, bronze read first."""
+    """The committed offsets of a stream's two tables, bronze read first."""
 
     def __init__(self, platform: Platform, stream: Stream) -> None:
         tables = [
             load_or_none(platform.catalog, name)
             for name in (stream.bronze_table, stream.quarantine_table)
         ]
-        self._ledgers = [{} if table is None else read_ledgers(table) for table in tables]
+        self._committed_by_partition = [
+            {} if table is None else read_committed(table) for table in tables
+        ]
 
-    def position(self, chain: Chain, partition: int) -> Position | None:
+    def position(self, segment_log: SegmentLog, partition: int) -> Position | None:
         """Return up to where both tables have a partition, as the loader sees it."""
-        bronze, quarantine = (ledger.position for ledger in self._of(partition))
-        return lower(bronze, quarantine, lambda: chain.topic_order(partition))
+        bronze, quarantine = (committed.position for committed in self._of(partition))
+        return lower(bronze, quarantine, lambda: segment_log.topic_order(partition))
 
-    def disagreeing(self, chain: Chain, partition: int) -> list[date]:
-        """Return the first window that the two tables have by different contracts, if any."""
+    def disagreeing(self, segment_log: SegmentLog, partition: int) -> list[date]:
+        """Return the first ingest date that the two tables have by different contracts, if any."""
         found = disagreement(*self._of(partition))
-        at = [Position(span.generation, span.start) for span in found[:1]]
-        return [window for each in at for window in _window_after(chain, partition, each)]
+        at = [Position(span.topic_id, span.start) for span in found[:1]]
+        return [
+            ingest_date
+            for each in at
+            for ingest_date in _ingest_date_after(segment_log, partition, each)
+        ]
 
-    def _of(self, partition: int) -> tuple[Ledger, Ledger]:
-        bronze, quarantine = (ledgers.get(partition, Ledger()) for ledgers in self._ledgers)
+    def _of(self, partition: int) -> tuple[CommittedRanges, CommittedRanges]:
+        bronze, quarantine = (
+            committed_by_partition.get(partition, CommittedRanges())
+            for committed_by_partition in self._committed_by_partition
+        )
         return bronze, quarantine
 
 
-def _window_after(chain: Chain, partition: int, at: Position | None) -> list[date]:
-    """Return the window of the first file behind a position, if there is one."""
-    return [link.name.window for link in chain.after(partition, at)[:1]]
+def _ingest_date_after(segment_log: SegmentLog, partition: int, at: Position | None) -> list[date]:
+    """Return the ingest date of the first file behind a position, if there is one."""
+    return [segment.name.ingest_date for segment in segment_log.after(partition, at)[:1]]
 
 
-def _has(position: Position | None, tail: Link) -> bool:
+def _has(position: Position | None, tail: Segment) -> bool:
     return (
-        position is not None
-        and position.topic_id == tail.generation
-        and position.offset >= tail.end
+        position is not None and position.topic_id == tail.topic_id and position.offset >= tail.end
     )
 
 
-def _end(tail: Link | None) -> Position | None:
+def _end(tail: Segment | None) -> Position | None:
     return None if tail is None else tail.position

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ingestion_platform.lake.chain import Chain, Link
-from ingestion_platform.lake.files import landed_end
+from ingestion_platform.kafka.topic_log import Topic, Watermarks
 from ingestion_platform.lake.journal import Claim, Copies, Journal
-from ingestion_platform.lake.losses import Loss, merged, noted_losses, present_losses
+from ingestion_platform.lake.land_files import landed_end
+from ingestion_platform.lake.losses import Loss, merged, present_losses, recorded_losses
 from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.pipeline import Platform, topic_of
-from ingestion_platform.progress.positions import Position, waiting
-from ingestion_platform.sources.kafka import Topic, Watermarks
+from ingestion_platform.positions import Position, waiting
 from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.committed import CommittedRanges
 from ingestion_platform.warehouse.decisions import discarded_of
 from ingestion_platform.warehouse.inserted import count_inserted
-from ingestion_platform.warehouse.ledger import Ledger
 from ingestion_platform.warehouse.tables import load_or_none
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream; `generation` is the one that bronze is at, `topic_id` the topic's present one,
-    "" while it does not exist yet (`no_topic_yet`), and of a stream of files alone.
+    """One stream; `bronze_generation` is the one that bronze is at, `topic_id` the topic's present
+    one, "" while it does not exist yet (`no_topic_yet`), and of a stream of files alone.
 
     Row counts include rows that others inserted by SQL, `inserted_rows` in bronze; `decided_rows`
     of those in quarantine were discarded (see `quarantine`). `waiting_files` are in the drop zone:
@@ -61,7 +61,7 @@ class StreamStatus:
     topic: str
     no_topic_yet: bool
     topic_id: str
-    generation: str | None
+    bronze_topic_id: str | None
     bronze_table: str
     quarantine_table: str
     bronze_rows: int
@@ -105,9 +105,9 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
         from_log = pool.submit(_read_log, platform, stream)
         tables = pool.submit(_read_tables, platform, stream)
         files = pool.submit(_read_files, platform, stream)
-        noted = pool.submit(noted_losses, platform.store, stream.topic)
+        noted = pool.submit(recorded_losses, platform.store, stream.topic)
         topic, marks = from_log.result()
-        tails = Chain(platform.store, stream.topic).tails(topic.partitions)
+        tails = SegmentLog(platform.store, stream.topic).tails(topic.partitions)
         bronze, quarantine = tables.result()
         losses = merged([*noted.result(), *present_losses(topic, marks, tails)])
     return summarize(stream, topic, marks, tails, files.result(), bronze, quarantine, losses)
@@ -115,18 +115,18 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What a table's metadata tell: rows, and ledgers by log partition; of quarantine also how
-    many rows were discarded, of bronze how many are of no log."""
+    """What a table's metadata tell: rows, and committed offsets by log partition; of quarantine
+    also how many rows were discarded, of bronze how many are of no log."""
 
     rows: int
-    ledgers: dict[int, Ledger]
+    committed_by_partition: dict[int, CommittedRanges]
     decided: int = 0
     inserted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FilesState:
-    """What the file door tells: how many files wait, the last one taken in, and how far it is."""
+    """What the file source tells: how many files wait, the last one taken in, and how far it is."""
 
     waiting: int
     last: Claim | None
@@ -138,7 +138,7 @@ def summarize(
     stream: Stream,
     topic: Topic,
     marks: dict[int, Watermarks],
-    tails: dict[int, Link],
+    tails: dict[int, Segment],
     files: FilesState,
     bronze: TableState,
     quarantine: TableState,
@@ -147,18 +147,18 @@ def summarize(
     """The status from what was read; plain data in and out."""
 
     def of(
-        partition: int, generation: str, log: Watermarks, lake: Position | None
+        partition: int, topic_id: str, log: Watermarks, lake: Position | None
     ) -> PartitionStatus:
-        at = [_position(table.ledgers, partition) for table in (bronze, quarantine)]
+        at = [_position(table.committed_by_partition, partition) for table in (bronze, quarantine)]
         return PartitionStatus(
             partition=partition,
             log_start=log.start,
             log_end=log.end,
-            lake_position=_offset(lake, generation),
-            bronze_position=_offset(at[0], generation),
-            quarantine_position=_offset(at[1], generation),
-            not_landed=len(waiting(log.start, log.end, generation, lake)),
-            lag=len(waiting(log.start, log.end, generation, *at)),
+            lake_position=_offset(lake, topic_id),
+            bronze_position=_offset(at[0], topic_id),
+            quarantine_position=_offset(at[1], topic_id),
+            not_landed=len(waiting(log.start, log.end, topic_id, lake)),
+            lag=len(waiting(log.start, log.end, topic_id, *at)),
             lost=sum(loss.count for loss in losses if loss.partition == partition),
         )
 
@@ -166,23 +166,23 @@ def summarize(
     for partition, mark in sorted(marks.items()):
         tail = tails.get(partition)
         lake = tail.position if tail is not None else None
-        partitions.append(of(partition, topic.generation, mark, lake))
+        partitions.append(of(partition, topic.topic_id, mark, lake))
     if files.last is not None:
         taken = Watermarks(0, files.last.end)
-        landed = Position(files.last.generation, files.landed)
-        partitions.append(of(FILES, files.last.generation, taken, landed))
-    generations = [
+        landed = Position(files.last.topic_id, files.landed)
+        partitions.append(of(FILES, files.last.topic_id, taken, landed))
+    topic_ids = [
         pos.topic_id
-        for partition, ledger in bronze.ledgers.items()
-        if partition != FILES and (pos := ledger.position)
+        for partition, committed in bronze.committed_by_partition.items()
+        if partition != FILES and (pos := committed.position)
     ]
-    present = topic.generation if topic.generation in generations else None
+    present = topic.topic_id if topic.topic_id in topic_ids else None
     return StreamStatus(
         stream=stream.name,
         topic=stream.topic,
-        topic_id=topic.generation,
+        topic_id=topic.topic_id,
         no_topic_yet=stream.kafka and not topic.partitions,
-        generation=present or (generations[0] if generations else None),
+        bronze_topic_id=present or (topic_ids[0] if topic_ids else None),
         bronze_table=stream.bronze_table,
         quarantine_table=stream.quarantine_table,
         bronze_rows=bronze.rows,
@@ -196,8 +196,10 @@ def summarize(
     )
 
 
-def _position(ledgers: dict[int, Ledger], partition: int) -> Position | None:
-    return ledgers.get(partition, Ledger()).position
+def _position(
+    committed_by_partition: dict[int, CommittedRanges], partition: int
+) -> Position | None:
+    return committed_by_partition.get(partition, CommittedRanges()).position
 
 
 def _offset(at: Position | None, topic_id: str) -> int | None:
@@ -215,7 +217,7 @@ def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Wate
 
 
 def _read_files(platform: Platform, stream: Stream) -> FilesState:
-    waiting = len(platform.door(stream).zone.waiting())
+    waiting = len(platform.file_source(stream).zone.waiting())
     journal = Journal(platform.store, stream.topic)
     last = journal.last()
     landed = 0 if last is None else landed_end(platform.store, stream.topic, last)
@@ -233,11 +235,11 @@ def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableS
 
 
 def _state(table: Table | None) -> TableState:
-    from ingestion_platform.warehouse.commit import read_ledgers
+    from ingestion_platform.warehouse.commit import read_committed
 
     if table is None:
         return TableState(0, {})
     snapshot = table.current_snapshot()
     summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
     rows = int(summary.get("total-records", 0)) - int(summary.get("total-position-deletes", 0))
-    return TableState(rows, read_ledgers(table))
+    return TableState(rows, read_committed(table))

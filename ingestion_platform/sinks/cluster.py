@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ingestion_platform.errors import Permanent, PlatformError, PositionMoved, SinkUnavailable
+from ingestion_platform.errors import Permanent, PlatformError, SinkUnavailable, WriteConflict
 
 if TYPE_CHECKING:
     from elasticsearch import ApiError, Elasticsearch
@@ -279,10 +279,10 @@ def answering(name: str) -> Iterator[None]:
         ) from error
 
 
-def refuses(name: str, status: int, said: str) -> PlatformError:
-    """What a refusal of the server means."""
+def rejects(name: str, status: int, said: str) -> PlatformError:
+    """What a rejection of the server means."""
     if status in (404, 409):
-        return PositionMoved(
+        return WriteConflict(
             f"{name}: an index of the delivery is gone or another one", action="start again"
         )
     if status == 401:
@@ -308,7 +308,7 @@ def _of_answer(name: str, error: ApiError) -> PlatformError:
         said = failure if isinstance(failure, str) else failure.told()
     except (msgspec.MsgspecError, TypeError):  # a proxy's page
         said = f"status {error.status_code}"
-    return refuses(name, error.status_code, said)
+    return rejects(name, error.status_code, said)
 
 
 def _rest(pause: float) -> float:

@@ -16,7 +16,7 @@ from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.deliver import is_current
 from ingestion_platform.sinks.interface import ORDER, ORDINAL, Shape, Target, origin_fields
 from ingestion_platform.sinks.source import PLACE, duckdb_in_memory, ordinals_table, shape_of
-from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.reading import quoted
 from ingestion_platform.warehouse.tables import load_or_none
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
     from ingestion_platform.pipeline import Platform
 
-_MOST_REFUSED = 1_000_000
+_MOST_REJECTED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Keys on both sides, rows that the target refused, and whether the hashes agree.
+    """Keys on both sides, rows that the target rejected, and whether the hashes agree.
 
     `behind` says that the source has moved on since the last delivery: then the two need not agree.
     """
 
     source_rows: int
     target_rows: int
-    refused: int
+    rejected: int
     agree: bool
     behind: bool
 
@@ -67,22 +67,20 @@ def compare(platform: Platform, delivery: Delivery) -> Comparison:
         behind = not is_current(table, delivery, target.position())
         target.ensure(shape)
         with duckdb_in_memory() as connection:
-            refused = _register_refused(connection, target)
+            rejected = _register_rejected(connection, target)
             wanted = _source(connection, table, shape, of_log=delivery.stream is not None)
             held = _held(connection, target, shape, of_log=delivery.stream is not None)
         agree = wanted == held
-        if delivery.stream is None and refused:  # they name no place of their own: by count alone
-            agree = wanted[0] - refused <= held[0] <= wanted[0]
-        return Comparison(wanted[0], held[0], refused, agree, behind)
+        if delivery.stream is None and rejected:  # they name no place of their own: by count alone
+            agree = wanted[0] - rejected <= held[0] <= wanted[0]
+        return Comparison(wanted[0], held[0], rejected, agree, behind)
 
 
-def _register_refused(connection: DuckDBPyConnection, target: Target) -> int:
+def _register_rejected(connection: DuckDBPyConnection, target: Target) -> int:
     schema = pa.schema(field for field in origin_fields() if field.name in PLACE)
-    found = target.refusals(_MOST_REFUSED)
-    places = [
-        {c.GENERATION: r.generation, c.PARTITION: r.partition, c.OFFSET: r.offset} for r in found
-    ]
-    connection.register("refused", pa.Table.from_pylist(places, schema))
+    found = target.rejections(_MOST_REJECTED)
+    places = [{c.TOPIC_ID: r.topic_id, c.PARTITION: r.partition, c.OFFSET: r.offset} for r in found]
+    connection.register("rejected", pa.Table.from_pylist(places, schema))
     return len(found)
 
 
@@ -93,7 +91,7 @@ def _source(
     connection.register("source", TableDataset(table))
     if not of_log:
         return _sum(connection, "source", shape.key)
-    ordinals = plan.ordinals(read_ledgers(table))
+    ordinals = plan.ordinals(read_committed(table))
     connection.register("ordinals", ordinals_table(ordinals))
     key = ", ".join(f"b.{quoted(name)}" for name in shape.key)
     whole = " AND ".join(f"b.{quoted(name)} IS NOT NULL" for name in shape.key)
@@ -105,9 +103,9 @@ def _source(
     connection.execute(f"""
         CREATE VIEW newest AS SELECT {names}
         FROM source b JOIN ordinals o
-            ON b.{c.PARTITION} = o.{c.PARTITION} AND b.{c.GENERATION} = o.{c.GENERATION}
+            ON b.{c.PARTITION} = o.{c.PARTITION} AND b.{c.TOPIC_ID} = o.{c.TOPIC_ID}
         WHERE b.{c.OFFSET} IS NOT NULL AND {whole}
-            AND NOT EXISTS (FROM refused r WHERE {same})
+            AND NOT EXISTS (FROM rejected r WHERE {same})
         QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {newest_first}) = 1""")
     return _sum(connection, "newest", tuple(dict.fromkeys((*shape.key, *PLACE))))
 

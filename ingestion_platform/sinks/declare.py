@@ -139,7 +139,7 @@ def readable_deliveries(
 ) -> tuple[dict[str, Delivery], list[Attempt[Stream, list[Delivery]]]]:
     """Return the deliveries that can be read, by name, and the streams whose deliveries cannot.
 
-    The folders are the platform's own and PLATFORM_DEFS by default.
+    The folders are the platform's own and PLATFORM_DOMAINS by default.
 
     Raises:
         ContractError: a model's delivery is wrong, or two deliveries have the same target.

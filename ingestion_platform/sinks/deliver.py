@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.errors import Permanent, PositionMoved, Transient
+from ingestion_platform.errors import Permanent, Transient, WriteConflict
 from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.interface import (
     Applied,
     Change,
     Part,
-    Refusal,
+    Rejection,
     Shape,
     Target,
 )
 from ingestion_platform.sinks.source import PLACE, BronzeRows, ModelRows, shape_of
-from ingestion_platform.warehouse.commit import read_ledgers
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.commit import read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.tables import load_or_none
 
 if TYPE_CHECKING:
@@ -48,31 +48,31 @@ BYTES = 32 * 1024 * 1024
 LEAST, MOST = 1_000, 100_000
 """Rows of a change, whatever their size."""
 COUNTED = 1_000
-"""Refused rows that are counted to tell where a target is."""
+"""Rejected rows that are counted to tell where a target is."""
 KEYS = 20_000
 """Keys whose rows are looked up together when rows went away."""
 
 
 @dataclass
 class Delivered:
-    """What a delivery did: rows put into the target, taken out, and refused by it."""
+    """What a delivery did: rows put into the target, taken out, and rejected by it."""
 
     name: str
     upserted: int = 0
     deleted: int = 0
-    refused: int = 0
+    rejected: int = 0
     changes: int = 0
     position: str = ""
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
 
-    def add(self, applied: Applied, refusals: Sequence[Refusal] = ()) -> None:
+    def add(self, applied: Applied, rejections: Sequence[Rejection] = ()) -> None:
         """Count a change."""
         self.upserted += applied.upserted
         self.deleted += applied.deleted
-        self.refused += len(refusals)
+        self.rejected += len(rejections)
         self.changes += 1
-        for each in refusals:
+        for each in rejections:
             self.reasons[each.reason] = self.reasons.get(each.reason, 0) + 1
 
 
@@ -90,7 +90,7 @@ def deliver(
     """Make the target equal to its source as it is now; a source without a table changes nothing.
 
     `again` compares all of it, whatever the position says: for a target that somebody else
-    changed, and to have refused rows tried again.
+    changed, and to have rejected rows tried again.
 
     Raises:
         SinkUnavailable, CatalogUnavailable, StoreUnavailable: try again; what was done is kept.
@@ -103,7 +103,7 @@ def deliver(
         for number in range(1, ATTEMPTS + 1):
             try:
                 _attempt(platform, delivery, target, done, again, on_change)
-            except PositionMoved as moved:
+            except WriteConflict as moved:
                 if number == ATTEMPTS:
                     raise Transient(
                         f"gave up after {ATTEMPTS} attempts: {moved.message}",
@@ -131,19 +131,19 @@ def _let_pass(target: Target, quiet: float) -> None:
 def is_current(table: Table, delivery: Delivery, position: str) -> bool:
     """Whether a target at that position has all that a table has now."""
     if delivery.stream is not None:
-        return not plan.differences(read_ledgers(table), plan.parse(position))
+        return not plan.differences(read_committed(table), plan.parse(position))
     return bool(position) and json.loads(position) == _present(table)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a target is: whether it has all that its source has, how many offsets it lacks (None
-    for a model, which has none), its rows, and how many it refused (COUNTED at most)."""
+    for a model, which has none), its rows, and how many it rejected (COUNTED at most)."""
 
     current: bool
     lag: int | None
     rows: int
-    refused: int
+    rejected: int
 
 
 def standing(platform: Platform, delivery: Delivery) -> Standing:
@@ -156,14 +156,14 @@ def standing(platform: Platform, delivery: Delivery) -> Standing:
     table = load_or_none(platform.catalog, delivery.table)
     with delivery.open(platform.settings) as target:
         position, rows = target.position(), target.rows()
-        refused = len(target.refusals(COUNTED))
+        rejected = len(target.rejections(COUNTED))
     if table is None or table.current_snapshot() is None:
-        return Standing(True, 0 if delivery.stream else None, rows, refused)
+        return Standing(True, 0 if delivery.stream else None, rows, rejected)
     current = is_current(table, delivery, position)
     if delivery.stream is None:
-        return Standing(current, None, rows, refused)
-    work = plan.differences(read_ledgers(table), plan.parse(position))
-    return Standing(current, sum(w.span.end - w.span.start for w in work), rows, refused)
+        return Standing(current, None, rows, rejected)
+    work = plan.differences(read_committed(table), plan.parse(position))
+    return Standing(current, sum(w.span.end - w.span.start for w in work), rows, rejected)
 
 
 def _present(table: Table) -> dict[str, Any]:
@@ -226,10 +226,10 @@ class _Run:
         upserts: pa.Table | None = None,
         deletes: pa.Table | None = None,
         forced: bool = False,
-        refused: Sequence[Refusal] = (),
+        rejected: Sequence[Rejection] = (),
         settled: Sequence[Part] = (),
     ) -> dict[int, str]:
-        """Make a change; gives the rows that the target refused, and then nothing has changed."""
+        """Make a change; gives the rows that the target rejected, and then nothing has changed."""
         change = Change(
             self._no_rows if upserts is None else upserts,
             self._no_keys if deletes is None else deletes,
@@ -237,90 +237,96 @@ class _Run:
             position=position,
             delivery=self.name,
             forced=forced,
-            refused=refused,
+            rejected=rejected,
             settled=settled,
         )
         applied = self.target.apply(change)
-        if not applied.refused:
+        if not applied.rejected:
             self.position = position
-            self._done.add(applied, refused)
+            self._done.add(applied, rejected)
             self._on_change(self._done)
-        return applied.refused
+        return applied.rejected
 
     def put(self, position: str, rows: pa.Table) -> None:
         """Rows in the order of the log: the newest of each key that the target takes."""
-        rows, refused = self._keyed(rows)
+        rows, rejected = self._keyed(rows)
         while True:
             newest = _newest(rows, self.shape.key)
             upserts = rows if newest is None else rows.take(newest)
-            bad = self.change(position, upserts=upserts, refused=refused)
+            bad = self.change(position, upserts=upserts, rejected=rejected)
             if not bad:
                 return
-            refused += [Refusal(_row(upserts, number), why) for number, why in bad.items()]
+            rejected += [Rejection(_row(upserts, number), why) for number, why in bad.items()]
             numbers = [number if newest is None else newest[number].as_py() for number in bad]
             rows = _without(rows, numbers)
 
     def replace(self, position: str, rows: pa.Table, gone: pa.Table | None = None) -> None:
-        """Rows in place of whatever the target has of their keys; a refused one leaves nothing."""
-        rows, refused = self._keyed(rows)
+        """Rows in place of whatever the target has of their keys; a rejected one leaves nothing."""
+        rows, rejected = self._keyed(rows)
         newest = _newest(rows, self.shape.key)
         rows = rows if newest is None else rows.take(newest)
         deletes = self._no_keys if gone is None else gone
         while True:
-            bad = self.change(position, upserts=rows, deletes=deletes, forced=True, refused=refused)
+            bad = self.change(
+                position, upserts=rows, deletes=deletes, forced=True, rejected=rejected
+            )
             if not bad:
                 return
-            refused += [Refusal(_row(rows, number), why) for number, why in bad.items()]
+            rejected += [Rejection(_row(rows, number), why) for number, why in bad.items()]
             dropped = rows.take(list(bad)).select(self.shape.key)
             deletes = pa.concat_tables([deletes, dropped])
             rows = _without(rows, list(bad))
 
-    def _keyed(self, rows: pa.Table) -> tuple[pa.Table, list[Refusal]]:
-        """The rows whose key is whole, and refusals of the others."""
-        refused: list[Refusal] = []
+    def _keyed(self, rows: pa.Table) -> tuple[pa.Table, list[Rejection]]:
+        """The rows whose key is whole, and rejections of the others."""
+        rejected: list[Rejection] = []
         for name in self.shape.key:
             if rows[name].null_count:
                 bad = pc.indices_nonzero(rows[name].is_null()).to_pylist()
-                refused += [Refusal(_row(rows, n), f"{name}: is null in the key") for n in bad]
+                rejected += [Rejection(_row(rows, n), f"{name}: is null in the key") for n in bad]
                 rows = rows.filter(rows[name].is_valid())
-        return rows, refused
+        return rows, rejected
 
 
 class _Bronze:
-    """Deliveries of a bronze table, by ledgers."""
+    """Deliveries of a bronze table, by committed offsets."""
 
     def __init__(self, run: _Run, table: Table) -> None:
         self._run = run
-        self._ledgers = read_ledgers(table)
+        self._committed_by_partition = read_committed(table)
         self._table = table
         self._size = LEAST * 10
 
     def deliver(self, again: bool) -> None:
         """What is missing first, in the order of the log; then what is to be replaced."""
         run = self._run
-        held = _ledgers(run)
-        if again:  # nothing that the target holds counts as judged by the present contract
-            held = {p: _renamed(ledger, "?") for p, ledger in held.items()}
-        work = plan.differences(self._ledgers, held)
+        held = _committed_by_partition(run)
+        if again:  # nothing that the target holds counts as validated by the present contract
+            held = {p: _renamed(committed, "?") for p, committed in held.items()}
+        work = plan.differences(self._committed_by_partition, held)
         if not work:
             return
         held = plan.parse(run.position)
-        rows = BronzeRows(self._table, run.shape, plan.ordinals(self._ledgers), run.name)
+        rows = BronzeRows(
+            self._table, run.shape, plan.ordinals(self._committed_by_partition), run.name
+        )
         for each in work:
             if each.fresh:
                 for part, of_part in self._parts(rows, each):
                     if of_part.num_rows and not run.target.atomic:
                         self._claim(held, each.partition, part)
-                    held[each.partition] = held.get(each.partition, Ledger()).with_span(part)
+                    held[each.partition] = held.get(each.partition, CommittedRanges()).with_span(
+                        part
+                    )
                     run.put(plan.render(held), of_part)
         replaced = [each for each in work if not each.fresh]
         if replaced:
             self._replace(rows, held, replaced)
 
     def _replace(
-        self, rows: BronzeRows, held: dict[int, Ledger], replaced: Sequence[plan.Work]
+        self, rows: BronzeRows, held: dict[int, CommittedRanges], replaced: Sequence[plan.Work]
     ) -> None:
-        """Spans that others judged, or that the table has no more.
+        """Spans that others validated, or that the table has no more.
 
         They are claimed first, so that whoever else is at them starts again: what the two would
         write could not be told apart.
@@ -337,43 +343,45 @@ class _Bronze:
             where = Part(each.partition, each.span)
             for keys in _grouped(run.target.held(where, without=run.name), KEYS):
                 self._recompute(rows, keys.select(run.shape.key))
-            ledger = held[each.partition]
+            committed = held[each.partition]
             held[each.partition] = (
-                ledger.with_span(each.span)
+                committed.with_span(each.span)
                 if each.span.contract
-                else plan.without(ledger, each.span)
+                else plan.without(committed, each.span)
             )
             run.move(plan.render(held), settled=[where])
 
-    def _claim(self, held: dict[int, Ledger], partition: int, span: Span) -> None:
+    def _claim(self, held: dict[int, CommittedRanges], partition: int, span: Span) -> None:
         """Call a span unfinished, until its rows are there: whoever comes next replaces it."""
         claimed = {**held, partition: self._claimed(held, partition, span)}
         self._run.move(plan.render(claimed))
 
-    def _claimed(self, held: dict[int, Ledger], partition: int, span: Span) -> Ledger:
-        claim = Span(span.generation, span.start, span.end, f"~{self._run.name}")
-        return held.get(partition, Ledger()).with_span(claim)
+    def _claimed(
+        self, held: dict[int, CommittedRanges], partition: int, span: Span
+    ) -> CommittedRanges:
+        claim = Span(span.topic_id, span.start, span.end, f"~{self._run.name}")
+        return held.get(partition, CommittedRanges()).with_span(claim)
 
     def _recompute(self, rows: BronzeRows, keys: pa.Table) -> None:
         """Keys whose row is there no more get the newest one that is left, or go."""
         run = self._run
-        refused: list[Refusal] = []
+        rejected: list[Rejection] = []
         newest = rows.newest(keys, [])
         while True:
             gone = _missing(keys, newest, run.shape)
             bad = run.change(
-                run.position, upserts=newest, deletes=gone, forced=True, refused=refused
+                run.position, upserts=newest, deletes=gone, forced=True, rejected=rejected
             )
             if not bad:
                 return
-            refused += [Refusal(_row(newest, number), why) for number, why in bad.items()]
-            newest = rows.newest(keys, [each.row for each in refused])
+            rejected += [Rejection(_row(newest, number), why) for number, why in bad.items()]
+            newest = rows.newest(keys, [each.row for each in rejected])
 
     def _parts(self, rows: BronzeRows, work: plan.Work) -> Iterator[tuple[Span, pa.Table]]:
         """The rows of a span in parts of bounded size, as far as sizes can be foreseen."""
         span, start = work.span, work.span.start
         while start < span.end:
-            part = Span(span.generation, start, min(span.end, start + self._size), span.contract)
+            part = Span(span.topic_id, start, min(span.end, start + self._size), span.contract)
             found = rows.between(work.partition, part)
             if found.num_rows:
                 self._size = int(min(MOST, max(LEAST, BYTES * found.num_rows // found.nbytes)))
@@ -381,13 +389,13 @@ class _Bronze:
             start = part.end
 
 
-def _ledgers(run: _Run) -> dict[int, Ledger]:
+def _committed_by_partition(run: _Run) -> dict[int, CommittedRanges]:
     try:
         return plan.parse(run.position)
     except ValueError:
         raise Permanent(
             f"{run.shape.source}: the target holds a model, which rows of a log cannot replace",
-            action="deliver to a target of another name, or drop this one: it is made anew",
+            action="deliver to a target of another name, or drop this one: it is made again",
         ) from None
 
 
@@ -428,8 +436,10 @@ class _Model:
         run.move(json.dumps(self._now), settled=[Part()])
 
 
-def _renamed(ledger: Ledger, contract: str) -> Ledger:
-    return Ledger(tuple(Span(s.generation, s.start, s.end, contract) for s in ledger.spans))
+def _renamed(committed: CommittedRanges, contract: str) -> CommittedRanges:
+    return CommittedRanges(
+        tuple(Span(s.topic_id, s.start, s.end, contract) for s in committed.spans)
+    )
 
 
 def _newest(rows: pa.Table, key: tuple[str, ...]) -> pa.Array | None:

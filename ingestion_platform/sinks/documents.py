@@ -45,11 +45,11 @@ _SIMPLE: list[tuple[Any, dict[str, Any]]] = [
 _STAMP = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 
 ORIGIN_MAPPINGS: dict[str, dict[str, Any]] = {
-    c.WINDOW: _DAY,
+    c.INGEST_DATE: _DAY,
     c.PARTITION: {"type": "integer"},
     ORDINAL: {"type": "integer"},
     c.OFFSET: {"type": "long"},
-    c.GENERATION: {"type": "keyword"},
+    c.TOPIC_ID: {"type": "keyword"},
     DELIVERY: {"type": "keyword"},
 }
 
@@ -80,28 +80,30 @@ def _mapping(kind: pa.DataType) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A mapping that holds what another one held, too; `anew` says that the index must be written
-    again, since a mapping only grows."""
+    """A mapping that also holds what the former one held.
+
+    `reindex`: the index must be written again, since a mapping of Elasticsearch only grows.
+    """
 
     mapping: dict[str, Any]
-    anew: bool = False
+    reindex: bool = False
 
 
 def merged(have: Mapping[str, Any], want: Mapping[str, Any]) -> Merged | None:
     """The mapping of a field that is mapped and is to be mapped; None when that loses data."""
     if "properties" in have and "properties" in want and have.get("type") == want.get("type"):
-        members, anew = dict(have["properties"]), False
+        members, reindex = dict(have["properties"]), False
         for name, member in want["properties"].items():
             found = merged(members[name], member) if name in members else Merged(member)
             if found is None:
                 return None
-            members[name], anew = found.mapping, anew or found.anew
-        return Merged({**have, "properties": members}, anew)
+            members[name], reindex = found.mapping, reindex or found.reindex
+        return Merged({**have, "properties": members}, reindex)
     if have == want:
         return Merged(dict(want))
     types = have.get("type"), want.get("type")
     if types in _WIDER or (types == ("double", "double") and "fields" in want):
-        return Merged(dict(want), anew=True)
+        return Merged(dict(want), reindex=True)
     if types[::-1] in _WIDER or types == ("double", "double"):
         return Merged(dict(have))
     return None

@@ -37,9 +37,9 @@ from ingestion_platform.contract import columns as c
 from ingestion_platform.errors import (
     Permanent,
     PlatformError,
-    PositionMoved,
     SettingError,
     SinkUnavailable,
+    WriteConflict,
 )
 from ingestion_platform.sinks.cluster import (
     PAGE,
@@ -49,7 +49,7 @@ from ingestion_platform.sinks.cluster import (
     Item,
     answering,
     decoded,
-    refuses,
+    rejects,
 )
 from ingestion_platform.sinks.documents import (
     ORIGIN_MAPPINGS,
@@ -67,8 +67,8 @@ from ingestion_platform.sinks.interface import (
     Applied,
     Change,
     Part,
-    Refusal,
-    Refused,
+    Rejected,
+    Rejection,
     Shape,
 )
 from ingestion_platform.sinks.text import json_row
@@ -86,7 +86,7 @@ FENCES = 5
 """Times that others are fenced off, while requests for that remain without an answer."""
 _EXAMPLE = "https://search.example.org:9200"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
-_RESERVED = re.compile(r"-refused$|-\d{6}$|\.(write|refuse)-")
+_RESERVED = re.compile(r"-rejected$|-\d{6}$|\.(write|refuse)-")
 _MADE_BY = "ingestion-platform"
 
 _POSITIONS_INDEX = {
@@ -101,16 +101,16 @@ _POSITIONS_INDEX = {
     },
 }
 _STORED = {"type": "keyword", "index": False, "doc_values": False}
-_REFUSED_INDEX = {
+_REJECTED_INDEX = {
     "settings": {"number_of_shards": 1, "auto_expand_replicas": "0-1"},
     "mappings": {
         "dynamic": "strict",
         "properties": {
-            **{name: ORIGIN_MAPPINGS[name] for name in (c.GENERATION, c.PARTITION, c.OFFSET)},
+            **{name: ORIGIN_MAPPINGS[name] for name in (c.TOPIC_ID, c.PARTITION, c.OFFSET)},
             DELIVERY: {"type": "keyword"},
             "reason": {"type": "text", "fields": {"keyword": {"type": "keyword"}}},
             "row": _STORED,
-            "refused_at": {"type": "date", "format": "strict_date_optional_time"},
+            "rejected_at": {"type": "date", "format": "strict_date_optional_time"},
         },
     },
 }
@@ -217,7 +217,7 @@ class _Done:
 
     written: int
     met: int
-    refused: dict[int, str]
+    rejected: dict[int, str]
 
 
 class ElasticsearchTarget:
@@ -228,7 +228,7 @@ class ElasticsearchTarget:
     def __init__(self, sinks: SinkSettings, where: Options) -> None:
         self._sinks = sinks
         self._name = where.index
-        self._refused_name = f"{where.index}-refused"
+        self._rejected_name = f"{where.index}-rejected"
         self._connected: Cluster | None = None
         self._pool = ThreadPoolExecutor(WORKERS)
         self._shape: Shape | None = None
@@ -258,7 +258,7 @@ class ElasticsearchTarget:
         self._connected.close()
 
     def ensure(self, shape: Shape) -> None:
-        """See Target: new fields are mapped; for a wider or renamed one the index is written anew,
+        """See Target: new fields are mapped; for a wider or renamed one the index is written again,
         and then takes the old one's place behind the alias."""
         with answering(self._name):
             self._shape = shape
@@ -282,14 +282,14 @@ class ElasticsearchTarget:
         with answering(self._name):
             stored = self._at(change)
             applied, settled = Applied(), self._settled(change)
-            if change.upserts.num_rows or change.deletes.num_rows or change.refused or settled:
+            if change.upserts.num_rows or change.deletes.num_rows or change.rejected or settled:
                 stored = self._claimed(stored, change.delivery)
                 applied = self._write(stored.known, change)
-                if applied.refused:
+                if applied.rejected:
                     return applied
                 self._keep(stored.known, change, settled)
                 if self._cluster.unanswered:  # nothing may follow a write that is still under way
-                    stored = self._claimed(stored, change.delivery, anew=True)
+                    stored = self._claimed(stored, change.delivery, renew=True)
             if change.position != change.base:
                 self._swap(stored, replace(stored.known, position=change.position))
             return applied
@@ -312,16 +312,16 @@ class ElasticsearchTarget:
             state = self._read().state
             return 0 if state is None else self._cluster.count(state.index)
 
-    def refusals(self, limit: int) -> list[Refused]:
+    def rejections(self, limit: int) -> list[Rejected]:
         """See Target."""
-        newest = [{"refused_at": "desc"}, {c.PARTITION: "asc"}, {c.OFFSET: "asc"}]
-        found: list[Refused] = []
+        newest = [{"rejected_at": "desc"}, {c.PARTITION: "asc"}, {c.OFFSET: "asc"}]
+        found: list[Rejected] = []
         with answering(self._name):
-            if self._read().state is None or not self._cluster.uuid(self._refused_name):
+            if self._read().state is None or not self._cluster.uuid(self._rejected_name):
                 return []
             size = min(limit, PAGE)
-            for hits in self._cluster.scan(self._refused_name, {}, None, newest, size):
-                found += [_refused(hit) for hit in hits]
+            for hits in self._cluster.scan(self._rejected_name, {}, None, newest, size):
+                found += [_rejected(hit) for hit in hits]
                 if len(found) >= limit:
                     break
         return found[:limit]
@@ -365,12 +365,12 @@ class ElasticsearchTarget:
             return now
         raise self._moved()
 
-    def _claimed(self, stored: _Stored, delivery: str, *, anew: bool = False) -> _Stored:
+    def _claimed(self, stored: _Stored, delivery: str, *, renew: bool = False) -> _Stored:
         """The state with the claim of a delivery, nobody else being able to write."""
         state, self._claimant = stored.known, delivery
-        if state.claimed_by == delivery and not anew:
+        if state.claimed_by == delivery and not renew:
             return stored
-        if not anew and not state.claimed_by and state.writer:
+        if not renew and not state.claimed_by and state.writer:
             return self._swap(stored, replace(state, claimed_by=delivery))
         for _ in range(FENCES):
             self._cluster.unanswered = False
@@ -401,18 +401,18 @@ class ElasticsearchTarget:
             self._no_writer(state.index),
             *({"add": each} for each in _writing(self._name, state)),
         )
-        both = f"{state.index},{self._refused_name}"
+        both = f"{state.index},{self._rejected_name}"
         self._cluster.call("PUT", f"/{both}/_block/write")
         self._cluster.call("PUT", f"/{both}/_settings", {"index.blocks.write": None})
         if self._read().state != state:
             raise self._moved()
 
     def _no_writer(self, index: str) -> dict[str, Any]:
-        both = [index, self._refused_name]
+        both = [index, self._rejected_name]
         return {"remove": {"alias": f"{self._name}.*", "indices": both, "must_exist": False}}
 
-    def _moved(self) -> PositionMoved:
-        return PositionMoved(
+    def _moved(self) -> WriteConflict:
+        return WriteConflict(
             f"{self._name}: another delivery was quicker",
             action="read the position again and go on",
         )
@@ -431,7 +431,7 @@ class ElasticsearchTarget:
                 action="deliver to an index of another name, or delete this one",
             )
         writer = uuid.uuid4().hex[:12]
-        if self._cluster.uuid(self._refused_name):
+        if self._cluster.uuid(self._rejected_name):
             writer = ""  # nobody's yet
         else:
             self._make_quarantine(writer)
@@ -442,7 +442,7 @@ class ElasticsearchTarget:
     def _follow(self, stored: _Stored, wanted: _State) -> _Stored:
         """Make the index hold what the shape says; gives the state afterwards."""
         have = stored.known
-        columns, renamed, anew = _evolved(have, wanted)
+        columns, renamed, reindex = _evolved(have, wanted)
         after = replace(
             wanted,
             columns=columns,
@@ -452,7 +452,7 @@ class ElasticsearchTarget:
             claimed_by=have.claimed_by,
             writer=have.writer,
         )
-        if anew:
+        if reindex:
             return self._write_anew(stored, after, renamed)
         self._template(after)
         self._cluster.call("PUT", f"/{have.index}/_mapping", _mapping(after))
@@ -467,8 +467,8 @@ class ElasticsearchTarget:
         mark = f"copy {uuid.uuid4().hex[:12]}"
         stored = self._swap(stored, replace(stored.known, claimed_by=mark, writer=""))
         self._cluster.aliases(self._no_writer(old))
-        self._cluster.call("PUT", f"/{old},{self._refused_name}/_block/write")
-        self._cluster.call("PUT", f"/{self._refused_name}/_settings", {"index.blocks.write": None})
+        self._cluster.call("PUT", f"/{old},{self._rejected_name}/_block/write")
+        self._cluster.call("PUT", f"/{self._rejected_name}/_settings", {"index.blocks.write": None})
         state = self._new_index(after)
         for hits in self._cluster.scan(old, {}):
             actions = []
@@ -486,7 +486,7 @@ class ElasticsearchTarget:
             for item in self._cluster.bulk(f"/{index}/_bulk", actions[start:end], {}):
                 # 409: a request that was not answered has copied it.
                 if item.error is not None and item.status != 409:
-                    raise refuses(self._name, item.status, item.error.told())
+                    raise rejects(self._name, item.status, item.error.told())
 
     def _new_index(self, of: _State, writer: str | None = None) -> _State:
         """An empty index of the next number; with a writer, searches and writes find it at once."""
@@ -502,14 +502,14 @@ class ElasticsearchTarget:
         if b"resource_already_exists" in made:
             raise self._moved()
         if failure := msgspec.json.decode(made).get("error"):
-            raise refuses(self._name, 400, failure["reason"])
+            raise rejects(self._name, 400, failure["reason"])
         found = self._cluster.uuid(index)
         return replace(of, index=index, uuid=found, position="", claimed_by="", writer=writer or "")
 
     def _make_quarantine(self, writer: str) -> None:
         alias = {f"{self._name}.refuse-{writer}": {"is_hidden": True}} if writer else {}
-        body = {**_REFUSED_INDEX, "aliases": alias}
-        self._cluster.call("PUT", f"/{self._refused_name}", body, absent=(400,))  # or it is there
+        body = {**_REJECTED_INDEX, "aliases": alias}
+        self._cluster.call("PUT", f"/{self._rejected_name}", body, absent=(400,))  # or it is there
 
     def _template(self, of: _State) -> None:
         """The template of the target's indices; `<name>@custom` adds what its users want."""
@@ -534,7 +534,7 @@ class ElasticsearchTarget:
             others = {"index": f"{self._name}-*", "alias": self._name, "must_exist": False}
             new = {"index": state.index, "alias": self._name}
             self._cluster.aliases({"remove": others}, {"add": new})
-        if not self._cluster.uuid(self._refused_name):
+        if not self._cluster.uuid(self._rejected_name):
             self._make_quarantine("")
 
     def _numbered(self) -> list[str]:
@@ -560,7 +560,7 @@ class ElasticsearchTarget:
         made = documents(change.upserts, self._opened)
         keys = ids(change.upserts.select(self._opened.key))
         places = zip(*(change.upserts[name].to_pylist() for name in ORDER), strict=True)
-        orders = [(window.isoformat(), *rest) for window, *rest in places]
+        orders = [(ingest_date.isoformat(), *rest) for ingest_date, *rest in places]
         gone = ids(change.deletes)
         chunks = [
             _Chunk(n, keys[n:m], made[n:m], orders[n:m], change.delivery, change.forced)
@@ -568,16 +568,16 @@ class ElasticsearchTarget:
         ]
         chunks += [_Chunk(n, gone[n:m], (), (), change.delivery, True) for n, m in _ranges(gone)]
         upserted, deleted = 0, 0
-        refused: dict[int, str] = {}
+        rejected: dict[int, str] = {}
         found = self._pool.map(lambda chunk: self._settle(state, chunk), chunks)
         for chunk, done in zip(chunks, found, strict=True):
-            refused |= done.refused
+            rejected |= done.rejected
             if chunk.documents:
                 upserted += done.written
                 self._read_first = done.met * 2 > len(chunk.ids)
             else:
                 deleted += done.written
-        return Applied(refused=refused) if refused else Applied(upserted, deleted)
+        return Applied(rejected=rejected) if rejected else Applied(upserted, deleted)
 
     def _settle(self, state: _State, chunk: _Chunk) -> _Done:
         """Write a chunk, whatever is there already."""
@@ -585,7 +585,7 @@ class ElasticsearchTarget:
         look = self._read_first or not chunk.documents
         known = self._look(state, chunk, todo) if look else {}
         written, met = 0, set(known)
-        refused: dict[int, str] = {}
+        rejected: dict[int, str] = {}
         while todo:
             actions, same = _actions(chunk, todo, known)
             written += same
@@ -601,13 +601,13 @@ class ElasticsearchTarget:
                 elif item.error is None:
                     written += item.status != 404
                 elif item.status in (400, TOO_LARGE):
-                    refused[chunk.start + number] = item.error.told()
+                    rejected[chunk.start + number] = item.error.told()
                 else:
                     raise self._failed(item)
             if todo:
                 known = self._look(state, chunk, todo)
                 met |= set(known)
-        return _Done(written, len(met), refused)
+        return _Done(written, len(met), rejected)
 
     def _look(self, state: _State, chunk: _Chunk, numbers: Sequence[int]) -> dict[int, Hit]:
         """Documents that are there, by number in the chunk: their versions and places."""
@@ -616,22 +616,22 @@ class ElasticsearchTarget:
         return {number: hit for number, hit in zip(numbers, found, strict=True) if hit.found}
 
     def _settled(self, change: Change) -> list[str]:
-        """Ids of older refusals that are over by a change."""
-        if not change.settled or not self._cluster.uuid(self._refused_name):
+        """Ids of older rejections that are over by a change."""
+        if not change.settled or not self._cluster.uuid(self._rejected_name):
             return []
         parts = [{"bool": {"filter": _in_part(part)}} for part in change.settled]
         query = {
             "filter": [{"bool": {"should": parts, "minimum_should_match": 1}}],
             "must_not": [{"term": {DELIVERY: change.delivery}}],
         }
-        pages = self._cluster.scan(self._refused_name, query, [])
+        pages = self._cluster.scan(self._rejected_name, query, [])
         return [hit.id for hits in pages for hit in hits]
 
     def _keep(self, state: _State, change: Change, settled: Sequence[str]) -> None:
         """The quarantine after a change."""
         at = datetime.now(UTC).isoformat()
         actions = [_action("delete", each) for each in settled]
-        actions += [_kept(refusal, self._opened, at) for refusal in change.refused]
+        actions += [_kept(rejection, self._opened, at) for rejection in change.rejected]
         path = f"/{self._name}.refuse-{state.writer}/_bulk"
         for start, end in _ranges(actions):
             some = actions[start:end]
@@ -644,7 +644,7 @@ class ElasticsearchTarget:
         assert item.error is not None, "it has failed"
         if item.error.type in ("index_not_found_exception", "cluster_block_exception"):
             return self._moved()  # fenced off
-        return refuses(self._name, item.status, item.error.told())
+        return rejects(self._name, item.status, item.error.told())
 
     # Small things.
 
@@ -698,7 +698,7 @@ def _covers(have: _State, wanted: _State) -> bool:
 def _evolved(
     have: _State, wanted: _State
 ) -> tuple[list[tuple[int, str, dict[str, Any]]], dict[str, str], bool]:
-    """The columns afterwards, new names by old ones, and whether all is to be written anew.
+    """The columns afterwards, new names by old ones, and whether all is to be written again.
 
     A wanted column is the one of the same number, as long as the source is the same table; else
     the one of the same name.
@@ -711,9 +711,9 @@ def _evolved(
     if [renamed.get(name, name) for name in have.key] != wanted.key:
         raise Permanent(
             f"{have.target}: is kept by {', '.join(have.key)}, not by {', '.join(wanted.key)}",
-            action="deliver to an index of another name, or delete this one: it is made anew",
+            action="deliver to an index of another name, or delete this one: it is made again",
         )
-    columns, anew = [], bool(renamed)
+    columns, reindex = [], bool(renamed)
     for held, (number, name, mapping) in pairs:
         found = Merged(mapping) if held is None else merged(held[2], mapping)
         if found is None:
@@ -721,16 +721,16 @@ def _evolved(
             raise Permanent(
                 f"{have.target}: field {name} is mapped as {was}, and the source now has "
                 f"{mapping.get('type', 'object')}",
-                action="deliver to an index of another name, or delete this one: it is made anew",
+                action="deliver to an index of another name, or delete this one: it is made again",
             )
         columns.append((number, name, found.mapping))
-        anew |= found.anew
+        reindex |= found.reindex
     used = [held for held, _ in pairs]
-    return [*columns, *(each for each in have.columns if each not in used)], renamed, anew
+    return [*columns, *(each for each in have.columns if each not in used)], renamed, reindex
 
 
 def _mapping(of: _State) -> dict[str, Any]:
-    """Mappings of an index; what is not in them is refused."""
+    """Mappings of an index; what is not in them is rejected."""
     about = {"managed_by": _MADE_BY, "source": of.source, "description": of.description}
     return {
         "dynamic": "strict",
@@ -741,7 +741,7 @@ def _mapping(of: _State) -> dict[str, Any]:
 
 def _writing(name: str, state: _State) -> list[dict[str, Any]]:
     """The aliases that the state's writer writes through."""
-    places = (("write", state.index), ("refuse", f"{name}-refused"))
+    places = (("write", state.index), ("refuse", f"{name}-rejected"))
     return [
         {"alias": f"{name}.{verb}-{state.writer}", "index": index, "is_hidden": True}
         for verb, index in places
@@ -810,27 +810,27 @@ def _in_part(part: Part | None) -> list[dict[str, Any]]:
     span = part.span
     return [
         {"term": {c.PARTITION: part.partition}},
-        {"term": {c.GENERATION: span.generation}},
+        {"term": {c.TOPIC_ID: span.topic_id}},
         {"range": {c.OFFSET: {"gte": span.start, "lt": span.end}}},
     ]
 
 
-def _kept(refusal: Refusal, shape: Shape, at: str) -> str:
-    """The action that keeps a refused row: always under the same id."""
-    row = refusal.row
+def _kept(rejection: Rejection, shape: Shape, at: str) -> str:
+    """The action that keeps a rejected row: always under the same id."""
+    row = rejection.row
     key = json_row({name: row[name] for name in shape.key})
-    place = [str(row[name]) for name in (c.PARTITION, c.OFFSET, c.GENERATION)]
+    place = [str(row[name]) for name in (c.PARTITION, c.OFFSET, c.TOPIC_ID)]
     place.append(hashlib.md5(key.encode(errors="surrogatepass")).hexdigest())
     entry = {
-        **{name: row[name] for name in (c.GENERATION, c.PARTITION, c.OFFSET, DELIVERY)},
-        "reason": refusal.reason,
+        **{name: row[name] for name in (c.TOPIC_ID, c.PARTITION, c.OFFSET, DELIVERY)},
+        "reason": rejection.reason,
         "row": json_row(row),
-        "refused_at": at,
+        "rejected_at": at,
     }
     return _action("index", "|".join(place), document=_text(entry))
 
 
-def _refused(hit: Hit) -> Refused:
+def _rejected(hit: Hit) -> Rejected:
     entry = hit.members()
-    place = (entry[c.GENERATION], entry[c.PARTITION], entry[c.OFFSET])
-    return Refused(*place, entry["reason"], entry["row"], entry["refused_at"])
+    place = (entry[c.TOPIC_ID], entry[c.PARTITION], entry[c.OFFSET])
+    return Rejected(*place, entry["reason"], entry["row"], entry["rejected_at"])

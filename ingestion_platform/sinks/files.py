@@ -1,7 +1,7 @@
 """Files: a folder of Parquet or CSV parts on a disk or an object store, for whoever reads files.
 
 A part holds the keys of one hash. A change writes the parts that it touches under new names, and
-then a manifest that names all parts, the position and the refused rows; the number of a manifest
+then a manifest that names all parts, the position and the rejected rows; the number of a manifest
 can be taken once, so of two deliveries at once one begins again. For exports of some million rows:
 a change costs as much as the parts that it touches.
 """
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.contract import columns as c
-from ingestion_platform.errors import Permanent, PositionMoved
+from ingestion_platform.errors import Permanent, WriteConflict
 from ingestion_platform.lake.store import Store, store_at
 from ingestion_platform.sinks.interface import (
     DELIVERY,
@@ -32,7 +32,7 @@ from ingestion_platform.sinks.interface import (
     Applied,
     Change,
     Part,
-    Refused,
+    Rejected,
     Shape,
     origin_fields,
 )
@@ -107,7 +107,7 @@ class Manifest:
     columns: tuple[tuple[int, str, str], ...] = ()
     parts: int = PARTS
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    refused: str | None = None
+    rejected: str | None = None
 
 
 class FilesTarget:
@@ -133,7 +133,7 @@ class FilesTarget:
         """See Target."""
 
     def ensure(self, shape: Shape) -> None:
-        """See Target: all parts are written anew when the shape has changed."""
+        """See Target: all parts are written again when the shape has changed."""
         self._shape = shape
         now = self._manifest()
         columns = tuple((o.number, o.name, str(flat_type(o.type))) for o in shape.columns)
@@ -177,11 +177,11 @@ class FilesTarget:
             if put or removed:
                 path = self._write(now.number + 1, bucket, change.delivery, rows)
                 files[str(bucket)] = (path, rows.num_rows)
-        refused = self._kept(now, change)
-        if files == now.files and (change.position, refused) == (now.position, now.refused):
+        rejected = self._kept(now, change)
+        if files == now.files and (change.position, rejected) == (now.position, now.rejected):
             return Applied()
         after = {**vars(now), "number": now.number + 1, "position": change.position}
-        self._commit(now, Manifest(**{**after, "files": files, "refused": refused}))
+        self._commit(now, Manifest(**{**after, "files": files, "rejected": rejected}))
         return Applied(upserted, deleted)
 
     def held(self, part: Part | None = None, *, without: str = "") -> Iterator[pa.Table]:
@@ -194,7 +194,7 @@ class FilesTarget:
                 span = part.span
                 inside = pc.and_(
                     pc.equal(rows[c.PARTITION], part.partition),
-                    pc.equal(rows[c.GENERATION], span.generation),
+                    pc.equal(rows[c.TOPIC_ID], span.topic_id),
                 )
                 inside = pc.and_(inside, pc.greater_equal(rows[c.OFFSET], span.start))
                 rows = rows.filter(pc.and_(inside, pc.less(rows[c.OFFSET], span.end)))
@@ -207,12 +207,12 @@ class FilesTarget:
         """See Target."""
         return sum(count for _, count in self._manifest().files.values())
 
-    def refusals(self, limit: int) -> list[Refused]:
+    def rejections(self, limit: int) -> list[Rejected]:
         """See Target."""
-        entries = self._refused_of(self._manifest())
-        entries.sort(key=lambda entry: str(entry["refused_at"]), reverse=True)
+        entries = self._rejected_of(self._manifest())
+        entries.sort(key=lambda entry: str(entry["rejected_at"]), reverse=True)
         return [
-            Refused(**{name: value for name, value in entry.items() if name != "delivery"})
+            Rejected(**{name: value for name, value in entry.items() if name != "delivery"})
             for entry in entries[:limit]
         ]
 
@@ -241,8 +241,8 @@ class FilesTarget:
             found = _NUMBERED.search(entry.path)
             if found and entry.path not in named and int(found[1]) <= after.number:
                 self._store.remove(entry.path)
-        if before.refused and before.refused != after.refused:
-            self._store.remove(before.refused)
+        if before.rejected and before.rejected != after.rejected:
+            self._store.remove(before.rejected)
         for entry in self._store.listing(f"{self._where.folder}/_manifests/")[0]:
             if entry.path < self._manifest_path(before.number):
                 self._store.remove(entry.path)
@@ -333,7 +333,7 @@ class FilesTarget:
             raise Permanent(
                 f"{self._where.folder}: is kept by {', '.join(now.key)}, not by "
                 f"{', '.join(shape.key)}",
-                action="deliver to another folder, or remove this one: it is made anew",
+                action="deliver to another folder, or remove this one: it is made again",
             )
         types = {name: kind for _, name, kind in now.columns}
         for column in shape.columns:
@@ -342,7 +342,7 @@ class FilesTarget:
                 raise Permanent(
                     f"{self._where.folder}: column {column.name} is {have}, and the source now "
                     f"has {want}",
-                    action="deliver to another folder, or remove this one: it is made anew",
+                    action="deliver to another folder, or remove this one: it is made again",
                 )
         return found
 
@@ -361,27 +361,27 @@ class FilesTarget:
     # The quarantine.
 
     def _kept(self, now: Manifest, change: Change) -> str | None:
-        """The path of the refused rows after a change."""
-        if not change.refused and not (change.settled and now.refused):
-            return now.refused
+        """The path of the rejected rows after a change."""
+        if not change.rejected and not (change.settled and now.rejected):
+            return now.rejected
         entries = [
             entry
-            for entry in self._refused_of(now)
+            for entry in self._rejected_of(now)
             if entry["delivery"] == change.delivery
             or not any(_inside(entry, part) for part in change.settled)
         ]
         at = datetime.now(UTC).isoformat()
         fresh = {
-            (r.row[c.GENERATION], r.row[c.PARTITION], r.row[c.OFFSET], json_row(r.row)): {
-                "generation": r.row[c.GENERATION],
+            (r.row[c.TOPIC_ID], r.row[c.PARTITION], r.row[c.OFFSET], json_row(r.row)): {
+                "topic_id": r.row[c.TOPIC_ID],
                 "partition": r.row[c.PARTITION],
                 "offset": r.row[c.OFFSET],
                 "reason": r.reason,
                 "row": json_row(r.row),
-                "refused_at": at,
+                "rejected_at": at,
                 "delivery": r.row[DELIVERY],
             }
-            for r in change.refused
+            for r in change.rejected
         }
         entries = [*entries, *fresh.values()]
         if not entries:
@@ -390,11 +390,11 @@ class FilesTarget:
         self._store.write(path, "".join(json.dumps(each) + "\n" for each in entries).encode())
         return path
 
-    def _refused_of(self, now: Manifest) -> list[dict[str, Any]]:
-        if now.refused is None:
+    def _rejected_of(self, now: Manifest) -> list[dict[str, Any]]:
+        if now.rejected is None:
             return []
         with self._reading():
-            return [json.loads(line) for line in self._store.read(now.refused).splitlines()]
+            return [json.loads(line) for line in self._store.read(now.rejected).splitlines()]
 
     # Small things.
 
@@ -403,8 +403,8 @@ class FilesTarget:
         assert self._shape is not None, "call ensure() first"
         return self._shape
 
-    def _moved(self) -> PositionMoved:
-        return PositionMoved(
+    def _moved(self) -> WriteConflict:
+        return WriteConflict(
             f"{self._where.folder}: another delivery was quicker",
             action="read the position again and go on",
         )
@@ -431,7 +431,7 @@ def _inside(entry: Mapping[str, Any], part: Part) -> bool:
     if part.span is None:
         return True
     span = part.span
-    same = (entry["partition"], entry["generation"]) == (part.partition, span.generation)
+    same = (entry["partition"], entry["topic_id"]) == (part.partition, span.topic_id)
     return same and span.start <= int(entry["offset"]) < span.end
 
 

@@ -16,14 +16,14 @@ from ingestion_platform.contract import columns as c
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ingestion_platform.warehouse.ledger import Span
+    from ingestion_platform.warehouse.committed import Span
 
 ORDINAL: Final = "_ordinal"
 DELIVERY: Final = "_delivery"
-ORDER: Final = (c.WINDOW, c.PARTITION, ORDINAL, c.OFFSET)
+ORDER: Final = (c.INGEST_DATE, c.PARTITION, ORDINAL, c.OFFSET)
 """Which of two rows of a key is the newer one: compared from left to right. Within a log partition
 it is the order of the log; between log partitions, the one that silver models use."""
-ORIGIN: Final = (*ORDER, c.GENERATION, DELIVERY)
+ORIGIN: Final = (*ORDER, c.TOPIC_ID, DELIVERY)
 """The columns that every delivered row has behind its own: where it is from, and the delivery
 that wrote it."""
 
@@ -45,7 +45,7 @@ class Shape:
     """What a target must be able to hold: columns (those of ORIGIN not among them) and the key.
 
     The key names columns, or, for rows that have none, their place in the log:
-    (`_generation`, `_partition`, `_offset`).
+    (`_topic_id`, `_partition`, `_offset`).
     """
 
     source: str
@@ -76,18 +76,18 @@ def origin_fields() -> list[pa.Field[Any]]:
     import pyarrow as pa
 
     types = {
-        c.WINDOW: pa.date32(),
+        c.INGEST_DATE: pa.date32(),
         c.PARTITION: pa.int32(),
         ORDINAL: pa.int32(),
         c.OFFSET: pa.int64(),
-        c.GENERATION: pa.string(),
+        c.TOPIC_ID: pa.string(),
         DELIVERY: pa.string(),
     }
     return [pa.field(name, types[name]) for name in ORIGIN]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """A row that a target does not take, and why; `row` has the columns of `Shape.schema`."""
 
     row: dict[str, Any]
@@ -107,8 +107,8 @@ class Change:
     """What a target is to do as one: of a key at most one row in `upserts` or in `deletes`.
 
     `base` is the position that the target must be at; then it is at `position`. An upsert gives
-    way to a row that is newer by ORDER, unless it is `forced`. `refused` rows are kept in the
-    sink's quarantine; `settled` are parts whose older refusals (of other deliveries than
+    way to a row that is newer by ORDER, unless it is `forced`. `rejected` rows are kept in the
+    sink's quarantine; `settled` are parts whose older rejections (of other deliveries than
     `delivery`) are over.
     """
 
@@ -120,18 +120,18 @@ class Change:
     position: str
     delivery: str
     forced: bool = False
-    refused: Sequence[Refusal] = ()
+    rejected: Sequence[Rejection] = ()
     settled: Sequence[Part] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of a change. With `refused` rows (their numbers in `upserts`, and the reasons) the
+    """What came of a change. With `rejected` rows (their numbers in `upserts`, and the reasons) the
     position is where it was, and the change is to be made again without them."""
 
     upserted: int = 0
     deleted: int = 0
-    refused: dict[int, str] = field(default_factory=dict)
+    rejected: dict[int, str] = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -185,17 +185,17 @@ class Target(Protocol):
     def rows(self) -> int:
         """How many rows it has; 0 before the first `ensure`."""
 
-    def refusals(self, limit: int) -> list[Refused]:
+    def rejections(self, limit: int) -> list[Rejected]:
         """The quarantine, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A row in a sink's quarantine: its place, why it was refused, and the row as JSON text."""
+class Rejected:
+    """A row in a sink's quarantine: its place, why it was rejected, and the row as JSON text."""
 
-    generation: str
+    topic_id: str
     partition: int
     offset: int
     reason: str
     row: str
-    refused_at: str
+    rejected_at: str

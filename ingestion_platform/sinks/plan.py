@@ -1,4 +1,5 @@
-"""What a target lacks of a bronze table: the table's ledger against its own; plain data."""
+"""What a target lacks of a bronze table: the table's committed offsets against its own; plain
+data."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 
-Ledgers = Mapping[int, Ledger]
+CommittedByPartition = Mapping[int, CommittedRanges]
 """Ledgers by log partition."""
 
 
@@ -26,70 +27,79 @@ class Work:
     fresh: bool
 
 
-def differences(table: Ledgers, target: Ledgers) -> list[Work]:
+def differences(table: CommittedByPartition, target: CommittedByPartition) -> list[Work]:
     """All work, each partition's in the order of its log."""
     found: list[Work] = []
     for partition in sorted({*table, *target}):
-        have, held = table.get(partition, Ledger()), target.get(partition, Ledger())
+        have, held = (
+            table.get(partition, CommittedRanges()),
+            target.get(partition, CommittedRanges()),
+        )
         found.extend(_of_partition(partition, have, held))
     return found
 
 
-def without(ledger: Ledger, span: Span) -> Ledger:
-    """A ledger that tells nothing of a span any more."""
+def without(committed: CommittedRanges, span: Span) -> CommittedRanges:
+    """A committed offsets that tells nothing of a span any more."""
     kept = []
-    for old in ledger.spans:
-        if old.generation != span.generation:
+    for old in committed.spans:
+        if old.topic_id != span.topic_id:
             kept.append(old)
             continue
         if old.start < span.start:
-            kept.append(Span(old.generation, old.start, min(old.end, span.start), old.contract))
+            kept.append(Span(old.topic_id, old.start, min(old.end, span.start), old.contract))
         if old.end > span.end:
-            kept.append(Span(old.generation, max(old.start, span.end), old.end, old.contract))
-    return Ledger(tuple(kept))
+            kept.append(Span(old.topic_id, max(old.start, span.end), old.end, old.contract))
+    return CommittedRanges(tuple(kept))
 
 
-def ordinals(ledgers: Ledgers) -> dict[tuple[int, str], int]:
-    """Which generation of its log partition a generation is, by partition and generation."""
+def ordinals(committed_by_partition: CommittedByPartition) -> dict[tuple[int, str], int]:
+    """Which topic id of its log partition a topic id is, by partition and topic id."""
     return {
-        (partition, generation): number
-        for partition, ledger in ledgers.items()
-        for number, generation in enumerate(dict.fromkeys(s.generation for s in ledger.spans))
+        (partition, topic_id): number
+        for partition, committed in committed_by_partition.items()
+        for number, topic_id in enumerate(dict.fromkeys(s.topic_id for s in committed.spans))
     }
 
 
-def render(ledgers: Ledgers) -> str:
+def render(committed_by_partition: CommittedByPartition) -> str:
     """Ledgers as a position; "" without any."""
-    spans = {str(p): json.loads(ledgers[p].to_json()) for p in sorted(ledgers) if ledgers[p].spans}
+    spans = {
+        str(p): json.loads(committed_by_partition[p].to_json())
+        for p in sorted(committed_by_partition)
+        if committed_by_partition[p].spans
+    }
     return json.dumps(spans) if spans else ""
 
 
-def parse(position: str) -> dict[int, Ledger]:
-    """The ledgers of a position."""
+def parse(position: str) -> dict[int, CommittedRanges]:
+    """The committed offsets of a position."""
     spans = json.loads(position) if position else {}
-    return {int(p): Ledger.from_json(json.dumps(items)) for p, items in spans.items()}
+    return {int(p): CommittedRanges.from_json(json.dumps(items)) for p, items in spans.items()}
 
 
-def _of_partition(partition: int, table: Ledger, target: Ledger) -> Iterator[Work]:
-    generations = dict.fromkeys(s.generation for s in (*table.spans, *target.spans))
-    for generation in generations:
+def _of_partition(
+    partition: int, table: CommittedRanges, target: CommittedRanges
+) -> Iterator[Work]:
+    topic_ids = dict.fromkeys(s.topic_id for s in (*table.spans, *target.spans))
+    for topic_id in topic_ids:
         ends = sorted(
             {
                 end
                 for span in (*table.spans, *target.spans)
-                if span.generation == generation
+                if span.topic_id == topic_id
                 for end in (span.start, span.end)
             }
         )
         last: Work | None = None
         for start, end in pairwise(ends):
-            wanted, held = (_contract(of, generation, start) for of in (table, target))
+            wanted, held = (_contract(of, topic_id, start) for of in (table, target))
             if wanted == held:
                 continue
-            work = Work(partition, Span(generation, start, end, wanted or ""), held is None)
+            work = Work(partition, Span(topic_id, start, end, wanted or ""), held is None)
             if last is not None and _continues(last, work):
                 work = Work(
-                    partition, Span(generation, last.span.start, end, wanted or ""), work.fresh
+                    partition, Span(topic_id, last.span.start, end, wanted or ""), work.fresh
                 )
             elif last is not None:
                 yield last
@@ -106,6 +116,6 @@ def _continues(last: Work, work: Work) -> bool:
     )
 
 
-def _contract(ledger: Ledger, generation: str, offset: int) -> str | None:
-    found = ledger.of(generation, offset, offset + 1)
+def _contract(committed: CommittedRanges, topic_id: str, offset: int) -> str | None:
+    found = committed.of(topic_id, offset, offset + 1)
     return found[0].contract if found else None

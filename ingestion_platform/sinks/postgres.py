@@ -24,9 +24,9 @@ from ingestion_platform.contract import columns as c
 from ingestion_platform.errors import (
     Permanent,
     PlatformError,
-    PositionMoved,
     SettingError,
     SinkUnavailable,
+    WriteConflict,
 )
 from ingestion_platform.sinks.interface import (
     DELIVERY,
@@ -36,8 +36,8 @@ from ingestion_platform.sinks.interface import (
     Change,
     Column,
     Part,
-    Refusal,
-    Refused,
+    Rejected,
+    Rejection,
     Shape,
 )
 from ingestion_platform.sinks.text import csv_bytes, flat, json_row
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from ingestion_platform.settings import Settings
 
-POSITIONS, REFUSED = "ingestion_positions", "ingestion_refused"
-"""The tables, in the schema of what is delivered, of positions and of refused rows."""
+POSITIONS, REJECTED = "ingestion_positions", "ingestion_rejected"
+"""The tables, in the schema of what is delivered, of positions and of rejected rows."""
 
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 _LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest
@@ -58,25 +58,25 @@ _FETCH = 50_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 # Of SQLSTATEs: bad data, a broken constraint, beyond a limit of the program. A row is to blame.
 _ROW_TO_BLAME = ("22", "23", "54")
-_REFUSED_LOGIN = re.compile(
+_REJECTED_LOGIN = re.compile(
     r'authentication failed|no pg_hba.conf entry|(role|database) "[^"]*" does not exist'
     r"|no password supplied"
 )
 _NUL_IN_JSON = r"(^|[^\\])(\\\\)*\\u0000"
 _ORIGIN_TYPES = {
-    c.WINDOW: "date",
+    c.INGEST_DATE: "date",
     c.PARTITION: "integer",
     "_ordinal": "integer",
     c.OFFSET: "bigint",
-    c.GENERATION: "text",
+    c.TOPIC_ID: "text",
     DELIVERY: "text",
 }
 _ORIGIN_COMMENTS = {
-    c.WINDOW: "UTC day of the record in its log",
+    c.INGEST_DATE: "UTC day of the record in its log",
     c.PARTITION: "partition of the log; 0 for a row of a model",
-    "_ordinal": "which generation of the log",
+    "_ordinal": "which topic id of the log",
     c.OFFSET: "offset in the partition; of a model, the number of the snapshot",
-    c.GENERATION: "topic id of the log; of a model, the id of its table",
+    c.TOPIC_ID: "topic id of the log; of a model, the id of its table",
     DELIVERY: "the delivery that wrote the row",
 }
 _WIDER = {("integer", "bigint"), ("real", "double precision")}
@@ -106,7 +106,7 @@ def options(given: Mapping[str, Any], default_schema: str, default_table: str) -
     for part in (schema, table):
         if not _NAME.fullmatch(part) or len(part) > _LONGEST_NAME - 1:
             raise ValueError(f"table: {part!r} cannot be a name; use letters, digits and _")
-    if table in (POSITIONS, REFUSED):
+    if table in (POSITIONS, REJECTED):
         raise ValueError(f"table: {table} is the sink's own; choose another name")
     return Options(schema, table)
 
@@ -202,13 +202,13 @@ class PostgresTarget:
         """See Target."""
         with _answering(self._name):
             staged = flat(change.upserts)
-            refused = _unspeakable(staged, self._opened)
+            rejected = _unspeakable(staged, self._opened)
             try:
                 with self._sql.transaction():
                     self._lock(change)
                     deleted = self._delete(change.deletes)
-                    upserted = self._upsert(staged, change.forced, refused)
-                    if refused:
+                    upserted = self._upsert(staged, change.forced, rejected)
+                    if rejected:
                         raise _Refusing
                     self._keep(change)
                     self._run(
@@ -217,7 +217,7 @@ class PostgresTarget:
                         [change.position, self._where.table],
                     )
             except _Refusing:
-                return Applied(refused=refused)
+                return Applied(rejected=rejected)
             return Applied(upserted, deleted)
 
     def held(self, part: Part | None = None, *, without: str = "") -> Iterator[pa.Table]:
@@ -252,17 +252,17 @@ class PostgresTarget:
             found = self._run(f"SELECT count(*) FROM {self._table()}").fetchone()
             return int(found[0]) if found else 0
 
-    def refusals(self, limit: int) -> list[Refused]:
+    def rejections(self, limit: int) -> list[Rejected]:
         """See Target."""
         with _answering(self._name):
-            if not self._exists(REFUSED):
+            if not self._exists(REJECTED):
                 return []
             query = (
-                "SELECT _generation, _partition, _offset, reason, row, refused_at::text "
-                f"FROM {self._table(REFUSED)} WHERE target = %s "
+                "SELECT _topic_id, _partition, _offset, reason, row, refused_at::text "
+                f"FROM {self._table(REJECTED)} WHERE target = %s "
                 "ORDER BY refused_at DESC, _partition, _offset LIMIT %s"
             )
-            return [Refused(*row) for row in self._run(query, [self._where.table, limit])]
+            return [Rejected(*row) for row in self._run(query, [self._where.table, limit])]
 
     # The table and its shape.
 
@@ -314,7 +314,7 @@ class PostgresTarget:
         return after
 
     def _create_own(self) -> None:
-        if self._exists(POSITIONS) and self._exists(REFUSED):
+        if self._exists(POSITIONS) and self._exists(REJECTED):
             return
         self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(self._where.schema)}")
         self._run(
@@ -323,12 +323,12 @@ class PostgresTarget:
             "shape text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())"
         )
         self._run(
-            f"CREATE TABLE IF NOT EXISTS {self._table(REFUSED)} ("
-            "target text NOT NULL, _generation text NOT NULL, _partition integer NOT NULL, "
+            f"CREATE TABLE IF NOT EXISTS {self._table(REJECTED)} ("
+            "target text NOT NULL, _topic_id text NOT NULL, _partition integer NOT NULL, "
             "_offset bigint NOT NULL, digest text NOT NULL, reason text NOT NULL, "
             "row text NOT NULL, _delivery text NOT NULL, "
             "refused_at timestamptz NOT NULL DEFAULT now(), "
-            "PRIMARY KEY (target, _partition, _offset, _generation, digest))"
+            "PRIMARY KEY (target, _partition, _offset, _topic_id, digest))"
         )
 
     def _create(self, shape: Shape, wanted: dict[str, Any]) -> None:
@@ -351,7 +351,7 @@ class PostgresTarget:
             raise Permanent(
                 f"{self._name}: is kept by {', '.join(known['key'])}, not by "
                 f"{', '.join(wanted['key'])}",
-                action="deliver to a table of another name, or drop this one: it is made anew",
+                action="deliver to a table of another name, or drop this one: it is made again",
             )
         alter = f"ALTER TABLE {self._table()}"
         for old in renamed:  # by way of names that nothing has, since two may be exchanged
@@ -370,7 +370,7 @@ class PostgresTarget:
             elif have[2] != kind and not widens(kind, have[2]):
                 raise Permanent(
                     f"{self._name}: column {name} is {have[2]}, and the source now has {kind}",
-                    action="deliver to a table of another name, or drop this one: it is made anew",
+                    action="deliver to a table of another name, or drop this one: it is made again",
                 )
             else:
                 kind = have[2]
@@ -405,7 +405,7 @@ class PostgresTarget:
         query = f"SELECT position FROM {self._table(POSITIONS)} WHERE target = %s FOR UPDATE"
         found = self._run(query, [self._where.table]).fetchone()
         if found is None or found[0] != change.base:
-            raise PositionMoved(
+            raise WriteConflict(
                 f"{self._name}: another delivery was quicker",
                 action="read the position again and go on",
             )
@@ -417,16 +417,16 @@ class PostgresTarget:
         same = " AND ".join(f"t.{_quoted(k)} = gone.{_quoted(k)}" for k in self._opened.key)
         return self._run(f"DELETE FROM {self._table()} AS t USING gone WHERE {same}").rowcount
 
-    def _upsert(self, staged: pa.Table, forced: bool, refused: dict[int, str]) -> int:
-        """Merge all rows that can be; `refused` gets the numbers of those that cannot."""
-        if not refused:
-            return self._upsert_range(staged, range(staged.num_rows), forced, refused)
-        good = [number for number in range(staged.num_rows) if number not in refused]
+    def _upsert(self, staged: pa.Table, forced: bool, rejected: dict[int, str]) -> int:
+        """Merge all rows that can be; `rejected` gets the numbers of those that cannot."""
+        if not rejected:
+            return self._upsert_range(staged, range(staged.num_rows), forced, rejected)
+        good = [number for number in range(staged.num_rows) if number not in rejected]
         rows = staged.take(pa.array(good, pa.int64()))
-        return self._upsert_range(rows, good, forced, refused)
+        return self._upsert_range(rows, good, forced, rejected)
 
     def _upsert_range(
-        self, rows: pa.Table, numbers: Sequence[int], forced: bool, refused: dict[int, str]
+        self, rows: pa.Table, numbers: Sequence[int], forced: bool, rejected: dict[int, str]
     ) -> int:
         """Merge rows; when the database blames one of them, the two halves by themselves.
 
@@ -445,12 +445,12 @@ class PostgresTarget:
             if (error.sqlstate or "")[:2] not in _ROW_TO_BLAME:
                 raise
             if rows.num_rows == 1:
-                refused[numbers[0]] = _reason(error)
+                rejected[numbers[0]] = _reason(error)
                 return 0
         half = rows.num_rows // 2
         return self._upsert_range(
-            rows.slice(0, half), numbers[:half], forced, refused
-        ) + self._upsert_range(rows.slice(half), numbers[half:], forced, refused)
+            rows.slice(0, half), numbers[:half], forced, rejected
+        ) + self._upsert_range(rows.slice(half), numbers[half:], forced, rejected)
 
     def _merge(self, forced: bool) -> str:
         shape = self._opened
@@ -487,25 +487,25 @@ class PostgresTarget:
             conditions, values = _in_part(part)
             where = " AND ".join(["target = %s", "_delivery <> %s", *conditions])
             values = [self._where.table, change.delivery, *values]
-            self._run(f"DELETE FROM {self._table(REFUSED)} WHERE {where}", values)
-        if not change.refused:
+            self._run(f"DELETE FROM {self._table(REJECTED)} WHERE {where}", values)
+        if not change.rejected:
             return
         query = (
-            f"INSERT INTO {self._table(REFUSED)} (target, _generation, _partition, _offset, "
+            f"INSERT INTO {self._table(REJECTED)} (target, _topic_id, _partition, _offset, "
             "digest, reason, row, _delivery) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
-            "ON CONFLICT (target, _partition, _offset, _generation, digest) DO UPDATE SET "
+            "ON CONFLICT (target, _partition, _offset, _topic_id, digest) DO UPDATE SET "
             "reason = excluded.reason, row = excluded.row, _delivery = excluded._delivery, "
             "refused_at = now()"
         )
         with self._sql.cursor() as cursor:
-            cursor.executemany(query.encode(), [self._entry(each) for each in change.refused])
+            cursor.executemany(query.encode(), [self._entry(each) for each in change.rejected])
 
-    def _entry(self, refusal: Refusal) -> list[Any]:
-        row = refusal.row
+    def _entry(self, rejection: Rejection) -> list[Any]:
+        row = rejection.row
         key = json_row({name: row[name] for name in self._opened.key})
         return [
-            *(self._where.table, row[c.GENERATION], row[c.PARTITION], row[c.OFFSET]),
-            *(hashlib.md5(key.encode()).hexdigest(), _speakable(refusal.reason)),
+            *(self._where.table, row[c.TOPIC_ID], row[c.PARTITION], row[c.OFFSET]),
+            *(hashlib.md5(key.encode()).hexdigest(), _speakable(rejection.reason)),
             *(_speakable(json_row(row)), row[DELIVERY]),
         ]
 
@@ -533,7 +533,7 @@ class PostgresTarget:
 
 
 class _Refusing(Exception):
-    """Undoes a transaction in which rows were refused."""
+    """Undoes a transaction in which rows were rejected."""
 
 
 def postgres_type(column: Column) -> str:
@@ -611,7 +611,7 @@ def _paired(
 def _unspeakable(staged: pa.Table, shape: Shape) -> dict[int, str]:
     """The rows with the character NUL, which PostgreSQL has in no text: found at one go, since
     halving looks for one row at a time."""
-    refused: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     json_columns = {column.name for column in shape.columns if postgres_type(column) == "jsonb"}
     json_columns |= {column.name for column in shape.columns if pat.is_nested(column.type)}
     for field in staged.schema:
@@ -622,21 +622,21 @@ def _unspeakable(staged: pa.Table, shape: Shape) -> dict[int, str]:
         if field.name in json_columns:
             found = pc.or_(found, pc.match_substring_regex(values, _NUL_IN_JSON))
         for number in pc.indices_nonzero(pc.fill_null(found, False)).to_pylist():
-            refused.setdefault(number, f"{field.name}: text with the character NUL")
-    return refused
+            rejected.setdefault(number, f"{field.name}: text with the character NUL")
+    return rejected
 
 
 def _in_part(part: Part | None) -> tuple[list[str], list[Any]]:
     """Conditions on the columns of ORIGIN, and their values."""
     if part is None or part.span is None:
         return [], []
-    conditions = ["_partition = %s", "_generation = %s", "_offset >= %s", "_offset < %s"]
+    conditions = ["_partition = %s", "_topic_id = %s", "_offset >= %s", "_offset < %s"]
     span = part.span
-    return conditions, [part.partition, span.generation, span.start, span.end]
+    return conditions, [part.partition, span.topic_id, span.start, span.end]
 
 
 def _reason(error: psycopg.Error) -> str:
-    """Why a row was refused, with the column where the database says it."""
+    """Why a row was rejected, with the column where the database says it."""
     said = error.diag.message_primary or str(error).partition("\n")[0]
     column = re.search(r"column (\S+?)[:,]", error.diag.context or "")
     where = error.diag.column_name or (column[1] if column else "")
@@ -684,11 +684,11 @@ def _answering(name: str) -> Iterator[None]:
     except PlatformError:
         raise
     except psycopg.errors.UndefinedTable as error:
-        raise PositionMoved(
-            f"{name}: a table of the delivery is gone", action="start again; it is made anew"
+        raise WriteConflict(
+            f"{name}: a table of the delivery is gone", action="start again; it is made again"
         ) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        if _REFUSED_LOGIN.search(str(error)):
+        if _REJECTED_LOGIN.search(str(error)):
             raise Permanent(
                 f"{name}: PostgreSQL refuses the login",
                 action="correct user, password and database in SINK_POSTGRES_URL",

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract, Kind
-from ingestion_platform.errors import PositionMoved
+from ingestion_platform.errors import WriteConflict
 from ingestion_platform.sinks.interface import (
     DELIVERY,
     ORDER,
@@ -26,19 +26,19 @@ from ingestion_platform.sinks.interface import (
     origin_fields,
 )
 from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.committed import Span
 from ingestion_platform.warehouse.dataset import TableDataset
-from ingestion_platform.warehouse.ledger import Span
 from ingestion_platform.warehouse.reading import quoted, spill_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyiceberg.table import FileScanTask, Table
 
-PLACE = (c.GENERATION, c.PARTITION, c.OFFSET)
+PLACE = (c.TOPIC_ID, c.PARTITION, c.OFFSET)
 """The key of rows that have no other."""
 MEMORY = "1GB"
 """What DuckDB may use before it spills to disk."""
-_NO_WINDOW = date(1970, 1, 1)
+_NO_INGEST_DATE = date(1970, 1, 1)
 
 
 def shape_of(table: Table, key: tuple[str, ...], contract: Contract | None) -> Shape:
@@ -93,21 +93,21 @@ class BronzeRows:
         self._shape = shape
         self._ordinals = ordinals
         self._delivery = delivery
-        self._columns = [*(o.name for o in shape.columns), c.WINDOW, c.PARTITION, c.OFFSET]
-        self._columns.append(c.GENERATION)
+        self._columns = [*(o.name for o in shape.columns), c.INGEST_DATE, c.PARTITION, c.OFFSET]
+        self._columns.append(c.TOPIC_ID)
 
     def between(self, partition: int, span: Span) -> pa.Table:
         """The rows of a span in the order of the log, of `Shape.schema`."""
         condition = (
             (pc.field(c.PARTITION) == pa.scalar(partition, pa.int32()))
-            & (pc.field(c.GENERATION) == span.generation)
+            & (pc.field(c.TOPIC_ID) == span.topic_id)
             & (pc.field(c.OFFSET) >= span.start)
             & (pc.field(c.OFFSET) < span.end)
         )
         with _files_there():
             rows = self._dataset.scanner(columns=self._columns, filter=condition).to_table()
         rows = rows.sort_by(c.OFFSET)
-        ordinal = self._ordinals.get((partition, span.generation), 0)
+        ordinal = self._ordinals.get((partition, span.topic_id), 0)
         numbers = pa.repeat(pa.scalar(ordinal, pa.int32()), rows.num_rows)
         return self._complete(rows.append_column(ORDINAL, numbers))
 
@@ -125,10 +125,10 @@ class BronzeRows:
             SELECT {columns}, o.{ORDINAL}
             FROM bronze b SEMI JOIN wanted USING ({key})
             JOIN ordinals o ON b.{c.PARTITION} = o.{c.PARTITION}
-                AND b.{c.GENERATION} = o.{c.GENERATION}
+                AND b.{c.TOPIC_ID} = o.{c.TOPIC_ID}
             WHERE b.{c.OFFSET} IS NOT NULL AND NOT EXISTS (
                 FROM places p WHERE p.{c.PARTITION} = b.{c.PARTITION}
-                AND p.{c.GENERATION} = b.{c.GENERATION} AND p.{c.OFFSET} = b.{c.OFFSET})
+                AND p.{c.TOPIC_ID} = b.{c.TOPIC_ID} AND p.{c.OFFSET} = b.{c.OFFSET})
             QUALIFY row_number() OVER (PARTITION BY {by_key} ORDER BY {newest_first}) = 1"""
         with _files_there(), duckdb_in_memory() as connection:
             connection.register("bronze", self._dataset)
@@ -145,11 +145,11 @@ class BronzeRows:
 
 
 def ordinals_table(ordinals: Mapping[tuple[int, str], int]) -> pa.Table:
-    """Generations and their numbers, by log partition."""
+    """Topic ids and their numbers, by log partition."""
     return pa.table(
         {
             c.PARTITION: pa.array([p for p, _ in ordinals], pa.int32()),
-            c.GENERATION: pa.array([g for _, g in ordinals], pa.string()),
+            c.TOPIC_ID: pa.array([g for _, g in ordinals], pa.string()),
             ORDINAL: pa.array(ordinals.values(), pa.int32()),
         }
     )
@@ -164,11 +164,11 @@ class ModelRows:
         self._shape = shape
         snapshot = table.current_snapshot()
         origin = {
-            c.WINDOW: pa.scalar(_NO_WINDOW, pa.date32()),
+            c.INGEST_DATE: pa.scalar(_NO_INGEST_DATE, pa.date32()),
             c.PARTITION: pa.scalar(0, pa.int32()),
             ORDINAL: pa.scalar(0, pa.int32()),
             c.OFFSET: pa.scalar(snapshot.sequence_number if snapshot else 0, pa.int64()),
-            c.GENERATION: pa.scalar(shape.identity),
+            c.TOPIC_ID: pa.scalar(shape.identity),
             DELIVERY: pa.scalar(delivery),
         }
         self._origin = [origin[name] for name in ORIGIN]
@@ -242,11 +242,12 @@ def duckdb_in_memory() -> Iterator[DuckDBPyConnection]:
 
 @contextmanager
 def _files_there() -> Iterator[None]:
-    """Files of a table may be gone when it was rewritten long ago: then it is to be opened anew."""
+    """Files of a table may be gone when it was rewritten long ago: then it is to be opened
+    again."""
     try:
         with answering():
             yield
     except FileNotFoundError as error:
-        raise PositionMoved(
-            "files of the table were removed while they were read", action="open it anew"
+        raise WriteConflict(
+            "files of the table were removed while they were read", action="open it again"
         ) from error

@@ -28,7 +28,7 @@ def open_catalog(settings: Settings) -> Catalog:
 
     keep_null_lists()
     skip_surrogates()
-    # A connection that a restarted server has closed is opened anew, instead of failing once.
+    # A connection that a restarted server has closed is opened again, instead of failing once.
     properties = {"pool_pre_ping": "true"} | dict(settings.catalog)
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
@@ -42,10 +42,10 @@ def open_catalog(settings: Settings) -> Catalog:
             return load_catalog(CATALOG, **properties)
 
 
-_REFUSED_LOGIN = re.compile(
+_REJECTED_LOGIN = re.compile(
     r'password authentication failed|no pg_hba.conf entry|(role|database) "[^"]*" does not exist'
 )
-_REFUSED_KEYS = re.compile(
+_REJECTED_KEYS = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|HTTP status 40[13]"
 )
 
@@ -60,7 +60,7 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, RequestException) as error:
-        if _REFUSED_LOGIN.search(str(error)):
+        if _REJECTED_LOGIN.search(str(error)):
             raise Permanent(
                 f"the Iceberg catalog {CATALOG!r} refuses the login",
                 action="correct user, password and database in PYICEBERG_CATALOG__LAKEHOUSE__URI",
@@ -73,7 +73,7 @@ def answering() -> Iterator[None]:
         raise
     except OSError as error:
         said = str(error).partition("\n")[0]
-        if _REFUSED_KEYS.search(said):
+        if _REJECTED_KEYS.search(said):
             raise Permanent(
                 f"the store of the Iceberg tables refuses: {said[-300:]}",
                 action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",

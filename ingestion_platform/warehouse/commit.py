@@ -1,9 +1,9 @@
-"""Appending and replacing rows of a table together with its ledger, in one Iceberg commit.
+"""Appending and replacing rows of a table together with its committed offsets, in one Iceberg
+commit.
 
-Rows and position stand or fall together: a commit whose base moved is refused by the catalog,
-the ledger is read again, and only an unchanged one lets it go on. So two writers of the same
-records cannot both land, whatever they were told or whenever they wake up.
-"""
+Rows and position stand or fall together: a commit whose base moved is rejected by the catalog,
+the committed offsets is read again, and only an unchanged one lets it go on. So two writers of the
+same records cannot both land, whatever they were told or whenever they wake up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingestion_platform.contract import columns
-from ingestion_platform.errors import PositionMoved
-from ingestion_platform.warehouse import ledger as ledgers
+from ingestion_platform.errors import WriteConflict
+from ingestion_platform.warehouse import committed as committed_by_partition
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -36,19 +36,18 @@ _NO_RETRIES = {"commit.retry.num-retries": "0"}
 class Change:
     """What a commit does for one log partition: `files` hold the rows of `span`.
 
-    `base` is the ledger that the files were made on (for a later change of the same commit, the
-    one after the change ahead); `replace` says that rows of the span are in the table and give
-    way.
-    """
+    `base` is the committed offsets that the files were made on (for a later change of the same
+    commit, the one after the change ahead); `replace` says that rows of the span are in the table
+    and give way."""
 
     partition: int
-    base: Ledger
+    base: CommittedRanges
     span: Span
     files: Sequence[DataFile]
     replace: bool
 
 
-def read_ledgers(table: Table) -> dict[int, Ledger]:
+def read_committed(table: Table) -> dict[int, CommittedRanges]:
     """How far a table was loaded, by log partition.
 
     The newest snapshot of ours that the present one descends from tells: it went back with the
@@ -60,24 +59,25 @@ def read_ledgers(table: Table) -> dict[int, Ledger]:
         return {}
     while snapshot is not None:
         summary = snapshot.summary.additional_properties if snapshot.summary else {}
-        if found := ledgers.parse(summary):
+        if found := committed_by_partition.parse(summary):
             return found
         if snapshot.sequence_number == 1:
             return {}  # the table's first: its whole history is there, and none of it is ours
         # Expiring ends the chain, with a snapshot that has no parent or one that is gone.
         parent = snapshot.parent_snapshot_id
         snapshot = None if parent is None else table.snapshot_by_id(parent)
-    return ledgers.parse(table.properties)
+    return committed_by_partition.parse(table.properties)
 
 
 def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
     """Make all changes to the table, with their positions, or none; gives the table after it.
 
     Raises:
-        PositionMoved: another writer changed a ledger that a change is based on, or the table's
+        PositionMoved: another writer changed a committed offsets that a change is based on, or the
+        table's
             partitions.
         CatalogUnavailable: the catalog does not answer; whether the commit is in is unknown, and
-            reading the ledgers again tells.
+            reading the committed offsets again tells.
     """
     began = time.time()
     table: Table | None = None
@@ -87,7 +87,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 table = catalog.load_table(name)
                 ensure_no_retries(table)
                 # Of the very metadata that the commit is based on.
-                _compare(name, read_ledgers(table), changes)
+                _compare(name, read_committed(table), changes)
                 _compare_partitions(table, changes)
                 return _commit_once(table, changes, began)
         except Exception as error:
@@ -95,7 +95,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
                 raise
             # Somebody committed to other rows of the table; the files are still good.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
-    raise PositionMoved(
+    raise WriteConflict(
         f"{name}: {ATTEMPTS} commits in a row met another writer's", action="try again later"
     )
 
@@ -114,7 +114,7 @@ def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
     chosen: BooleanExpression = AlwaysFalse()
     for span in spans:
         rows = And(
-            EqualTo(columns.GENERATION, span.generation),
+            EqualTo(columns.TOPIC_ID, span.topic_id),
             And(GreaterThanOrEqual(columns.OFFSET, span.start), LessThan(columns.OFFSET, span.end)),
         )
         chosen = Or(chosen, rows)
@@ -125,14 +125,16 @@ def _commit_once(table: Table, changes: Sequence[Change], began: float) -> Table
     from ingestion_platform.warehouse import totals
     from ingestion_platform.warehouse.snapshots import begin
 
-    after = read_ledgers(table)
+    after = read_committed(table)
     for change in changes:
-        after[change.partition] = after.get(change.partition, Ledger()).with_span(change.span)
-    position = ledgers.render(after)
+        after[change.partition] = after.get(change.partition, CommittedRanges()).with_span(
+            change.span
+        )
+    position = committed_by_partition.render(after)
     transaction = begin(table)
     _stage(table, transaction, changes, position)
     files = [file for change in changes for file in change.files]
-    # Rows of a replaced span were counted when they were first judged.
+    # Rows of a replaced span were counted when they were first validated.
     fresh = sum(file.record_count for each in changes if not each.replace for file in each.files)
     counted = totals.after(table, fresh=fresh, files=files, began=began)
     transaction.set_properties(position | counted)
@@ -161,13 +163,13 @@ def _stage(
                 snapshot.append_data_file(file)
 
 
-def _compare(name: str, now: dict[int, Ledger], changes: Sequence[Change]) -> None:
+def _compare(name: str, now: dict[int, CommittedRanges], changes: Sequence[Change]) -> None:
     expected = dict(now)
     for change in changes:
-        before = expected.get(change.partition, Ledger())
+        before = expected.get(change.partition, CommittedRanges())
         expected[change.partition] = change.base.with_span(change.span)
         if before != change.base:
-            raise PositionMoved(
+            raise WriteConflict(
                 f"{name}: another writer loaded records of log partition {change.partition}",
                 action="read the positions again and go on",
             )
@@ -177,7 +179,7 @@ def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
     """A manifest holds files of one partition spec, and new ones are listed under the present."""
     present = table.spec().spec_id
     if any(file.spec_id != present for change in changes for file in change.files):
-        raise PositionMoved(
+        raise WriteConflict(
             f"{'.'.join(table.name())}: the partitions changed while files were written",
             action="read the positions again and go on",
         )

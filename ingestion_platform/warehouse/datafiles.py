@@ -26,7 +26,7 @@ def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
     """Write rows (columns by name, as the table's schema has them) as files of `table`.
 
     The table's partition fields must be identities of columns. Files that no commit comes to
-    name are orphans, which upkeep removes.
+    name are orphans, which maintenance removes.
 
     Raises:
         StoreUnavailable: the tables' store does not answer.

@@ -78,7 +78,7 @@ class Plugin(BasePlugin):
         with _node_cursor() as cursor, _as_dbt_errors():
             model = _Model(self.catalog, cursor, name, config)
             outcome = model.run()
-            cursor.views.open(*name, anew=True)
+            cursor.views.open(*name, refresh=True)
         config["outcome"].update(model.report(outcome))
 
 

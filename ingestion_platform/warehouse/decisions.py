@@ -1,6 +1,6 @@
-"""What people decided about refused records: an Iceberg table that is only ever appended to.
+"""What people decided about rejected records: an Iceberg table that is only ever appended to.
 
-A decision names records by (generation, log partition, offset), so it outlives replays, rebuilt
+A decision names records by (topic id, log partition, offset), so it outlives replays, rebuilt
 tables and recreated topics. The records' bytes stay where they are.
 """
 
@@ -34,7 +34,7 @@ DISCARD, UNDO = "discard", "undo"
 ATTEMPTS = 20
 
 Place = tuple[str, int, int]
-"""Generation, log partition and offset of a record."""
+"""Topic id, log partition and offset of a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def decide(
     because: str,
     by: str,
 ) -> Decision:
-    """Record one decision about some records (window and place of each), in one commit.
+    """Record one decision about some records (ingest date and place of each), in one commit.
 
     Raises:
         CatalogUnavailable: the catalog does not answer, or other writers keep being quicker.
@@ -68,9 +68,9 @@ def decide(
     decision = Decision(uuid.uuid4().hex, action, because, by, datetime.now(UTC))
     table = ensure_table(catalog, TABLE, _shape)
     rows = [
-        (stream, window, *place, decision.action, decision.because, decision.by, decision.at,
+        (stream, ingest_date, *place, decision.action, decision.because, decision.by, decision.at,
          decision.id)
-        for window, place in records
+        for ingest_date, place in records
     ]  # fmt: skip
     columns = zip(*rows, strict=True) if rows else ([] for _ in _arrow_schema())
     arrays = [pa.array(each, f.type) for each, f in zip(columns, _arrow_schema(), strict=True)]
@@ -79,19 +79,19 @@ def decide(
 
 
 def discarded(
-    catalog: Catalog, stream: str, *, windows: Sequence[date] | None = None
+    catalog: Catalog, stream: str, *, ingest_dates: Sequence[date] | None = None
 ) -> dict[Place, Decision]:
-    """The records of a stream (of some windows) whose last decision is to discard them.
+    """The records of a stream (of some ingest dates) whose last decision is to discard them.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
     """
-    last = dict(_read(catalog, stream, windows))
+    last = dict(_read(catalog, stream, ingest_dates))
     return {place: made for place, made in last.items() if made.action == DISCARD}
 
 
 def discarded_of(
-    catalog: Catalog, stream: str, quarantine: str, *, windows: Sequence[date] | None = None
+    catalog: Catalog, stream: str, quarantine: str, *, ingest_dates: Sequence[date] | None = None
 ) -> Counter[tuple[date, int]]:
     """How many rows that are in a quarantine table (by name) are discarded, by slice.
 
@@ -100,24 +100,24 @@ def discarded_of(
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
     """
-    chosen = discarded(catalog, stream, windows=windows)
+    chosen = discarded(catalog, stream, ingest_dates=ingest_dates)
     table = load_or_none(catalog, quarantine) if chosen else None
     found: Counter[tuple[date, int]] = Counter()
     if table is None:
         return found
     from ingestion_platform.warehouse.dataset import TableDataset
 
-    columns = [c.WINDOW, c.GENERATION, c.PARTITION, c.OFFSET]
+    columns = [c.INGEST_DATE, c.TOPIC_ID, c.PARTITION, c.OFFSET]
     with answering():
-        scanner = TableDataset(table).scanner(columns=columns, filter=_within(windows))
+        scanner = TableDataset(table).scanner(columns=columns, filter=_within(ingest_dates))
         rows = scanner.to_table().to_pydict()
-    for window, generation, partition, offset in zip(*rows.values(), strict=True):
-        found[window, partition] += (generation, partition, offset) in chosen
+    for ingest_date, topic_id, partition, offset in zip(*rows.values(), strict=True):
+        found[ingest_date, partition] += (topic_id, partition, offset) in chosen
     return found
 
 
 def _read(
-    catalog: Catalog, stream: str, windows: Sequence[date] | None
+    catalog: Catalog, stream: str, ingest_dates: Sequence[date] | None
 ) -> list[tuple[Place, Decision]]:
     """All decisions of a stream, the earliest first."""
     import pyarrow.compute as pc
@@ -128,14 +128,14 @@ def _read(
     if table is None:
         return []
     condition = pc.field("stream") == stream
-    if (of_windows := _within(windows)) is not None:
-        condition &= of_windows
+    if (of_ingest_dates := _within(ingest_dates)) is not None:
+        condition &= of_ingest_dates
     with answering():
         rows = TableDataset(table).scanner(filter=condition).to_table().to_pylist()
     rows.sort(key=lambda row: (row["decided_at"], row["decision"]))
     return [
         (
-            (row[c.GENERATION], row[c.PARTITION], row[c.OFFSET]),
+            (row[c.TOPIC_ID], row[c.PARTITION], row[c.OFFSET]),
             Decision(
                 row["decision"], row["action"], row["because"], row["decided_by"], row["decided_at"]
             ),
@@ -144,13 +144,13 @@ def _read(
     ]
 
 
-def _within(windows: Sequence[date] | None) -> Any:
+def _within(ingest_dates: Sequence[date] | None) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if windows is None:
+    if ingest_dates is None:
         return None
-    return pc.field(c.WINDOW).isin(pa.array(windows, pa.date32()))
+    return pc.field(c.INGEST_DATE).isin(pa.array(ingest_dates, pa.date32()))
 
 
 def _append(catalog: Catalog, table: Table, rows: pa.Table) -> None:
@@ -182,8 +182,8 @@ def _arrow_schema() -> pa.Schema:
     return pa.schema(
         [
             ("stream", pa.string()),
-            (c.WINDOW, pa.date32()),
-            (c.GENERATION, pa.string()),
+            (c.INGEST_DATE, pa.date32()),
+            (c.TOPIC_ID, pa.string()),
             (c.PARTITION, pa.int32()),
             (c.OFFSET, pa.int64()),
             ("action", pa.string()),
@@ -223,8 +223,8 @@ def _shape() -> tuple[Schema, PartitionSpec]:
 
 _DOCS = {
     "stream": "whose record it is",
-    c.WINDOW: "UTC day of the record in its log",
-    c.GENERATION: "topic id of the log that held the record",
+    c.INGEST_DATE: "UTC day of the record in its log",
+    c.TOPIC_ID: "topic id of the log that held the record",
     c.PARTITION: "partition of the log",
     c.OFFSET: "offset in the partition",
     "action": "discard, or undo of an earlier one; the last one about a record counts",

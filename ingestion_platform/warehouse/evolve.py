@@ -133,7 +133,7 @@ def _target(metadata: TableMetadata, contract: Contract) -> _Target:
         schema_id=1 + max(known.schema_id for known in metadata.schemas),
         identifier_field_ids=present.identifier_field_ids,
     )
-    names = contract.partition_by or (c.WINDOW,)
+    names = contract.partition_by or (c.INGEST_DATE,)
     partitions = [schema.find_field(name).field_id for name in names]
     if not merge.older:
         merge.steps.extend(_repartition(metadata, schema, partitions))
@@ -244,7 +244,7 @@ class _Merge:
         former = [by_name[name] for name in previous if name in by_name]
         if found is not None:
             if former and not self._past.had(found.field_id, former[0].name):
-                self._refuse(
+                self._reject(
                     path,
                     f"is to be the renamed {former[0].name}, but the table has both columns",
                     f"leave `previousNames` out to write {wanted.name} from now on, and"
@@ -254,9 +254,9 @@ class _Merge:
         if former:
             if len(former) > 1:
                 both = " and ".join(f.name for f in former)
-                self._refuse(path, f"the table has {both}", "keep one of them in `previousNames`")
+                self._reject(path, f"the table has {both}", "keep one of them in `previousNames`")
             if self.older:
-                self._refuse(path, f"the table calls it {former[0].name}", "raise the version")
+                self._reject(path, f"the table calls it {former[0].name}", "raise the version")
             self.steps.append(Step("rename", ".".join(path), former[0].name, wanted.name))
             return former[0]
         self._check_free(by_name, wanted, path)
@@ -268,14 +268,14 @@ class _Merge:
         """A new column's name must not be one that the table knows for something else."""
         for name in by_name:
             if name.lower() == wanted.name.lower():
-                self._refuse(
+                self._reject(
                     path,
                     f"the table has {name}, which is the same name to most engines",
                     f"write `{name}`, or rename it with `previousNames: [{name}]`",
                 )
         now = self._past.renamed(".".join(path))
         if now is not None:
-            self._refuse(
+            self._reject(
                 path,
                 f"the table has renamed this column to {now}",
                 f"write `{now}`, rename it back with `previousNames: [{now}]`, or choose a name "
@@ -283,7 +283,7 @@ class _Merge:
             )
         dropped = self._past.dropped(".".join(path))
         if dropped is not None and _shown(dropped) != _shown(wanted.field_type):
-            self._refuse(
+            self._reject(
                 path,
                 f"is {_shown(wanted.field_type)}, but the table once had a column of that name, "
                 f"since dropped, that was {_shown(dropped)}",
@@ -330,7 +330,7 @@ class _Merge:
             return want
         # An older contract goes on beside the newer one: its values fit the wider column.
         if not (self.older and widens(want, have)):
-            self._refuse(
+            self._reject(
                 path,
                 f"is {_shown(want)} in the contract, but {_shown(have)} in the table",
                 _way_out(have, want, path[-1]),
@@ -349,7 +349,7 @@ class _Merge:
         kind = self._type(have.element_type, want.element_type, item, path)
         return ListType(have.element_id, kind, element_required=False)
 
-    def _refuse(self, path: tuple[str, ...], problem: str, action: str) -> None:
+    def _reject(self, path: tuple[str, ...], problem: str, action: str) -> None:
         if self.older:
             newest = self.metadata.properties[VERSION]
             action = (

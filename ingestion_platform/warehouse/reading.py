@@ -38,7 +38,7 @@ class QueryError(Permanent):
 class Views:
     """The tables of a catalog as views of one DuckDB connection, opened on demand.
 
-    A table keeps the snapshot that it had when it was first opened, until it is opened anew.
+    A table keeps the snapshot that it had when it was first opened, until it is opened again.
     """
 
     def __init__(self, connection: DuckDBPyConnection, catalog: Catalog) -> None:
@@ -60,10 +60,10 @@ class Views:
                 for *_, name in self._catalog.list_tables(namespace):
                     self.open(namespace, name)
 
-    def open(self, namespace: str, name: str, *, anew: bool = False) -> TableDataset | None:
+    def open(self, namespace: str, name: str, *, refresh: bool = False) -> TableDataset | None:
         """The table's dataset, now also a view; None when there is no such table."""
         key = (namespace, name)
-        if anew:
+        if refresh:
             self._open.pop(key, None)
             self._known_namespaces().add(namespace)
         if key not in self._open:

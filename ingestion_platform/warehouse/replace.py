@@ -47,7 +47,7 @@ class SchemaConflict(Permanent):
     """A result has columns that the table cannot take."""
 
 
-class ContentMoved(Transient):
+class ContentChanged(Transient):
     """Another writer changed the rows that a replacement was computed from."""
 
 
@@ -162,7 +162,7 @@ class Replacement:
                 self._transaction.commit_transaction()
         except (CommitFailedException, TableAlreadyExistsError, ValidationException) as error:
             self._files.discard()
-            raise ContentMoved(
+            raise ContentChanged(
                 f"{self._name}: another writer changed the rows that this run replaces: {error}",
                 action="run it again; nothing was changed",
             ) from error
@@ -216,7 +216,7 @@ class _Files:
         return self.done
 
     def discard(self) -> None:
-        """Remove what was written; a file that cannot be removed is an orphan for upkeep."""
+        """Remove what was written; a file that cannot be removed is an orphan for maintenance."""
         for file in self._open.values():
             file.abandon()
         self._open.clear()

@@ -1,9 +1,8 @@
 """Which snapshots of a table may go: plain decisions on its metadata; nothing is committed here.
 
 Every commit to a table that is loaded takes the expendable snapshots out with it, so that its
-metadata stays as small as it was; upkeep does the same for tables with few commits. Files are not
-touched: see `upkeep.orphans`.
-"""
+metadata stays as small as it was; maintenance does the same for tables with few commits. Files are
+not touched: see `maintenance.orphans`."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ingestion_platform.warehouse import ledger as ledgers
+from ingestion_platform.warehouse import committed as committed_by_partition
 
 if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
@@ -56,8 +55,8 @@ def is_full(metadata: TableMetadata) -> bool:
 
 
 def tells_positions(values: Iterable[str] | None) -> bool:
-    """Whether properties or a summary hold ledgers."""
-    return any(name.startswith(ledgers.PREFIX) for name in values or ())
+    """Whether properties or a summary hold committed offsets."""
+    return any(name.startswith(committed_by_partition.PREFIX) for name in values or ())
 
 
 def summary_of(snapshot: Snapshot) -> dict[str, str]:

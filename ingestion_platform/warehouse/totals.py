@@ -53,8 +53,9 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of one table: records that came into it when they were first judged, commits by the seconds
-    that they took, and by the seconds that their oldest judged row had waited for them."""
+    """Of one table: records that came into it when they were first validated, commits by the
+    seconds that they took, and by the seconds that their oldest validated row had waited for
+    them."""
 
     rows: int = 0
     commits: Histogram = Histogram()
@@ -89,14 +90,16 @@ def after(table: Table, *, fresh: int, files: Iterable[DataFile], began: float) 
     `fresh` rows that no commit had before, in all in these files."""
     now = time.time()
     before = read_totals(table)
-    judged = _oldest(table, files)
-    flushes = before.flushes if judged is None else before.flushes.plus(max(0.0, now - judged))
+    validated = _oldest(table, files)
+    flushes = (
+        before.flushes if validated is None else before.flushes.plus(max(0.0, now - validated))
+    )
     commits = before.commits.plus(max(0.0, now - began))
     return {PROPERTY: Totals(before.rows + fresh, commits, flushes).to_json()}
 
 
 def _oldest(table: Table, files: Iterable[DataFile]) -> float | None:
-    """When the first row of some files was judged, as far as their statistics tell."""
+    """When the first row of some files was validated, as far as their statistics tell."""
     from pyiceberg.conversions import from_bytes
 
     if columns.INGESTED_AT not in table.schema().column_names:

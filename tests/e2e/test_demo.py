@@ -19,16 +19,16 @@ import pytest
 from live import answers, free_port, processes_of
 
 from ingestion_platform.cli.dev import LOCATION
+from ingestion_platform.kafka import broker
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
-from ingestion_platform.streams import DEFS, declared_streams
+from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 from ingestion_platform.warehouse.tables import load_or_none
 
 ROOT = Path(__file__).parents[2]
 OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_")
-STREAMS = declared_streams(DEFS)
+STREAMS = declared_streams(DOMAINS_FOLDER)
 DOMAINS = {stream.domain for stream in STREAMS.values()}
 STAR = "pgr_events"
 SLICE = "2026-11-20|3"
@@ -85,7 +85,7 @@ def number(cell: str) -> int:
 
 
 def shown_streams(out: str) -> dict[str, list[int]]:
-    """Records of topic and files, and rows of lake, bronze and quarantine (refused), by stream."""
+    """Records of topic and files, and rows of lake, bronze and quarantine (rejected), by stream."""
     rows = cells(out, "Rows per layer")
     return {stream: list(map(number, counts)) for _, stream, *counts in rows}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform.sources import broker
+from ingestion_platform.kafka import broker
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial-new-stream.md"
-OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_", "GATEWAY_", "DROP_")
+OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_", "HTTP_API_", "DROP_")
 STEP_ENDS = "----- step ends -----"
 
 pytestmark = pytest.mark.slow
@@ -85,10 +85,10 @@ def _plain(line: str) -> str:
 
 
 def test_dagster_has_the_streams_of_the_users_folder(folder: Path) -> None:
-    """A stream below PLATFORM_DEFS has assets beside those of the platform's own streams."""
-    stream = folder / "defs" / "shop"
+    """A stream below PLATFORM_DOMAINS has assets beside those of the platform's own streams."""
+    stream = folder / "domains" / "shop"
     stream.mkdir(parents=True)
-    own = ROOT / "ingestion_platform" / "defs" / "pgr" / "pgr_events.odcs.yaml"
+    own = ROOT / "ingestion_platform" / "domains" / "pgr" / "pgr_events.odcs.yaml"
     text = own.read_text().replace("service_events_raw", "shop_events")
     (stream / "shop_events.odcs.yaml").write_text(text)
     (stream / "defs.yaml").write_text(
@@ -103,7 +103,7 @@ def test_dagster_has_the_streams_of_the_users_folder(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", told],
         cwd=folder,
-        env=environment(folder) | {"PLATFORM_DEFS": "defs"},
+        env=environment(folder) | {"PLATFORM_DOMAINS": "domains"},
         capture_output=True,
         text=True,
         check=False,

@@ -88,7 +88,7 @@ class Attempt:
             elif sign == "-":
                 opened.pop(number, None)
         if opened:
-            ranks = ["committing", "writing", "landing", "removing", "merging", "judging"]
+            ranks = ["committing", "writing", "landing", "removing", "merging", "validating"]
             ranks += ["delivering", "storing"]
             return min(opened.values(), key=lambda n: ranks.index(n.split()[0]))
         return "between steps" if lines else "starting"
@@ -125,10 +125,10 @@ class Worker:
         stream: Stream,
         *,
         clock_days: float = 0,
-        windows: tuple[str, str] | None = None,
+        ingest_dates: tuple[str, str] | None = None,
     ) -> Attempt:
         """Have a piece of work done in a process of its own, whose clock may be wrong by some
-        days; what `do` may be stands in `worker.perform`. `windows` are those that `store`
+        days; what `do` may be stands in `worker.perform`. `ingest dates` are those that `store`
         handles, the end excluded; all without them."""
         self._count += 1
         log = self._folder / f"attempt-{self._count:04d}.log"
@@ -140,7 +140,7 @@ class Worker:
             "stream": plain,
             "log": str(log),
             "clock_days": clock_days,
-            "windows": windows,
+            "ingest_dates": ingest_dates,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")

@@ -105,7 +105,7 @@ class Proxy:
         self._target = port
         self._http = http
         self._rules: list[Rule] = []
-        self._links: set[_Link] = set()
+        self._segments: set[_Link] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -151,8 +151,8 @@ class Proxy:
         self._rules = list(rules)
 
     async def _cut(self) -> None:
-        for link in list(self._links):
-            link.reset()
+        for segment in list(self._segments):
+            segment.reset()
 
     async def _refuse(self) -> None:
         if self._server is not None:
@@ -179,12 +179,12 @@ class Proxy:
         except OSError:  # the server is away: the client sees what it would see without us
             _abort(writer)
             return
-        link = _Link(reader, writer, *there)
-        self._links.add(link)
+        segment = _Link(reader, writer, *there)
+        self._segments.add(segment)
         try:
-            await link.run(self._rule, http=self._http)
+            await segment.run(self._rule, http=self._http)
         finally:
-            self._links.discard(link)
+            self._segments.discard(segment)
 
     def _rule(self, request: bytes, ahead: bytes) -> Fault | None:
         return next((rule.fault for rule in self._rules if rule.applies(request, ahead)), None)

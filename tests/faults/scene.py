@@ -19,13 +19,13 @@ from oracle import Oracle, snapshots
 from testbed import new_stream
 
 from ingestion_platform.errors import PlatformError
+from ingestion_platform.kafka.client import ensure_topic
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 PATIENCE = 120.0
 CATALOG_URI = "PYICEBERG_CATALOG__LAKEHOUSE__URI"
@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def platform(self) -> Platform:
-        """The stores without detours, opened anew."""
+        """The stores without detours, opened again."""
         return Platform(self.settings)
 
     def send(self, count: int, days: float = 0.5) -> None:

@@ -60,8 +60,8 @@ def detour(scene: Scene) -> Iterator[Detour]:
 
 @pytest.mark.fault("catalog", "loses the reply to the commit of either table")
 def test_a_lost_reply_to_a_commit(detour: Detour) -> None:
-    """The run fails as transient with the rows in; the next one reads the ledger, and does not
-    load them again."""
+    """The run fails as transient with the rows in; the next one reads the committed offsets, and
+    does not load them again."""
     scene = detour.scene
     for skip in (0, 1):  # quarantine is committed first
         scene.send(500)
@@ -116,14 +116,14 @@ def test_random_cuts(
 
 
 @pytest.mark.fault("catalog", "away: its port refuses connections in the middle of a run")
-def test_refused_connections(detour: Detour, rng: random.Random) -> None:
+def test_rejected_connections(detour: Detour, rng: random.Random) -> None:
     """The run fails as transient, if at all; the next one goes on."""
     scene = detour.scene
     for _ in range(2):
         scene.send(500)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
-        detour.proxy.refuse()
+        detour.proxy.reject()
         attempt.ended(0.5)
         detour.proxy.accept()
         scene.until_done(attempt)

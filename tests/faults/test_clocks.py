@@ -15,8 +15,8 @@ from faults.scene import Scene, together
 from oracle import Logged, Place, read_table
 from testbed import separate_environment
 
-from ingestion_platform.lake.chain import Chain
-from ingestion_platform.verify import slice_counts
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.verify import slice_counts
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -31,22 +31,28 @@ def scene(servers: Services, worker: Worker, tmp_path: Path) -> Scene:
         found = {}
         for name in (scene.stream.bronze_table, scene.stream.quarantine_table):
             rows = read_table(scene.settings, name)
-            columns = ("_generation", "_partition", "_offset", "_window")
-            for *place, window in zip(*(rows[c].to_pylist() for c in columns), strict=True):
-                found[(place[0], place[1], place[2])] = window
+            columns = ("_topic_id", "_partition", "_offset", "_ingest_date")
+            for *place, ingest_date in zip(*(rows[c].to_pylist() for c in columns), strict=True):
+                found[(place[0], place[1], place[2])] = ingest_date
         today = datetime.now(UTC).date()
-        assert {today - window for window in found.values()} <= {timedelta(n) for n in range(4)}
+        assert {today - ingest_date for ingest_date in found.values()} <= {
+            timedelta(n) for n in range(4)
+        }
         return found
 
-    scene.oracle.windows = as_written
+    scene.oracle.ingest_dates = as_written
     return scene
 
 
 def holds(scene: Scene) -> None:
     """The oracle holds, and no slice's numbers are an alarm."""
     scene.holds()
-    chain = Chain(scene.platform.store, scene.stream.topic)
-    slices = [(window, p) for window in chain.windows() for p in chain.names(window)]
+    segment_log = SegmentLog(scene.platform.store, scene.stream.topic)
+    slices = [
+        (ingest_date, p)
+        for ingest_date in segment_log.ingest_dates()
+        for p in segment_log.names(ingest_date)
+    ]
     counts = slice_counts(scene.platform, scene.stream, slices)
     assert all(count.ok and count.loaded for count in counts.values()), counts
 
@@ -60,9 +66,9 @@ def test_a_clock_that_jumps(scene: Scene) -> None:
         assert scene.start("run", clock_days=days).wait() == "ok"
     holds(scene)
     for partition in range(4):
-        links = Chain(scene.platform.store, scene.stream.topic).after(partition, None)
-        windows = [link.name.window for link in links]
-        assert windows == sorted(windows)
+        segments = SegmentLog(scene.platform.store, scene.stream.topic).after(partition, None)
+        ingest_dates = [segment.name.ingest_date for segment in segments]
+        assert ingest_dates == sorted(ingest_dates)
 
 
 @pytest.mark.fault("clocks", "two writers at once, whose clocks differ by a day")
@@ -77,9 +83,12 @@ def test_writers_with_different_clocks(scene: Scene) -> None:
     together([scene.start("run")])
     behind.send(signal.SIGCONT)
     together([behind])
-    chain = Chain(scene.platform.store, scene.stream.topic)
+    segment_log = SegmentLog(scene.platform.store, scene.stream.topic)
     copies = sum(
-        link.rows for day in chain.windows() for p in range(4) for link in chain.slice(day, p)
+        segment.rows
+        for day in segment_log.ingest_dates()
+        for p in range(4)
+        for segment in segment_log.slice(day, p)
     )
     assert copies > 1_500
     for days in (-1, 30):

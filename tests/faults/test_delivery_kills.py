@@ -18,9 +18,9 @@ from faults.processes import Worker
 from faults.scene import Scene, together
 from testbed import edited, separate_environment
 
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
 from ingestion_platform.sinks.declare import stream_deliveries
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Destination
 from services import Services
 
@@ -33,7 +33,7 @@ class Delivered(Scene):
     """Items that come again and again, and a target that holds the newest of each."""
 
     harness: Harness
-    generation: str
+    topic_id: str
     sent: int = 0
 
     def arrive(self) -> None:
@@ -45,7 +45,7 @@ class Delivered(Scene):
         self.sent += CHUNK
         together([self.start("run")])
 
-    def judge_anew(self, rng: random.Random) -> None:
+    def validate_again(self, rng: random.Random) -> None:
         """Some rows leave bronze, and others come back; old ones become the newest."""
         top = rng.choice([self.sent, self.sent // 2, self.sent * 3 // 4])
 
@@ -59,7 +59,7 @@ class Delivered(Scene):
     def assert_delivered(self) -> None:
         """The target holds what bronze has, by key."""
         log = Log(self.platform, self.stream)
-        log.generations = [self.generation]
+        log.topic_ids = [self.topic_id]
         (delivery,) = stream_deliveries(self.stream)
         wanted = expected(self.settings, log)
         found = self.harness.content(self.settings, delivery)
@@ -79,7 +79,7 @@ def scene(
     assert isinstance(made, Delivered)
     made.harness = harness
     with made.platform.log(made.stream) as log:
-        made.generation = log.topic().generation
+        made.topic_id = log.topic().topic_id
     made.stream = replace(made.stream, deliver=(Destination(harness.sink, harness.options()),))
     return made
 
@@ -99,7 +99,7 @@ def test_kills_while_delivering(
     while done < kills:
         turn += 1
         if turn % 3 == 0:
-            scene.judge_anew(rng)
+            scene.validate_again(rng)
         else:
             scene.arrive()
         while done < kills and scene.kill(rng, "deliver"):
@@ -107,6 +107,6 @@ def test_kills_while_delivering(
     print(f"{scene.phases.total()} kills hit: {dict(scene.phases)}")  # noqa: T201
     together([scene.start("deliver")])
     scene.assert_delivered()
-    scene.judge_anew(rng)
+    scene.validate_again(rng)
     together([scene.start("deliver"), scene.start("deliver")])
     scene.assert_delivered()

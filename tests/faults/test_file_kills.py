@@ -18,12 +18,12 @@ from faults.processes import Attempt, Worker
 from oracle import read_table, strict_json
 from testbed import new_stream, separate_environment
 
-from ingestion_platform.lake.files import landed_position
+from ingestion_platform.lake.land_files import landed_position
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -95,7 +95,7 @@ def test_kills_while_files_come_in(
     expected = sum(len(data.split(b"\n")) for data in contents)
     assert scene.offsets() == list(range(expected))
     assert verify_stream(scene.platform, scene.stream).ok
-    assert scene.platform.door(scene.stream).zone.waiting() == []
+    assert scene.platform.file_source(scene.stream).zone.waiting() == []
 
 
 def _is_json(value: bytes) -> bool:

@@ -136,7 +136,7 @@ def test_kills_among_processes_at_work_on_the_same_slices(
 def test_a_stopped_writer_wakes_after_another_went_on(
     scene: Scene, rng: random.Random, do: str, kills: int, told: Callable[[Scene], None]
 ) -> None:
-    """What it still holds in its hands is refused, or is what is there already."""
+    """What it still holds in its hands is rejected, or is what is there already."""
     scene.send(4_000)
     assert scene.start("run").wait() == "ok"
     contracts = [edited(scene.stream, no_calls), scene.stream]

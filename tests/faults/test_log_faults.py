@@ -22,11 +22,11 @@ from faults.scene import Scene, admin, recreate, until
 from oracle import read_table, read_topic
 from testbed import separate_environment
 
-from ingestion_platform.lake.losses import noted_losses
+from ingestion_platform.lake.losses import recorded_losses
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import run_stream
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
-from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.verify import verify_stream
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -49,15 +49,15 @@ def make_scene(servers: Services, worker: Worker, tmp_path: Path) -> MakeScene:
 
 
 def forget_what_was_not_landed(scene: Scene) -> None:
-    """Of generations that are gone, and of offsets that are, expect only what lies ahead of the
+    """Of topic ids that are gone, and of offsets that are, expect only what lies ahead of the
     last record in the tables: a whole piece from the start, without holes."""
     present = read_topic(scene.settings, scene.stream.topic)
     ends: dict[tuple[str, int], int] = {}
     for name in (scene.stream.bronze_table, scene.stream.quarantine_table):
         rows = read_table(scene.settings, name)
-        places = (rows[c].to_pylist() for c in ("_generation", "_partition", "_offset"))
-        for generation, partition, offset in zip(*places, strict=True):
-            of = (generation, partition)
+        places = (rows[c].to_pylist() for c in ("_topic_id", "_partition", "_offset"))
+        for topic_id, partition, offset in zip(*places, strict=True):
+            of = (topic_id, partition)
             ends[of] = max(ends.get(of, -1), offset)
     scene.oracle.seen = {
         place: record
@@ -145,7 +145,7 @@ def test_retention_overtakes_a_run(make_scene: MakeScene, rng: random.Random) ->
     assert found.gaps == status.lost
     lost = {
         (loss.partition, offset)
-        for loss in noted_losses(scene.platform.store, scene.stream.topic)
+        for loss in recorded_losses(scene.platform.store, scene.stream.topic)
         for offset in range(loss.start, loss.end or 0)
     }
     scene.oracle.seen = {
@@ -165,7 +165,7 @@ def test_retention_takes_everything(make_scene: MakeScene) -> None:
     assert before.lost == 1_000
     assert all(loss.noticed is None for loss in before.losses)
     assert scene.until_done() == []
-    noted = noted_losses(scene.platform.store, scene.stream.topic)
+    noted = recorded_losses(scene.platform.store, scene.stream.topic)
     assert {loss.partition: loss.start for loss in noted} == at
     assert sum(loss.count for loss in noted) == 1_000
     scene.send(500)
@@ -303,4 +303,4 @@ def test_runs_of_a_topic_that_does_not_change_note_nothing(make_scene: MakeScene
     scene = make_scene()
     scene.send(100)
     run_stream(scene.platform, scene.stream)
-    assert noted_losses(scene.platform.store, scene.stream.topic) == []
+    assert recorded_losses(scene.platform.store, scene.stream.topic) == []

@@ -52,7 +52,7 @@ def detour(servers: Services, worker: Worker, tmp_path: Path) -> Iterator[Detour
 
 @pytest.mark.fault("log", "its connections are reset, at any instant of a run")
 def test_connections_to_kafka_are_reset(detour: Detour, rng: random.Random) -> None:
-    """They are opened anew; the run fails as transient, if at all."""
+    """They are opened again; the run fails as transient, if at all."""
     scene = detour.scene
     for _ in range(4):
         scene.send(1_500)

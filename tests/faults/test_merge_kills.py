@@ -17,10 +17,10 @@ from faults.processes import Attempt, Worker
 from faults.scene import Scene, together, until
 from testbed import separate_environment
 
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -61,11 +61,11 @@ class Days(Scene):
 
     def files(self) -> Counter[int]:
         """The lake's files by log partition."""
-        chain = Chain(self.platform.store, self.stream.topic)
+        segment_log = SegmentLog(self.platform.store, self.stream.topic)
         return Counter(
             name.partition
-            for window in chain.windows()
-            for names in chain.names(window).values()
+            for ingest_date in segment_log.ingest_dates()
+            for names in segment_log.names(ingest_date).values()
             for name in names
         )
 
@@ -116,7 +116,7 @@ def test_merges_at_once(scene: Days) -> None:
 @pytest.mark.fault(
     "processes", "SIGSTOP of a writer and a merge, whose files others merge meanwhile"
 )
-def test_a_stopped_writer_wakes_in_a_merged_window(scene: Days, rng: random.Random) -> None:
+def test_a_stopped_writer_wakes_in_a_merged_ingest_date(scene: Days, rng: random.Random) -> None:
     """The name that it was about to take is free again: what it lands there is passed over, and
     removed by the next merge."""
     scene.pass_day(2)
@@ -134,7 +134,7 @@ def test_a_stopped_writer_wakes_in_a_merged_window(scene: Days, rng: random.Rand
 
 @pytest.mark.fault("processes", "SIGSTOP of a worker for days, whose files others merge meanwhile")
 def test_a_worker_wakes_days_later(scene: Days) -> None:
-    """The ends of the log that it remembers are those of files that are gone: its work is refused,
+    """The ends of the log that it remembers are those of files that are gone: its work is rejected,
     and it goes on from what there is."""
     scene.env["FLUSH_INTERVAL_SEC"] = "0.1"
     scene.send_today(200)

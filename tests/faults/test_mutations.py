@@ -18,13 +18,13 @@ from grievances import as_csv, as_jsonl, as_parquet
 from oracle import read_table
 from testbed import new_stream
 
-from ingestion_platform.bronze.parse import Parser
-from ingestion_platform.lake.door import FilesRefused, Handled
+from ingestion_platform.bronze.validate import Validator
+from ingestion_platform.lake.file_source import FilesRefused, Handled
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 TOGETHER = 60
@@ -145,7 +145,7 @@ def test_broken_files_lose_and_hold_up_nothing(tmp_path: Path, pytestconfig: pyt
         good = [each for name, each in handled.items() if name.startswith("good")]
         assert {(each.outcome, each.rows) for each in good} == {("landed", 3)}
         landed += sum(each.rows for each in handled.values() if each.outcome == "landed")
-        assert platform.door(stream).zone.waiting() == []
+        assert platform.file_source(stream).zone.waiting() == []
     found = verify_stream(platform, stream)
     assert found.ok, found
     assert found.expected == found.bronze + found.quarantined == landed
@@ -157,7 +157,7 @@ def test_broken_files_lose_and_hold_up_nothing(tmp_path: Path, pytestconfig: pyt
 def dropped(platform: Platform, stream: Stream, files: dict[str, bytes]) -> dict[str, Handled]:
     """What becomes of files that are dropped together."""
     for name, data in files.items():
-        platform.drop.write(f"{stream.door.folder}/{name}", data)
+        platform.drop.write(f"{stream.file_source.folder}/{name}", data)
     handled: list[Handled] = []
     with suppress(FilesRefused):
         run_stream(platform, stream, on_file=handled.append)
@@ -179,7 +179,7 @@ def check_refused(platform: Platform, files: dict[str, bytes], handled: dict[str
 def test_broken_records_are_rejected_alone(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Each is valid or rejected with a reason, the same alone and among others."""
     rng = random.Random(pytestconfig.getoption("seed"))
-    parser = Parser(new_stream(tmp_path).contract)
+    parser = Validator(new_stream(tmp_path).contract)
     sound = [json.dumps(row).encode() for row in events(200, seed=1)]
     values: list[bytes] = []
     for n in range(2 * pytestconfig.getoption("mutations")):

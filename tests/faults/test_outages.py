@@ -97,7 +97,7 @@ def test_a_run_while_a_server_is_away_says_so(fragile: Services, scene: Scene) -
 
 @pytest.mark.fault("servers", "each is killed while a process that goes on afterwards holds links")
 def test_a_process_outlives_its_servers(fragile: Services, scene: Scene) -> None:
-    """Nothing that it keeps open has to be opened anew by hand: its next run succeeds."""
+    """Nothing that it keeps open has to be opened again by hand: its next run succeeds."""
     platform = scene.platform
     run_stream(platform, scene.stream)
     for server in ("minio", "postgres", "kafka"):
@@ -111,7 +111,7 @@ def test_a_process_outlives_its_servers(fragile: Services, scene: Scene) -> None
 @pytest.mark.fault("servers", "the broker lost records that were landed (its disk was replaced)")
 def test_a_broker_that_lost_records(fragile: Services, scene: Scene) -> None:
     """A run fails as permanent and says so, rather than wait for the offsets to come again; once
-    the topic is created anew, runs go on."""
+    the topic is created again, runs go on."""
     scene.oracle.read()
     fragile.stop("kafka")
     for folder in (fragile.directory / "kafka" / "data").glob(f"{scene.stream.topic}-*"):

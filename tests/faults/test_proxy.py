@@ -71,11 +71,11 @@ def proxy(store: ThreadingHTTPServer) -> Iterator[Proxy]:
 
 
 def ask(
-    proxy: Proxy, method: str, path: str, body: bytes | None = None, link: object = None
+    proxy: Proxy, method: str, path: str, body: bytes | None = None, segment: object = None
 ) -> tuple[int, bytes]:
     """One request, on a connection of its own or on an open one."""
     own = http.client.HTTPConnection(LOOPBACK, proxy.port, timeout=PATIENCE)
-    connection = link if isinstance(link, http.client.HTTPConnection) else own
+    connection = segment if isinstance(segment, http.client.HTTPConnection) else own
     try:
         connection.request(method, path, body)
         reply = connection.getresponse()
@@ -86,12 +86,12 @@ def ask(
 
 def test_all_passes_when_nothing_is_scripted(proxy: Proxy) -> None:
     """Large bodies both ways, several requests on one connection."""
-    link = http.client.HTTPConnection(LOOPBACK, proxy.port, timeout=PATIENCE)
+    segment = http.client.HTTPConnection(LOOPBACK, proxy.port, timeout=PATIENCE)
     large = bytes(range(256)) * 8_000
     for number in range(3):
-        assert ask(proxy, "PUT", f"/{number}", large, link) == (200, b"")
-        assert ask(proxy, "GET", f"/{number}", link=link) == (200, large)
-    link.close()
+        assert ask(proxy, "PUT", f"/{number}", large, segment) == (200, b"")
+        assert ask(proxy, "GET", f"/{number}", segment=segment) == (200, large)
+    segment.close()
     assert proxy.connections == 1
 
 
@@ -148,12 +148,12 @@ def test_slowness(proxy: Proxy) -> None:
 
 def test_refusing_and_accepting_again(proxy: Proxy) -> None:
     """Open connections are reset and new ones refused, until the port listens again."""
-    link = http.client.HTTPConnection(LOOPBACK, proxy.port, timeout=PATIENCE)
-    ask(proxy, "GET", "/a", link=link)
+    segment = http.client.HTTPConnection(LOOPBACK, proxy.port, timeout=PATIENCE)
+    ask(proxy, "GET", "/a", segment=segment)
     port = proxy.port
     proxy.refuse()
     with pytest.raises((OSError, http.client.HTTPException)):
-        ask(proxy, "GET", "/a", link=link)
+        ask(proxy, "GET", "/a", segment=segment)
     with pytest.raises(ConnectionRefusedError):
         ask(proxy, "GET", "/a")
     proxy.accept()
@@ -167,11 +167,11 @@ def test_other_protocols_are_cut_by_what_is_sent_at_once() -> None:
         done: list[bytes] = []
 
         def serve() -> None:
-            link, _ = server.accept()
-            with link, contextlib.suppress(ConnectionResetError):
-                while command := link.recv(100):
+            segment, _ = server.accept()
+            with segment, contextlib.suppress(ConnectionResetError):
+                while command := segment.recv(100):
                     done.append(command)
-                    link.sendall(b"ok " + command)
+                    segment.sendall(b"ok " + command)
 
         thread = threading.Thread(target=serve)
         thread.start()

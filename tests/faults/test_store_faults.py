@@ -123,14 +123,14 @@ def test_a_reply_breaks_off(detour: Detour) -> None:
 
 
 @pytest.mark.fault("object store", "away: its port refuses connections in the middle of a run")
-def test_refused_connections(detour: Detour, rng: random.Random) -> None:
+def test_rejected_connections(detour: Detour, rng: random.Random) -> None:
     """The run fails as transient, if at all; the next one goes on."""
     scene = detour.scene
     for _ in range(2):
         scene.send(500)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
-        detour.proxy.refuse()
+        detour.proxy.reject()
         attempt.ended(1.0)
         detour.proxy.accept()
         scene.until_done(attempt)

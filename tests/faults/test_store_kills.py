@@ -22,9 +22,9 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
 from testbed import PGR, edited, separate_environment
 
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -40,7 +40,7 @@ EVENT = (
     *("service", "entity_type", "status", "actor_type", "actor_id", "channel", "ward_id"),
     *("locality_id", "attributes_json"),
 )
-PLACE = ("_window", "_partition", "_offset", "_generation")
+PLACE = ("_ingest_date", "_partition", "_offset", "_topic_id")
 
 
 class Modelled(Scene):
@@ -48,7 +48,7 @@ class Modelled(Scene):
 
     coming: Iterator[Record]
     stale: set[date]
-    """The windows that changed since the models were run to their end."""
+    """The ingest dates that changed since the models were run to their end."""
     contents: dict[str, set[int]]
     """What each model's table may hold: what bronze made of it, at any time so far."""
 
@@ -66,14 +66,14 @@ class Modelled(Scene):
         together([self.start("run")])
         self.remember()
 
-    def judge_anew(self, stricter: bool) -> None:
-        """Rows of all windows leave bronze, or come back."""
+    def validate_again(self, stricter: bool) -> None:
+        """Rows of all ingest dates leave bronze, or come back."""
         together([self.start("replace", edited(self.stream, no_calls) if stricter else None)])
         rows = read_table(self.settings, self.stream.bronze_table)
-        self.stale |= set(rows["_window"].to_pylist())
+        self.stale |= set(rows["_ingest_date"].to_pylist())
         self.remember()
 
-    def windows(self) -> tuple[str, str]:
+    def ingest_dates(self) -> tuple[str, str]:
         """Those that the models have not seen as they are, as dbt is told."""
         end = max(self.stale) + timedelta(days=1)
         return min(self.stale).isoformat(), end.isoformat()
@@ -179,22 +179,22 @@ def test_kills_while_storing(
     kills = max(1, int(request.config.getoption("kills")) // 6)
     scene.begin(2 * kills + 20)
     scene.arrive()
-    scene.measure("store", windows=scene.windows())
+    scene.measure("store", ingest_dates=scene.ingest_dates())
     done = turn = 0
     while done < kills:
         turn += 1
         if turn % 9 == 2:
-            scene.judge_anew(stricter=turn % 18 == 2)
+            scene.validate_again(stricter=turn % 18 == 2)
         elif turn % 3 == 1 or not scene.stale:
             scene.arrive()
         everything = rng.random() < 0.2
-        killed = scene.kill(rng, "store", windows=None if everything else scene.windows())
+        killed = scene.kill(rng, "store", ingest_dates=None if everything else scene.ingest_dates())
         done += killed
         if not killed:
             scene.stale = set()
     print(f"{scene.phases.total()} kills hit: {dict(scene.phases)}")  # noqa: T201
     scene.arrive()
-    together([scene.start("store", windows=scene.windows())])
+    together([scene.start("store", ingest_dates=scene.ingest_dates())])
     scene.check_history()
     before = scene.rows()
     for name, rows in before.items():

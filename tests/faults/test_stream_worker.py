@@ -127,7 +127,7 @@ def test_told_to_end_in_the_middle(scene: Scene, rng: random.Random) -> None:
 
 @pytest.mark.fault("worker", "SIGSTOP of a worker that wakes after another went on")
 def test_a_worker_that_sleeps_while_another_goes_on(scene: Scene, rng: random.Random) -> None:
-    """What it holds in its hands when it wakes is refused, or is what is there already."""
+    """What it holds in its hands when it wakes is rejected, or is what is there already."""
     for _ in range(3):
         sleeper = scene.start("stream")
         scene.send(800)

@@ -16,9 +16,9 @@ from testbed import edited, separate_environment
 from trino.exceptions import TrinoQueryError
 from trino_sql import Trino
 
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.progress.status import stream_status
-from ingestion_platform.verify import verify_stream
-from ingestion_platform.warehouse.upkeep.table import upkeep
+from ingestion_platform.warehouse.maintenance.table import maintenance
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 # What Trino says when the platform, or Trino itself, was quicker: nothing of the statement is in.
 CONFLICTS = ("ICEBERG_COMMIT_ERROR", "TRANSACTION_CONFLICT")
 
-PLACE = "_generation, _partition, _offset"
+PLACE = "_topic_id, _partition, _offset"
 SAME = " AND ".join(f"t.{name} = s.{name}" for name in PLACE.split(", "))
 
 
@@ -97,7 +97,7 @@ def inserting(scene: Scene) -> str:
 
 
 def rewriting(table: str) -> str:
-    """A MERGE that writes a part of the rows anew as they are: position deletes take the old."""
+    """A MERGE that writes a part of the rows again as they are: position deletes take the old."""
     return (
         f"MERGE INTO {table} t USING (SELECT {PLACE}, _contract AS c FROM {table}"
         f" WHERE _offset % 3 = 0) s ON {SAME} WHEN MATCHED THEN UPDATE SET _contract = s.c"
@@ -105,7 +105,7 @@ def rewriting(table: str) -> str:
 
 
 @pytest.mark.fault(
-    "tables", "optimized, expired, merged and added to by Trino while runs and upkeep go on"
+    "tables", "optimized, expired, merged and added to by Trino while runs and maintenance go on"
 )
 def test_trino_changes_the_tables(scene: Scene, sql: Trino) -> None:
     """Rows of the log are exact, rows of others stay, and readers heed position deletes."""
@@ -124,11 +124,11 @@ def test_trino_changes_the_tables(scene: Scene, sql: Trino) -> None:
     other = edited(scene.stream, no_calls)
     with Statements(sql, statements) as trino:
         scene.send(200)
-        scene.until_done(do="upkeep")
+        scene.until_done(do="maintenance")
         at = sql.settings
         named = {"HOST": at.host, "PORT": str(at.port), "USER": at.user, "CATALOG": at.catalog}
         scene.env |= {f"TRINO_{name}": value for name, value in named.items()}
-        together([scene.start("upkeep"), scene.start("run")])
+        together([scene.start("maintenance"), scene.start("run")])
         together([scene.start("replace", other)])
         together([scene.start("replace")])
         while trino.done < len(statements):
@@ -144,8 +144,8 @@ def test_trino_changes_the_tables(scene: Scene, sql: Trino) -> None:
 
 @pytest.mark.fault("tables", "rows of the log deleted by SQL, and rows of others")
 def test_what_sql_deletes_is_told(scene: Scene, sql: Trino) -> None:
-    """A row of the log that is gone is missing to the reconciliation, also after upkeep; rows of
-    others may go."""
+    """A row of the log that is gone is missing to the reconciliation, also after maintenance; rows
+    of others may go."""
     name = scene.stream.bronze_table
     sql.run(inserting(scene))
     sql.run(f"DELETE FROM {name} WHERE _offset IS NULL")
@@ -156,4 +156,4 @@ def test_what_sql_deletes_is_told(scene: Scene, sql: Trino) -> None:
         found = verify_stream(scene.platform, scene.stream)
         assert (found.missing, found.inserted, found.ok) == (1, 0, False)
         assert f"partition 1, offset {offset}" in found.differences[0]
-        upkeep(scene.platform.catalog, name, orphan_gate=None)
+        maintenance(scene.platform.catalog, name, orphan_gate=None)

@@ -39,18 +39,18 @@ from ingestion_platform.contract import odcs  # noqa: F401
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.lake import land as land_module
 from ingestion_platform.lake import merge as merge_module
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.maintenance import maintain_stream, tables_of
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
 from ingestion_platform.sinks import postgres  # noqa: F401
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.streams import Destination, Stream
-from ingestion_platform.upkeep import tables_of, upkeep_stream
 from ingestion_platform.warehouse import totals  # noqa: F401
-from ingestion_platform.warehouse.upkeep import compact as compact_module
-from ingestion_platform.warehouse.upkeep import orphans as orphans_module
-from ingestion_platform.warehouse.upkeep import rewrite as rewrite_module
-from ingestion_platform.warehouse.upkeep import table as table_module  # noqa: F401
+from ingestion_platform.warehouse.maintenance import compact as compact_module
+from ingestion_platform.warehouse.maintenance import orphans as orphans_module
+from ingestion_platform.warehouse.maintenance import rewrite as rewrite_module
+from ingestion_platform.warehouse.maintenance import table as table_module  # noqa: F401
 
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 
@@ -111,15 +111,15 @@ def perform(request: dict[str, Any]) -> None:
     given["deliver"] = tuple(Destination(**each) for each in given["deliver"])
     stream = Stream(**given)
     if request["do"] == "store":
-        store(request["env"], Path(request["root"]), request["windows"])
+        store(request["env"], Path(request["root"]), request["ingest_dates"])
     else:
         WORK[request["do"]](pipeline.Platform(settings), stream)
 
 
-def load(platform: pipeline.Platform, stream: Stream, windows: Iterable[date] = ()) -> None:
-    """Load what is landed, and some windows anew where another contract judged them."""
+def load(platform: pipeline.Platform, stream: Stream, ingest_dates: Iterable[date] = ()) -> None:
+    """Load what is landed, and some ingest dates again where another contract validated them."""
     everything = range(stream.partitions)
-    pipeline.load_stream(platform, stream, partitions=everything, windows=windows)
+    pipeline.load_stream(platform, stream, partitions=everything, ingest_dates=ingest_dates)
 
 
 def serve_stream(platform: pipeline.Platform, stream: Stream) -> None:
@@ -134,7 +134,7 @@ def remove_orphans(platform: pipeline.Platform, stream: Stream) -> None:
 
 
 def merge(platform: pipeline.Platform, stream: Stream) -> None:
-    """Merge the lake's closed windows into small files."""
+    """Merge the lake's closed ingest dates into small files."""
     today = datetime.now(UTC).date()
     merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
 
@@ -153,10 +153,10 @@ WORK: dict[str, Callable[[pipeline.Platform, Stream], object]] = {
     "land": pipeline.land_stream,
     "load": load,
     "replace": lambda platform, stream: load(
-        platform, stream, Chain(platform.store, stream.topic).windows()
+        platform, stream, SegmentLog(platform.store, stream.topic).ingest_dates()
     ),
     "deliver": deliver,
-    "upkeep": lambda platform, stream: upkeep_stream(platform, stream, thorough=False),
+    "maintenance": lambda platform, stream: maintain_stream(platform, stream, thorough=False),
     "orphans": remove_orphans,
     "merge": merge,
 }
@@ -184,12 +184,12 @@ def dbt(folder: str | Path, *arguments: str, manifest: Any = None) -> Any:
     return dbtRunner(manifest=manifest).invoke([*arguments, *flags])
 
 
-def store(env: dict[str, str], root: Path, windows: list[str] | None) -> None:
-    """Run the models of pgr for windows [start, end), or all of them anew."""
+def store(env: dict[str, str], root: Path, ingest_dates: list[str] | None) -> None:
+    """Run the models of pgr for ingest dates [start, end), or all of them again."""
     os.environ.update(env)  # where dbt's own process would find them
     arguments = ["run", "--select", "path:models/pgr"]
-    if windows is not None:
-        named = dict(zip(("window_start", "window_end"), windows, strict=True))
+    if ingest_dates is not None:
+        named = dict(zip(("ingest_date_start", "ingest_date_end"), ingest_dates, strict=True))
         arguments += ["--vars", json.dumps(named)]
     done = dbt(root, *arguments, manifest=models()[0])
     said = [str(result.message) for result in done.result or []]
@@ -229,8 +229,8 @@ def mark_phases(note: Callable[[str], None]) -> None:
 
     writer = land_module.Writer
     writer._store_file = marked(writer._store_file, lambda *_: "landing a file")
-    judge = load_module.Judge
-    judge.rows = marked(judge.rows, lambda *_: "judging")
+    validator = load_module.SegmentValidator
+    validator.rows = marked(validator.rows, lambda *_: "validating")
     merge_module._create = marked(merge_module._create, lambda *_: "merging files")
     merge_module._remove = marked(merge_module._remove, lambda *_: "removing a merged file")
     load_module.write_data_files = marked(

@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from grievances import EVENT, as_parquet
-from lake_files import link_of, records
+from lake_files import records, segment_of
 from oracle import read_table
 from testbed import edited, new_stream
 
-from ingestion_platform.bronze.load import Judge
-from ingestion_platform.lake.chain import Chain
-from ingestion_platform.lake.door import FilesRefused, Handled
+from ingestion_platform.bronze.load import SegmentValidator
+from ingestion_platform.lake.file_source import FilesRefused, Handled
 from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.quarantine import replay
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream, try_file
-from ingestion_platform.quarantine import replay
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 GOOD = json.dumps(EVENT).encode()
 
@@ -46,7 +46,7 @@ def stream(tmp_path: Path) -> Stream:
 
 def drop(platform: Platform, stream: Stream, name: str, data: bytes) -> None:
     """Put a file into the stream's zone."""
-    platform.drop.write(f"{stream.door.folder}/{name}", data)
+    platform.drop.write(f"{stream.file_source.folder}/{name}", data)
 
 
 def run(platform: Platform, stream: Stream) -> dict[str, Handled]:
@@ -91,12 +91,12 @@ def test_bad_lines_go_to_quarantine(platform: Platform, stream: Stream, tmp_path
         "value: is not valid JSON: cut off (is at line 6)",
     ]
     holds(platform, stream, 7)
-    (link, _) = Chain(platform.store, stream.topic).slice(datetime.now(UTC).date(), FILES)
-    assert json.loads(platform.store.read(link.name.sidecar))["record_count"] == 6
+    (segment, _) = SegmentLog(platform.store, stream.topic).slice(datetime.now(UTC).date(), FILES)
+    assert json.loads(platform.store.read(segment.name.sidecar))["record_count"] == 6
     file = tmp_path / "c.jsonl"
     file.write_bytes(data)
     trial = try_file(platform, stream, file)
-    assert (trial.records, trial.good, trial.refused) == (6, 2, 4)
+    assert (trial.records, trial.good, trial.rejected) == (6, 2, 4)
 
     def describe(document: dict[str, Any]) -> None:
         document["schema"][0]["properties"][2]["logicalTypeOptions"] = {"maxLength": 500}
@@ -114,7 +114,9 @@ def test_topics_cannot_forge_problems(stream: Stream) -> None:
     forged = pa.array([[{"key": k, "value": b"x"} for k in ("a", "b", "c", "problem")]])
     at = found.schema.get_field_index("headers")
     forged_records = found.set_column(at, "headers", forged.cast(found.schema.field(at).type))
-    bronze, quarantine = Judge(stream.contract).rows(link_of("t", 0, 1), forged_records)
+    bronze, quarantine = SegmentValidator(stream.contract).rows(
+        segment_of("t", 0, 1), forged_records
+    )
     assert (bronze.num_rows, quarantine.num_rows) == (1, 0)
 
 
@@ -170,9 +172,9 @@ def test_undeclared_columns_cost_nothing(platform: Platform, stream: Stream) -> 
         document["schema"][0]["properties"].append({"name": "picture", "logicalType": "string"})
 
     changed = edited(stream, declare)
-    judge = Judge(changed.contract)
-    (link,) = Chain(platform.store, stream.topic).slice(datetime.now(UTC).date(), FILES)
-    _, rejected = judge.rows(link, judge.read(platform.store, link))
+    validator = SegmentValidator(changed.contract)
+    (segment,) = SegmentLog(platform.store, stream.topic).slice(datetime.now(UTC).date(), FILES)
+    _, rejected = validator.rows(segment, validator.read(platform.store, segment))
     reasons = rejected["_reasons"].to_pylist()
     assert reasons == [["picture: is binary, and not text in UTF-8 (is at row 1)"]]
 
@@ -202,7 +204,7 @@ def test_broken_files_hold_up_no_other(platform: Platform, stream: Stream) -> No
         drop(platform, stream, name, data)
         drop(platform, stream, f"good-{name}.jsonl", GOOD + b"\n" + name.encode())
     handled = run(platform, stream)
-    assert {name: handled[name].outcome for name in BROKEN} == dict.fromkeys(BROKEN, "refused")
+    assert {name: handled[name].outcome for name in BROKEN} == dict.fromkeys(BROKEN, "rejected")
     for name in BROKEN:
         assert handled[f"good-{name}.jsonl"].outcome == "landed"
         assert platform.drop.read(handled[name].kept) == BROKEN[name]

@@ -43,20 +43,20 @@ STEPS = {
 
 @dataclass(frozen=True)
 class Event:
-    """A row of bronze; `window` None is a row that was inserted by SQL."""
+    """A row of bronze; `ingest date` None is a row that was inserted by SQL."""
 
     case: int
     hours: float
     """Event time, from the beginning of day 0."""
     step: str = "CaseSubmitted"
-    window: int | None = 0
+    ingest_date: int | None = 0
     offset: int = 0
     sla_hours: float | None = 24
     ward: str | None = "W1"
 
     def row(self) -> dict[str, Any]:
         time = dt.datetime.combine(FIRST, dt.time()) + dt.timedelta(hours=self.hours)
-        loaded = self.window is not None
+        loaded = self.ingest_date is not None
         attributes = {"complaint_type": "Water", "priority": "LOW", "sla_hours": self.sla_hours}
         return {
             "event_date": time.date(),
@@ -73,8 +73,8 @@ class Event:
             "ward_id": self.ward,
             "locality_id": "L1",
             "attributes_json": json.dumps(attributes),
-            "_window": day(self.window) if self.window is not None else None,
-            "_generation": "g" if loaded else None,
+            "_ingest_date": day(self.ingest_date) if self.ingest_date is not None else None,
+            "_topic_id": "g" if loaded else None,
             "_partition": self.case % 3 if loaded else None,
             "_offset": self.offset if loaded else None,
             "_ingested_at": dt.datetime(2026, 2, 1, tzinfo=dt.UTC) if loaded else None,
@@ -180,7 +180,7 @@ def test_late_data_rewrites_only_the_dates_that_it_touches(warehouse: Warehouse)
     assert before.keys() == after.keys()
     assert [number for number in before if before[number] != after[number]] == [_number(0)]
     assert warehouse.rows(
-        "select first_window, last_window from gold.gold_pgr_case_lifecycle"
+        "select first_ingest_date, last_ingest_date from gold.gold_pgr_case_lifecycle"
         " where entity_id = 'CMP_1'"
     ) == [(day(0), day(5))]
 
@@ -197,12 +197,12 @@ def _number(number: int) -> int:
     return (day(number) - dt.date(1970, 1, 1)).days
 
 
-def test_an_inserted_row_belongs_to_the_window_of_its_date(warehouse: Warehouse) -> None:
-    """A row without a window is picked up by the run of its date, and not by another's."""
+def test_an_inserted_row_belongs_to_the_ingest_date_of_its_date(warehouse: Warehouse) -> None:
+    """A row without an ingest date is picked up by the run of its date, and not by another's."""
     warehouse.set_bronze(two_cases())
     warehouse.run()
-    warehouse.set_bronze([*two_cases(), Event(5, 100, window=None)])
-    inserted = "select _window from silver.silver_pgr_events where entity_id = 'CMP_5'"
+    warehouse.set_bronze([*two_cases(), Event(5, 100, ingest_date=None)])
+    inserted = "select _ingest_date from silver.silver_pgr_events where entity_id = 'CMP_5'"
     warehouse.run((3, 4))
     assert warehouse.rows(inserted) == []
     warehouse.run((4, 5))
@@ -211,7 +211,8 @@ def test_an_inserted_row_belongs_to_the_window_of_its_date(warehouse: Warehouse)
 
 
 def test_rows_that_left_bronze_leave_every_model(warehouse: Warehouse) -> None:
-    """A window's rows that went to quarantine take their case and its day in the funnel along."""
+    """An ingest date's rows that went to quarantine take their case and its day in the funnel
+    along."""
     warehouse.set_bronze(two_cases())
     warehouse.run()
     warehouse.set_bronze([event for event in two_cases() if event.case == 1])
@@ -225,8 +226,9 @@ def test_rows_that_left_bronze_leave_every_model(warehouse: Warehouse) -> None:
     assert warehouse.content() == content
 
 
-def test_a_date_shared_with_a_later_window_stays_whole(warehouse: Warehouse) -> None:
-    """A window's run that meets rows of a later window on its dates counts them in every model."""
+def test_a_date_shared_with_a_later_ingest_date_stays_whole(warehouse: Warehouse) -> None:
+    """An ingest date's run that meets rows of a later ingest date on its dates counts them in every
+    model."""
     warehouse.set_bronze(two_cases())
     warehouse.run()
     shared = [Event(3, 5, "CaseSubmitted", 5, 8), Event(4, 6, "CaseSubmitted", 6, 9)]
@@ -236,7 +238,7 @@ def test_a_date_shared_with_a_later_window_stays_whole(warehouse: Warehouse) -> 
     assert warehouse.rows("select sum(event_count) from gold.gold_pgr_case_lifecycle") == events
 
 
-def test_a_first_run_counts_what_it_takes_of_earlier_windows(warehouse: Warehouse) -> None:
+def test_a_first_run_counts_what_it_takes_of_earlier_ingest_dates(warehouse: Warehouse) -> None:
     """A date is taken as a whole; models that are made then know all of it, too."""
     shared = [Event(3, 5, "CaseSubmitted", 5, 8), Event(4, 6, "CaseSubmitted", 6, 9)]
     warehouse.set_bronze(shared)
@@ -246,13 +248,13 @@ def test_a_first_run_counts_what_it_takes_of_earlier_windows(warehouse: Warehous
 
 
 def test_an_open_case_breaches_when_time_passes_elsewhere(warehouse: Warehouse) -> None:
-    """An event of another case moves the clock, and the open case is judged by it."""
+    """An event of another case moves the clock, and the open case is validated by it."""
     events = [Event(1, 0, sla_hours=48), Event(2, 1, sla_hours=48, offset=1)]
     warehouse.set_bronze(events)
     warehouse.run()
     breached = "select entity_id, sla_breached from gold.gold_pgr_case_lifecycle order by 1"
     assert warehouse.rows(breached) == [("CMP_1", False), ("CMP_2", False)]
-    warehouse.set_bronze([*events, Event(4, 48.5, window=2, offset=2)])
+    warehouse.set_bronze([*events, Event(4, 48.5, ingest_date=2, offset=2)])
     warehouse.run((2, 3))
     assert warehouse.rows(breached) == [("CMP_1", True), ("CMP_2", False), ("CMP_4", False)]
 
@@ -266,23 +268,23 @@ def test_empty_bronze_makes_empty_tables(warehouse: Warehouse) -> None:
     assert warehouse.content() == {"silver": [], "lifecycle": [], "funnel": []}
 
 
-def test_a_first_window_without_rows_makes_the_tables(warehouse: Warehouse) -> None:
+def test_a_first_ingest_date_without_rows_makes_the_tables(warehouse: Warehouse) -> None:
     """Whatever reads the models finds them, if empty."""
     warehouse.set_bronze(two_cases())
     warehouse.run((100, 101))
     assert warehouse.content() == {"silver": [], "lifecycle": [], "funnel": []}
 
 
-def test_a_window_without_rows_touches_nothing(warehouse: Warehouse) -> None:
-    """No commit is made for a window in which nothing happened."""
+def test_a_ingest_date_without_rows_touches_nothing(warehouse: Warehouse) -> None:
+    """No commit is made for an ingest date in which nothing happened."""
     warehouse.set_bronze(two_cases())
     warehouse.run()
     warehouse.run((100, 101))
     assert [len(warehouse.table(name).snapshots()) for name in MODELS.values()] == [1, 1, 1]
 
 
-def test_the_first_run_may_be_a_window(warehouse: Warehouse) -> None:
-    """Windows one after the other build what a full run builds."""
+def test_the_first_run_may_be_a_ingest_date(warehouse: Warehouse) -> None:
+    """Ingest dates one after the other build what a full run builds."""
     warehouse.set_bronze(two_cases())
     for number in (2, 0, 1):
         warehouse.run((number, number + 1))
@@ -296,7 +298,7 @@ def test_a_failing_query_leaves_everything_as_it_was(warehouse: Warehouse) -> No
     warehouse.set_bronze(two_cases())
     warehouse.run()
     before = warehouse.content()
-    warehouse.set_bronze([*two_cases(), Event(7, 100, window=4, offset=9)])
+    warehouse.set_bronze([*two_cases(), Event(7, 100, ingest_date=4, offset=9)])
     broken = max(files_by_date(warehouse.table(BRONZE)).items())[1].pop()
     path = Path(broken.removeprefix("file://"))
     path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 8) + b"PAR1")
@@ -311,7 +313,7 @@ def test_a_failing_query_leaves_everything_as_it_was(warehouse: Warehouse) -> No
 def test_rows_without_identity_are_left_out_and_reported(warehouse: Warehouse) -> None:
     """An INSERT may lack what makes an event; a test warns of it, nothing breaks."""
     rows = [event.row() for event in two_cases()]
-    rows.append(replace(two_cases()[0], window=None).row() | {"tenant_id": None})
+    rows.append(replace(two_cases()[0], ingest_date=None).row() | {"tenant_id": None})
     warehouse.fill("pgr_events", rows)
     result = warehouse.dbt("build", "--exclude-resource-type", "unit_test")
     assert result.success
@@ -323,12 +325,14 @@ def test_rows_without_identity_are_left_out_and_reported(warehouse: Warehouse) -
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"window_start": "2026-01-01"}, "window_end"),
-        ({"window_start": "1.1.2026", "window_end": "2026-01-02"}, "1.1.2026"),
+        ({"ingest_date_start": "2026-01-01"}, "ingest_date_end"),
+        ({"ingest_date_start": "1.1.2026", "ingest_date_end": "2026-01-02"}, "1.1.2026"),
     ],
 )
-def test_wrong_windows_are_refused(warehouse: Warehouse, given: dict[str, str], says: str) -> None:
-    """A run never guesses which windows were meant."""
+def test_wrong_ingest_dates_are_rejected(
+    warehouse: Warehouse, given: dict[str, str], says: str
+) -> None:
+    """A run never guesses which ingest dates were meant."""
     warehouse.set_bronze(two_cases())
     result = warehouse.dbt("run", "--vars", json.dumps(given))
     assert not result.success
@@ -353,37 +357,37 @@ def test_docs_list_every_column_of_every_table(warehouse: Warehouse) -> None:
 
 def test_freshness_of_bronze_is_measured(warehouse: Warehouse) -> None:
     """Freshness reads when rows were loaded; inserted rows do not count."""
-    warehouse.set_bronze([*two_cases(), Event(9, 1, window=None)])
+    warehouse.set_bronze([*two_cases(), Event(9, 1, ingest_date=None)])
     (result,) = warehouse.dbt("source", "freshness").result
     assert str(result.max_loaded_at).startswith("2026-02-01")
 
 
 def random_history(rng: random.Random) -> list[Event]:
-    """Events of many cases: in time, late, doubled in other windows, inserted."""
+    """Events of many cases: in time, late, doubled in other ingest dates, inserted."""
     events = []
     for case in range(12):
         hours = rng.uniform(0, 120)
         for step in rng.sample(list(STEPS), rng.randint(1, 6)):
-            window = min(int(hours // 24) + rng.choice([0, 0, 0, 1, 3]), 9)
+            ingest_date = min(int(hours // 24) + rng.choice([0, 0, 0, 1, 3]), 9)
             event = Event(
                 case,
                 round(hours, 2),
                 step,
-                rng.choice([window, window, window, None]),
+                rng.choice([ingest_date, ingest_date, ingest_date, None]),
                 len(events),
                 rng.choice([2, 24, 72, None]),
                 rng.choice(["W1", "W2", None]),
             )
             events.append(event)
             if rng.random() < 0.3:
-                events.append(replace(event, window=rng.randint(0, 9), offset=len(events)))
+                events.append(replace(event, ingest_date=rng.randint(0, 9), offset=len(events)))
             hours += rng.expovariate(1 / 15)
     return events
 
 
-def window_of(event: Event) -> int:
-    """The window that a run of it covers."""
-    return event.window if event.window is not None else int(event.hours // 24)
+def ingest_date_of(event: Event) -> int:
+    """The ingest date that a run of it covers."""
+    return event.ingest_date if event.ingest_date is not None else int(event.hours // 24)
 
 
 def edited(rng: random.Random, events: list[Event], pool: list[Event]) -> list[Event]:
@@ -394,24 +398,26 @@ def edited(rng: random.Random, events: list[Event], pool: list[Event]) -> list[E
 
 
 def span(rng: random.Random, number: int) -> tuple[int, int]:
-    """A range of windows around one."""
+    """A range of ingest dates around one."""
     return max(0, number - rng.randint(0, 1)), number + 1 + rng.randint(0, 2)
 
 
 @pytest.mark.parametrize(
     "seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 5))]
 )
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse, seed: int) -> None:
-    """After rows came and went, running every changed window once gives f(bronze)."""
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
+    warehouse: Warehouse, seed: int
+) -> None:
+    """After rows came and went, running every changed ingest date once gives f(bronze)."""
     rng = random.Random(seed)
     pool = random_history(rng)
     now = [event for event in pool if rng.random() < 0.6]
     warehouse.set_bronze(now)
-    stale = {window_of(event) for event in now}
+    stale = {ingest_date_of(event) for event in now}
     for edit in range(3):
         todo = sorted(stale)
         rng.shuffle(todo)
-        # Before the last edit some windows stay behind, as when a run is late or failed.
+        # Before the last edit some ingest dates stay behind, as when a run is late or failed.
         for number in todo if edit == 2 else todo[: len(todo) // 2]:
             if number in stale:
                 start, end = span(rng, number)
@@ -420,7 +426,7 @@ def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse,
         if edit < 2:
             before, now = now, edited(rng, now, pool)
             warehouse.set_bronze(now)
-            stale |= {window_of(event) for event in set(before) ^ set(now)}
+            stale |= {ingest_date_of(event) for event in set(before) ^ set(now)}
     assert not stale
     incremental = warehouse.content()
     warehouse.run()
@@ -434,14 +440,18 @@ def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse,
 def test_the_same_on_an_object_store_and_a_shared_catalog(
     servers: Services, tmp_path: Path, manifest: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On MinIO and Postgres runs of windows and full runs agree, and tests pass."""
+    """On MinIO and Postgres runs of ingest dates and full runs agree, and tests pass."""
     env = {"PLATFORM_HOME": str(tmp_path), **separate_environment(servers)}
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     warehouse = Warehouse(tmp_path, manifest, env)
     warehouse.set_bronze(two_cases())
     assert warehouse.dbt("build").success
-    late = [*two_cases(), Event(1, 0.5, "CaseReopened", 5, 9), Event(3, 130, window=5, offset=10)]
+    late = [
+        *two_cases(),
+        Event(1, 0.5, "CaseReopened", 5, 9),
+        Event(3, 130, ingest_date=5, offset=10),
+    ]
     warehouse.set_bronze(late)
     warehouse.run((5, 6))
     incremental = warehouse.content()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from dbt_warehouse import PROJECT, WIDE
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.streams import declared_streams
 
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-WINDOWS = 2
+INGEST_DATES = 2
 Bronze = Mapping[str, list[dict[str, Any]]]
 
 
@@ -50,7 +50,7 @@ class Warehouse(dbt_warehouse.Warehouse):
 @cache
 def accepted() -> Bronze:
     """Extreme records of all streams; the parser accepts each of them."""
-    return {s: extremes.accepted_rows(s, windows=WINDOWS) for s in declared_streams()}
+    return {s: extremes.accepted_rows(s, ingest_dates=INGEST_DATES) for s in declared_streams()}
 
 
 @cache
@@ -60,9 +60,9 @@ def inserted() -> Bronze:
 
 
 def test_no_accepted_record_fails_a_model(warehouse: Warehouse) -> None:
-    """Windows one by one, in any order, give what a full run gives; tests pass."""
+    """Ingest dates one by one, in any order, give what a full run gives; tests pass."""
     warehouse.fill_all(accepted())
-    for number in random.Random(1).sample(range(WINDOWS), WINDOWS):
+    for number in random.Random(1).sample(range(INGEST_DATES), INGEST_DATES):
         warehouse.run((number, number + 1))
     incremental = warehouse.content()
     warehouse.run()
@@ -98,7 +98,7 @@ def test_contracts_bound_what_models_add_up(stream: str, name: str, good: Any, b
     (plain, *_) = extremes.records(stream)
     record = json.loads(plain)
     values = [json.dumps(record | {name: value}).encode() for value in (good, bad)]
-    parsed = Parser(declared_streams()[stream].contract).parse(pa.array(values, pa.binary()))
+    parsed = Validator(declared_streams()[stream].contract).parse(pa.array(values, pa.binary()))
     assert parsed.valid.to_pylist() == [0]
 
 

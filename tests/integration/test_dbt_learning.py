@@ -1,4 +1,5 @@
-"""The models of the learning platform: what they say of students, whatever order windows run in."""
+"""The models of the learning platform: what they say of students, whatever order ingest dates run
+in."""
 
 from __future__ import annotations
 
@@ -136,7 +137,7 @@ def test_topics_that_never_had_an_event_are_missed_by_nobody(warehouse: Warehous
     assert topics == [("auth",)]
 
 
-def video(hours: float, kind: str, position: int, window: int, number: int) -> dict[str, Any]:
+def video(hours: float, kind: str, position: int, ingest_date: int, number: int) -> dict[str, Any]:
     """An event of the one player of this test, of ten minutes, with the number as its offset."""
     time = START + dt.timedelta(hours=hours)
     return {
@@ -144,7 +145,7 @@ def video(hours: float, kind: str, position: int, window: int, number: int) -> d
         "timestamp": time, "event_date": time.date(), "user_id": "U", "session_id": "S",
         "device": "mobile", "course_id": "C", "video_id": "V", "position": Decimal(position),
         "duration": Decimal(600), "seek_from": None, "playback_rate": 1.0,
-        "_window": day(window), "_generation": "g", "_partition": 0, "_offset": number,
+        "_ingest_date": day(ingest_date), "_topic_id": "g", "_partition": 0, "_offset": number,
         "_ingested_at": START, "_contract": "c",
     }  # fmt: skip
 
@@ -158,10 +159,10 @@ def test_a_late_play_counts_on_the_day_after_it(warehouse: Warehouse) -> None:
     assert warehouse.dbt("run", *select).success
     assert warehouse.rows(seconds) == [(day(1), 0)]
     warehouse.fill("video_events", [end, video(23.9, "play", 40, 3, 2)])
-    assert warehouse.dbt("run", *select, windows=(3, 4)).success
+    assert warehouse.dbt("run", *select, ingest_dates=(3, 4)).success
     assert warehouse.rows(seconds) == [(day(0), 0), (day(1), 60)]
     warehouse.fill("video_events", [end])
-    assert warehouse.dbt("run", *select, windows=(3, 4)).success
+    assert warehouse.dbt("run", *select, ingest_dates=(3, 4)).success
     assert warehouse.rows(seconds) == [(day(1), 0)]
 
 
@@ -189,15 +190,15 @@ def playback() -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("models", [("activity", "students"), ("video", "watched"),
                                     ("attempts", "scores")])  # fmt: skip
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
     warehouse: Warehouse, models: tuple[str, str]
 ) -> None:
-    """Whatever came late, twice, or left: running each changed window once is enough."""
+    """Whatever came late, twice, or left: running each changed ingest date once is enough."""
     warehouse.only = [Warehouse.models[model].rpartition(".")[2] for model in models]
     assessments = {"assessment_events": simulated()["assessment_events"]}
     bronze = {
         "activity": scattered(simulated(), seed=1),
-        # In the windows of their days: then few runs touch a day for another reason.
+        # In the ingest dates of their days: then few runs touch a day for another reason.
         "video": {"video_events": playback()},
         "attempts": scattered(assessments, seed=1),
     }

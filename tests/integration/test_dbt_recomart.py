@@ -1,4 +1,4 @@
-"""The models of the shop: what they say of users and items, whatever order windows run in."""
+"""The models of the shop: what they say of users and items, whatever order ingest dates run in."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def interactions() -> list[dict[str, Any]]:
     for row in simulated()["recomart_transactions"]:
         said = tuple(row[name] for name in ("user_id", "item_id", "view_mode"))
         place = row["timestamp"] or (row["_partition"], row["_offset"])
-        found[said, place] = row | {"day": row["event_date"] or row["_window"]}
+        found[said, place] = row | {"day": row["event_date"] or row["_ingest_date"]}
     return list(found.values())
 
 
@@ -88,19 +88,20 @@ def test_a_build_says_what_the_records_say(warehouse: Warehouse) -> None:
 
 
 def test_a_new_price_reaches_whoever_bought(warehouse: Warehouse) -> None:
-    """A run of the window that an item changed in recomputes its buyers."""
+    """A run of the ingest date that an item changed in recomputes its buyers."""
     bought = {
         "user_id": 1, "item_id": 7, "view_mode": "purchase", "event_date": FIRST,
-        "timestamp": START.replace(tzinfo=None), "_window": FIRST, "_partition": 0, "_offset": 0,
+        "timestamp": START.replace(tzinfo=None),
+        "_ingest_date": FIRST, "_partition": 0, "_offset": 0,
     }  # fmt: skip
-    item = {"item_id": 7, "price": 2.0, "category": "Toys", "_window": FIRST, "_offset": 0}
+    item = {"item_id": 7, "price": 2.0, "category": "Toys", "_ingest_date": FIRST, "_offset": 0}
     warehouse.fill("recomart_users", [])
     warehouse.fill("recomart_transactions", [bought])
     warehouse.fill("recomart_products", [item])
     warehouse.run()
     spent = f"select spent from {warehouse.models['features']}"
     assert warehouse.rows(spent) == [(2.0,)]
-    later = item | {"price": 3.0, "_window": dbt_warehouse.day(5), "_offset": 1}
+    later = item | {"price": 3.0, "_ingest_date": dbt_warehouse.day(5), "_offset": 1}
     warehouse.fill("recomart_products", [item, later])
     warehouse.run((5, 6))
     assert warehouse.rows(spent) == [(3.0,)]
@@ -110,21 +111,22 @@ def test_rating_sent_later_is_no_second_purchase(warehouse: Warehouse) -> None:
     """The same purchase with a rating, days later: one interaction with one rating, in any run."""
     bought = {
         "user_id": 1, "item_id": 7, "view_mode": "purchase", "event_date": FIRST, "rating": None,
-        "timestamp": START.replace(tzinfo=None), "_window": FIRST, "_partition": 0, "_offset": 0,
+        "timestamp": START.replace(tzinfo=None),
+        "_ingest_date": FIRST, "_partition": 0, "_offset": 0,
     }  # fmt: skip
-    rated = bought | {"rating": 4, "_window": dbt_warehouse.day(5), "_offset": 1}
+    rated = bought | {"rating": 4, "_ingest_date": dbt_warehouse.day(5), "_offset": 1}
     for stream in ("recomart_users", "recomart_products"):
         warehouse.fill(stream, [])
     counts = f"select purchases, ratings, mean_rating from {warehouse.models['popularity']}"
     matrix = f"select implicit_score, rating from {warehouse.models['interactions']}"
-    for rows, window, rating in (
+    for rows, ingest_date, rating in (
         ([bought], (0, 1), None),
         ([bought, rated], (5, 6), 4),
         ([bought], (5, 6), None),
         ([rated], (0, 6), 4),
     ):
         warehouse.fill("recomart_transactions", rows)
-        warehouse.run(window)
+        warehouse.run(ingest_date)
         assert warehouse.rows(counts) == [(1, 0 if rating is None else 1, rating)]
         assert warehouse.rows(matrix) == [(5, rating)]
 
@@ -145,9 +147,9 @@ def test_streams_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehou
 
 
 @pytest.mark.slow
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
-    """Whatever came late, twice, or left: running each changed window once is enough."""
-    # Few users and items, so that each has versions in several windows.
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+    """Whatever came late, twice, or left: running each changed ingest date once is enough."""
+    # Few users and items, so that each has versions in several ingest dates.
     few = {"user_id": 9, "item_id": 7}
     pool = {
         stream: [
@@ -159,21 +161,22 @@ def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse)
     assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
 
 
-def test_a_window_takes_what_later_ones_have_of_its_days(warehouse: Warehouse) -> None:
-    """The models agree after every run, also while later windows wait."""
+def test_a_ingest_date_takes_what_later_ones_have_of_its_days(warehouse: Warehouse) -> None:
+    """The models agree after every run, also while later ingest dates wait."""
     for stream in ("recomart_users", "recomart_products"):
         warehouse.fill(stream, [])
     base = {"view_mode": "view", "event_date": FIRST, "_partition": 0}
     first, late, copy = (
         base
-        | {"user_id": user, "item_id": 7, "_window": dbt_warehouse.day(window), "_offset": offset,
+        | {"user_id": user, "item_id": 7,
+           "_ingest_date": dbt_warehouse.day(ingest_date), "_offset": offset,
            "timestamp": START.replace(tzinfo=None) + dt.timedelta(hours=user)}
-        for user, window, offset in ((1, 0, 0), (2, 5, 1), (1, 3, 2))
+        for user, ingest_date, offset in ((1, 0, 0), (2, 5, 1), (1, 3, 2))
     )  # fmt: skip
     warehouse.fill("recomart_transactions", [first])
     warehouse.run()
     warehouse.fill("recomart_transactions", [first, late, copy])
-    result = warehouse.dbt("build", "--exclude-resource-type", "unit_test", windows=(3, 4))
+    result = warehouse.dbt("build", "--exclude-resource-type", "unit_test", ingest_dates=(3, 4))
     assert result.success, [(r.node.name, r.message) for r in result.result]
     for model in ("transactions", "interactions", "popularity", "features"):
         table = warehouse.models[model]

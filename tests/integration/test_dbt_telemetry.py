@@ -1,4 +1,5 @@
-"""The models of telemetry: statistics of readings, errors of services, in any order of windows."""
+"""The models of telemetry: statistics of readings, errors of services, in any order of ingest
+dates."""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def test_a_reading_that_is_sent_again_replaces_the_one_before(warehouse: Warehou
     """Also when it comes days later, and only until it is taken back."""
     warehouse.fill("app_logs", [])
     first = simulated()["sensor_readings"][0]
-    later = first | {"value": -3.5, "_window": FIRST + dt.timedelta(days=5), "_offset": 9000}
+    later = first | {"value": -3.5, "_ingest_date": FIRST + dt.timedelta(days=5), "_offset": 9000}
     latest = f"select latest, readings from {warehouse.models['hourly']}"
     for rows, value in (([first], first["value"]), ([first, later], -3.5), ([first], None)):
         warehouse.fill("sensor_readings", rows)
@@ -95,6 +96,6 @@ def test_a_reading_that_is_sent_again_replaces_the_one_before(warehouse: Warehou
 
 
 @pytest.mark.slow
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
-    """Whatever came late, twice, or left: running each changed window once is enough."""
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+    """Whatever came late, twice, or left: running each changed ingest date once is enough."""
     assert_any_order_equals_a_rebuild(warehouse, scattered(simulated(), seed=1), seed=1)

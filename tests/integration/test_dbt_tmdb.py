@@ -1,4 +1,4 @@
-"""The models of the media catalogue: latest versions, whatever order windows run in."""
+"""The models of the media catalogue: latest versions, whatever order ingest dates run in."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dbt_warehouse import (
     simulated_rows,
 )
 
-from ingestion_platform.sources.labelled import find
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.labelled import find
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import declared_streams
 
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
@@ -129,9 +129,9 @@ def test_types_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehouse
 
 
 @pytest.mark.slow
-def test_runs_of_windows_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
-    """Whatever came late, twice, or left: running each changed window once is enough."""
-    # Few titles, so that each has versions in several windows.
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+    """Whatever came late, twice, or left: running each changed ingest date once is enough."""
+    # Few titles, so that each has versions in several ingest dates.
     pool = {
         stream: [row | {"tmdb_id": row["tmdb_id"] % 11} for row in rows]
         for stream, rows in simulated_rows(dict.fromkeys(STREAMS, 150), days=4).items()

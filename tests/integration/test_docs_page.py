@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from door_process import DoorProcess, door_process
+from api_process import ApiProcess, api_process
 
 from ingestion_platform.settings import Settings
 
@@ -16,15 +16,15 @@ ALONE = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0
 
 
 @pytest.fixture
-def door(embedded_settings: Settings, tmp_path: Path) -> Iterator[DoorProcess]:
-    """A door with the declared streams."""
-    with door_process({"PLATFORM_HOME": str(embedded_settings.home)}, tmp_path) as running:
+def file_source(embedded_settings: Settings, tmp_path: Path) -> Iterator[ApiProcess]:
+    """A source with the declared streams."""
+    with api_process({"PLATFORM_HOME": str(embedded_settings.home)}, tmp_path) as running:
         yield running
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_docs_work_without_internet(door: DoorProcess, tmp_path: Path) -> None:
+def test_docs_work_without_internet(file_source: ApiProcess, tmp_path: Path) -> None:
     """The page shows every operation, opens one, and asks no other server for anything."""
     from playwright.sync_api import sync_playwright
 
@@ -36,12 +36,12 @@ def test_docs_work_without_internet(door: DoorProcess, tmp_path: Path) -> None:
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(f"{door.url}/docs")
+        page.goto(f"{file_source.url}/docs")
         page.wait_for_selector("#operations-send-send_recomart_users", timeout=60_000)
         assert page.locator(".opblock").count() >= 15
         page.locator("#operations-send-send_recomart_users .opblock-summary").click()
         page.wait_for_selector(".opblock-body .btn.try-out__btn", timeout=60_000)
         page.screenshot(path=tmp_path / "docs.png", full_page=False)
         browser.close()
-    assert [url for url in asked if not url.startswith((door.url, "data:"))] == []
+    assert [url for url in asked if not url.startswith((file_source.url, "data:"))] == []
     assert said == []

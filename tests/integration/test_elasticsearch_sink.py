@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sinks import Scene
 
-from ingestion_platform.errors import Permanent, PositionMoved, SettingError
+from ingestion_platform.errors import Permanent, SettingError, WriteConflict
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.compare import compare
@@ -142,8 +142,8 @@ def test_a_wider_field_moves_the_alias_to_a_new_index(search: Search) -> None:
     scene.assert_equal()
 
 
-def test_refused_documents_are_told_from_what_is_compared(search: Search) -> None:
-    """Reasons name the field; a key whose newest row is refused keeps the one before."""
+def test_rejected_documents_are_told_from_what_is_compared(search: Search) -> None:
+    """Reasons name the field; a key whose newest row is rejected keeps the one before."""
     scene = search.scene
     deep: Any = 1
     for _ in range(60):
@@ -151,10 +151,10 @@ def test_refused_documents_are_told_from_what_is_compared(search: Search) -> Non
     scene.log.append([item(3, 900, extra=deep), item(77, 1, extra=[1]), item(78, 2)])
     scene.log.load()
     done = scene.deliver()
-    assert (done.upserted, done.refused) == (1, 2)
+    assert (done.upserted, done.rejected) == (1, 2)
     assert all(reason.startswith("extra: ") or "depth" in reason for reason in done.reasons)
     found = compare(scene.platform, scene.delivery)
-    assert (found.source_rows, found.target_rows, found.refused, found.agree) == (41, 41, 2, True)
+    assert (found.source_rows, found.target_rows, found.rejected, found.agree) == (41, 41, 2, True)
     assert scene.content()[3, "b"]["n"] == 3
 
 
@@ -181,7 +181,7 @@ def test_a_busy_server_is_asked_again(scene: Scene, proxy: Proxy) -> None:
 
 @pytest.mark.fault("sinks", "a delivery to Elasticsearch goes on after another took its place")
 def test_a_delivery_that_was_thought_dead_cannot_write(search: Search) -> None:
-    """It stood still between its claim and its rows: they are refused, even those of new keys."""
+    """It stood still between its claim and its rows: they are rejected, even those of new keys."""
     scene = search.scene
     scene.log.append(item(k, 500) for k in range(30, 50))
     scene.log.load()
@@ -196,9 +196,9 @@ def test_a_delivery_that_was_thought_dead_cannot_write(search: Search) -> None:
         change = Change(rows, shape.key_schema().empty_table(), base, base, "late")
         claimed = late._claimed(late._at(change), "late")
         scene.deliver()
-        with pytest.raises(PositionMoved):
+        with pytest.raises(WriteConflict):
             late._write(claimed.known, change)
-        with pytest.raises(PositionMoved):
+        with pytest.raises(WriteConflict):
             late.apply(change)
     scene.assert_equal()
 
@@ -217,7 +217,7 @@ def test_what_others_did_to_the_index_is_made_good_again(search: Search) -> None
 
 
 def test_an_index_of_somebody_else_is_left_alone(search: Search) -> None:
-    """It is refused, with the way out."""
+    """It is rejected, with the way out."""
     scene = search.scene
     search.ask("DELETE", f"/{search.index}-000001")
     search.ask("PUT", f"/{search.index}", {})
@@ -231,7 +231,7 @@ def test_an_index_of_somebody_else_is_left_alone(search: Search) -> None:
         ({"table": "x"}, "table: is not an option"),
         ({"index": "Logs"}, "cannot be a name"),
         ({"index": "a-000001"}, "sink's own kind"),
-        ({"index": "a-refused"}, "sink's own kind"),
+        ({"index": "a-rejected"}, "sink's own kind"),
     ],
 )
 def test_wrong_options_are_told(given: dict[str, Any], said: str) -> None:
@@ -271,7 +271,7 @@ def test_no_two_keys_have_the_same_id(keys: list[tuple[str, str]]) -> None:
 
 
 def test_odd_json_hinders_no_other_document(search: Search) -> None:
-    """What Elasticsearch cannot parse is refused alone, the documents beside it are there."""
+    """What Elasticsearch cannot parse is rejected alone, the documents beside it are there."""
     scene = search.scene
     odd = dict(zip(ODD_JSON, range(100, 200), strict=False))
     scene.log.append([*(with_json(k, ODD_JSON[name]) for name, k in odd.items()), item(200, 200)])
@@ -282,4 +282,4 @@ def test_odd_json_hinders_no_other_document(search: Search) -> None:
     assert 200 in there
     assert gone == {"a key twice"}
     found = compare(scene.platform, scene.delivery)
-    assert (found.refused, found.agree) == (len(gone), True)
+    assert (found.rejected, found.agree) == (len(gone), True)

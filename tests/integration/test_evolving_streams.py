@@ -1,5 +1,5 @@
 """A contract changes under a running stream, on Kafka, MinIO and Postgres: nothing is lost, old
-rows stay, and refused records come back or are decided."""
+rows stay, and rejected records come back or are decided."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from testbed import edited
 
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.quarantine import Choice, discard, overview, replay
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream, run_stream
-from ingestion_platform.quarantine import Choice, discard, overview, replay
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.reading import query
 
 pytestmark = [pytest.mark.services]
@@ -93,7 +93,8 @@ def verified(platform: Platform, stream: Stream, **figures: int) -> None:
 def test_a_stream_goes_on_under_changed_contracts(
     real_settings: Settings, make_stream: Callable[..., Stream]
 ) -> None:
-    """Four runs at once meet the change; then old slices are made anew, and refusals repaired."""
+    """Four runs at once meet the change; then old slices are made again, and rejections
+    repaired."""
     stream = make_stream(real_settings, contract=json.loads(json.dumps(FIRST)), partitions=2)
     platform = Platform(real_settings)
     send(real_settings, stream, 0, "ward", "open")
@@ -106,28 +107,28 @@ def test_a_stream_goes_on_under_changed_contracts(
         list(pool.map(lambda each: run_stream(each, later), platforms))
     table = platform.catalog.load_table(stream.bronze_table)
     assert (len(table.schemas()), len(table.specs())) == (2, 2)
-    refused = COUNT // 10
-    verified(platform, later, expected=2 * COUNT, quarantined=refused, stale=COUNT)
+    rejected = COUNT // 10
+    verified(platform, later, expected=2 * COUNT, quarantined=rejected, stale=COUNT)
     # As PyIceberg itself reads them.
     rows = table.scan(selected_fields=("id", "area", "note")).to_arrow()
     areas = {row["id"]: (row["area"], row["note"]) for row in rows.to_pylist()}
-    assert len(areas) == rows.num_rows == 2 * COUNT - refused
+    assert len(areas) == rows.num_rows == 2 * COUNT - rejected
     assert (areas[7], areas[2**40 + 7]) == (("w1", None), ("w1", "in w1"))
     sql = f"SELECT count(*) AS n FROM {stream.bronze_table} WHERE area = 'w1' AND id < 1000"
     assert query(real_settings, sql).to_pylist() == [{"n": 333}]
 
-    windows = Chain(platform.store, stream.topic).windows()
-    load_stream(platform, later, partitions=[0, 1], windows=windows)
-    verified(platform, later, expected=2 * COUNT, quarantined=refused, stale=0)
+    ingest_dates = SegmentLog(platform.store, stream.topic).ingest_dates()
+    load_stream(platform, later, partitions=[0, 1], ingest_dates=ingest_dates)
+    verified(platform, later, expected=2 * COUNT, quarantined=rejected, stale=0)
     sql = f"SELECT count(*) AS n FROM {stream.bronze_table} WHERE note = 'in ' || area"
-    assert query(real_settings, sql).to_pylist() == [{"n": 2 * COUNT - refused}]
+    assert query(real_settings, sql).to_pylist() == [{"n": 2 * COUNT - rejected}]
 
     assert replay(platform, later).came_back == 0
-    chosen = Choice(reason="status", windows=tuple(windows))
+    chosen = Choice(reason="status", ingest_dates=tuple(ingest_dates))
     _, decided = discard(platform, later, chosen, because="a test", by="me")
-    assert decided == refused
+    assert decided == rejected
     assert overview(platform, later).open == 0
     repaired = edited(later, third)
-    assert replay(platform, repaired).came_back == refused
+    assert replay(platform, repaired).came_back == rejected
     assert overview(platform, repaired).records == 0
     verified(platform, repaired, expected=2 * COUNT, quarantined=0, bronze=2 * COUNT, stale=0)

@@ -1,6 +1,6 @@
 """Every record of a real topic is in bronze or quarantine exactly once, with the right values.
 
-On Kafka, MinIO and Postgres; judged by the oracle, which shares no code with the platform.
+On Kafka, MinIO and Postgres; validated by the oracle, which shares no code with the platform.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from oracle import JsonText, Oracle, content, read_table, rows_of, snapshots
 from pyiceberg.catalog import load_catalog
 from testbed import edited
 
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.kafka.client import ensure_topic
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, land_stream, load_stream, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse.datafiles import write_data_files
 
 pytestmark = [pytest.mark.services]
@@ -151,20 +151,20 @@ def test_a_bad_contract_edit_and_its_repair_lose_nothing(
     send(real_settings, stream, events(20_000))
     run_stream(platform, stream)
     before = content(real_settings, stream)
-    windows = Chain(platform.store, stream.topic).windows()
-    assert len(windows) > 2
+    ingest_dates = SegmentLog(platform.store, stream.topic).ingest_dates()
+    assert len(ingest_dates) > 2
 
     wrong = edited(stream, narrow)
-    load_stream(platform, wrong, partitions=range(4), windows=windows)
+    load_stream(platform, wrong, partitions=range(4), ingest_dates=ingest_dates)
     during = content(real_settings, stream)
     moved = len(before["bronze"]) - len(during["bronze"])
     assert moved > 100
     assert len(during["quarantine"]) == len(before["quarantine"]) + moved
     assert verified(platform, wrong).stale == 0
 
-    for window in reversed(windows):  # slice by slice, in another order
+    for ingest_date in reversed(ingest_dates):  # slice by slice, in another order
         for partition in (2, 0, 3, 1):
-            load_stream(platform, stream, partitions=[partition], windows=[window])
+            load_stream(platform, stream, partitions=[partition], ingest_dates=[ingest_date])
     assert content(real_settings, stream) == before
     holds(real_settings, stream)
 
@@ -177,31 +177,34 @@ def test_slices_of_an_edited_contract_may_be_replaced_one_at_a_time(
     platform = Platform(real_settings)
     send(real_settings, stream, events(4_000))
     run_stream(platform, stream)
-    windows = Chain(platform.store, stream.topic).windows()
+    ingest_dates = SegmentLog(platform.store, stream.topic).ingest_dates()
     wrong = edited(stream, narrow)
-    load_stream(platform, wrong, partitions=[1], windows=windows[:2])
+    load_stream(platform, wrong, partitions=[1], ingest_dates=ingest_dates[:2])
     send(real_settings, stream, events(1_000, seed=2))
     run_stream(platform, wrong)
     assert verified(platform, wrong).stale > 0
     load_stream(
-        platform, stream, partitions=range(4), windows=Chain(platform.store, stream.topic).windows()
+        platform,
+        stream,
+        partitions=range(4),
+        ingest_dates=SegmentLog(platform.store, stream.topic).ingest_dates(),
     )
     holds(real_settings, stream)
 
 
 @pytest.mark.fault("log", "a topic is deleted and created again between runs")
-def test_a_recreated_topic_is_a_new_generation_and_both_are_kept(
+def test_a_recreated_topic_is_a_new_topic_id_and_both_are_kept(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
     """Offsets start again; nothing of the first topic is lost or taken for the second's."""
     stream = make_stream(real_settings)
     platform, oracle = Platform(real_settings), Oracle(real_settings, stream)
     admin = AdminClient({"bootstrap.servers": real_settings.bootstrap_servers})
-    for generation in range(3):
-        send(real_settings, stream, events(2_000, seed=generation))
+    for topic_id in range(3):
+        send(real_settings, stream, events(2_000, seed=topic_id))
         run_stream(platform, stream)
         holds(real_settings, stream, oracle)
-        if generation < 2:
+        if topic_id < 2:
             admin.delete_topics([stream.topic])[stream.topic].result()
             recreate(real_settings, stream)
     assert len({place[0] for place in oracle.seen}) == 3
@@ -321,10 +324,10 @@ def test_keys_headers_and_tombstones_are_kept_as_sent(
 
 
 @pytest.mark.fault("clocks", "producers stamp records in the far future and past")
-def test_windows_follow_the_log_not_the_clock_of_a_record(
+def test_ingest_dates_follow_the_log_not_the_clock_of_a_record(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:
-    """Late stamps stay in the window ahead of them, future ones come no later than today."""
+    """Late stamps stay in the ingest date ahead of them, future ones come no later than today."""
     stream = make_stream(
         real_settings, **{"message.timestamp.after.max.ms": 2**62, "retention.ms": -1}
     )
@@ -348,10 +351,10 @@ def test_windows_follow_the_log_not_the_clock_of_a_record(
         send_to(real_settings, stream, 0, records)
         run_stream(platform, stream)
     oracle.read()
-    windows = [row["_window"] for row in content(real_settings, stream)["bronze"]]
+    ingest_dates = [row["_ingest_date"] for row in content(real_settings, stream)["bronze"]]
     first = midnight.date()
     days = [timedelta(days=n) for n in (-1, 0, 0, 0, 1, 1, 3, 3, 3, 3)]
-    assert windows == [first + day for day in days]
+    assert ingest_dates == [first + day for day in days]
     verified(platform, stream)
 
 
@@ -374,10 +377,10 @@ def test_rows_of_other_writers_are_left_alone(
     table.append(foreign)
     # An optimizing engine puts rows of all origins into the same files.
     table.overwrite(table.scan().to_arrow())
-    windows = Chain(platform.store, stream.topic).windows()
+    ingest_dates = SegmentLog(platform.store, stream.topic).ingest_dates()
     wrong = edited(stream, narrow)
-    load_stream(platform, wrong, partitions=range(4), windows=windows)
-    load_stream(platform, stream, partitions=range(4), windows=windows)
+    load_stream(platform, wrong, partitions=range(4), ingest_dates=ingest_dates)
+    load_stream(platform, stream, partitions=range(4), ingest_dates=ingest_dates)
     holds(real_settings, stream)
     rows = load_catalog("lakehouse", **real_settings.catalog).load_table(stream.bronze_table)
     left = rows.scan().to_arrow().filter(pa.compute.field("_offset").is_null())
@@ -489,7 +492,7 @@ def test_every_kind_of_field_comes_back_as_it_was_sent(
     rows = rows_of_every_kind()
     stream = make_stream(real_settings, contract=deepcopy(EVERY_KIND))
     platform = Platform(real_settings)
-    oracle = Oracle(real_settings, stream, judge=lambda value: rows[value or b""])
+    oracle = Oracle(real_settings, stream, validator=lambda value: rows[value or b""])
     send(real_settings, stream, [Record(None, value) for value in rows for _ in range(3)])
     run_stream(platform, stream)
     holds(real_settings, stream, oracle)
@@ -509,9 +512,9 @@ def test_every_kind_of_field_comes_back_as_it_was_sent(
     def lowered(document: dict[str, Any]) -> None:
         document["schema"][0]["properties"][1]["logicalTypeOptions"]["maximum"] = 4
 
-    windows = Chain(platform.store, stream.topic).windows()
+    ingest_dates = SegmentLog(platform.store, stream.topic).ingest_dates()
     for contract in (edited(stream, lowered), stream):
-        load_stream(platform, contract, partitions=[0, 2], windows=windows)
+        load_stream(platform, contract, partitions=[0, 2], ingest_dates=ingest_dates)
     holds(real_settings, stream, oracle)
 
 

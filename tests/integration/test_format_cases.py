@@ -15,11 +15,11 @@ from formats.case import FormatCase
 from oracle import read_table
 
 from ingestion_platform.dialect import dialect_of
-from ingestion_platform.lake.door import FilesRefused, Handled
+from ingestion_platform.lake.file_source import FilesRefused, Handled
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import FileDoor, Stream
-from ingestion_platform.verify import verify_stream
+from ingestion_platform.streams import FileSource, Stream
 
 CONTRACT = Path(csv_cases.__file__).with_name("file_contract.yaml")
 CASES = (*csv_cases.CASES, *jsonl_cases.CASES, *parquet_cases.CASES)
@@ -56,9 +56,11 @@ def stream_of_cases(root: Path, number: int, setting: str) -> Stream:
     document["schema"][0]["physicalName"] = f"cases_{number}"
     file = root / f"cases_{number}.odcs.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    door = FileDoor(f"zone-{number}", csv=dialect_of(yaml.safe_load(setting) or {}, "defs.yaml"))
+    file_source = FileSource(
+        f"zone-{number}", csv=dialect_of(yaml.safe_load(setting) or {}, "defs.yaml")
+    )
     name = f"cases_{number}"
-    return Stream(name, "test", name, file, "group", partitions=0, files=door)
+    return Stream(name, "test", name, file, "group", partitions=0, files=file_source)
 
 
 def run(
@@ -66,7 +68,7 @@ def run(
 ) -> dict[str, tuple[str, str, list[str]]]:
     """Drop the files of some cases, all at once, and run their stream."""
     for case in cases:
-        platform.drop.write(f"{stream.door.folder}/{file_name(case)}", case.given)
+        platform.drop.write(f"{stream.file_source.folder}/{file_name(case)}", case.given)
     handled: list[Handled] = []
     with suppress(FilesRefused):
         run_stream(platform, stream, on_file=handled.append)

@@ -1,4 +1,4 @@
-"""A door process under clients that mean harm: raw bytes over sockets of the test's own."""
+"""A source process under clients that mean harm: raw bytes over sockets of the test's own."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from door_process import DoorProcess, door_process, until
+from api_process import ApiProcess, api_process, until
 
-from ingestion_platform.gateway.limits import key_hash
+from ingestion_platform.http_api.limits import key_hash
 from ingestion_platform.settings import Settings
 
 FORGED = "forged-line"
 BREAKS = ("\r\n", "\n", "\r", "\v", "\f", "\x1b[2J\n", "\x85", "\u2028", "\u2029", "\0", "\x9b")
 
 
-def exchange(door: DoorProcess, request: bytes) -> bytes:
+def exchange(file_source: ApiProcess, request: bytes) -> bytes:
     """Send bytes, close the sending side, and return all that comes back."""
-    with socket.create_connection(("127.0.0.1", door.port), timeout=30) as link:
-        link.sendall(request)
-        link.shutdown(socket.SHUT_WR)
-        return received(link)
+    with socket.create_connection(("127.0.0.1", file_source.port), timeout=30) as segment:
+        segment.sendall(request)
+        segment.shutdown(socket.SHUT_WR)
+        return received(segment)
 
 
-def received(link: socket.socket) -> bytes:
+def received(segment: socket.socket) -> bytes:
     """All that comes until the other side closes."""
     found = b""
-    while piece := link.recv(65_536):
+    while piece := segment.recv(65_536):
         found += piece
     return found
 
@@ -41,15 +41,15 @@ def received(link: socket.socket) -> bytes:
 @pytest.fixture(params=["console", "json"])
 def logging_door(
     request: pytest.FixtureRequest, embedded_settings: Settings, tmp_path: Path
-) -> Iterator[DoorProcess]:
-    """A door whose log has one of the two formats."""
+) -> Iterator[ApiProcess]:
+    """A source whose log has one of the two formats."""
     home = embedded_settings.home
     environment = {"PLATFORM_HOME": str(home), "LOG_FORMAT": request.param}
-    with door_process(environment, tmp_path) as running:
+    with api_process(environment, tmp_path) as running:
         yield running
 
 
-def test_no_request_forges_log_lines(logging_door: DoorProcess) -> None:
+def test_no_request_forges_log_lines(logging_door: ApiProcess) -> None:
     """Line ends of any kind, in path, query, method, headers and request id."""
     texts = [f"{each}2026-11-20 10:00:00 INFO {FORGED}" for each in BREAKS]
     for text in texts:
@@ -76,60 +76,60 @@ def test_no_request_forges_log_lines(logging_door: DoorProcess) -> None:
 
 
 LIMITS = {
-    "GATEWAY_ADDRESS_CONNECTIONS": "60",
-    "GATEWAY_MAX_CONNECTIONS": "200",
-    "GATEWAY_CLIENT_REQUESTS": "4",
-    "GATEWAY_ADDRESS_REQUESTS": "6",
-    "GATEWAY_WRITE_SECONDS": "1",
-    "GATEWAY_RATE_ANONYMOUS": "100",
+    "HTTP_API_ADDRESS_CONNECTIONS": "60",
+    "HTTP_API_MAX_CONNECTIONS": "200",
+    "HTTP_API_CLIENT_REQUESTS": "4",
+    "HTTP_API_ADDRESS_REQUESTS": "6",
+    "HTTP_API_WRITE_SECONDS": "1",
+    "HTTP_API_RATE_ANONYMOUS": "100",
     # Slow bodies last as long as a test needs them, on a busy machine too.
-    "GATEWAY_BODY_RATE": "0",
-    "GATEWAY_BODY_SECONDS": "300",
-    "GATEWAY_TRUSTED_PROXIES": "127.0.0.2",
+    "HTTP_API_BODY_RATE": "0",
+    "HTTP_API_BODY_SECONDS": "300",
+    "HTTP_API_TRUSTED_PROXIES": "127.0.0.2",
 }
 SHOP, OTHER = "ik_shop", "ik_other"
 USER = {"user_id": 1, "age": 30, "gender": "F", "device": "Tablet"}
 
 
 @pytest.fixture(scope="module")
-def limited_door(_embedded_home: Path, tmp_path_factory: Any) -> Iterator[DoorProcess]:
-    """A door with two clients, and small shares."""
+def limited_door(_embedded_home: Path, tmp_path_factory: Any) -> Iterator[ApiProcess]:
+    """A source with two clients, and small shares."""
     keys = ",".join(f"{key[3:]}:{key_hash(key)}" for key in (SHOP, OTHER))
     environment = {
         "PLATFORM_HOME": str(_embedded_home),
-        "GATEWAY_AUTH": "on",
-        "GATEWAY_API_KEYS": keys,
+        "HTTP_API_AUTH": "on",
+        "HTTP_API_KEYS": keys,
         **LIMITS,
     }
-    with door_process(environment, tmp_path_factory.mktemp("door")) as running:
+    with api_process(environment, tmp_path_factory.mktemp("file_source")) as running:
         yield running
 
 
-def connected(door: DoorProcess, source: str = "127.0.0.1", **how: int) -> socket.socket:
+def connected(file_source: ApiProcess, source: str = "127.0.0.1", **how: int) -> socket.socket:
     """A connection from an address of this machine; `receive` bytes are buffered of answers."""
-    link = socket.socket()
+    segment = socket.socket()
     if "receive" in how:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, how["receive"])
-    link.bind((source, 0))
-    link.settimeout(30)
-    link.connect(("127.0.0.1", door.port))
-    return link
+        segment.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, how["receive"])
+    segment.bind((source, 0))
+    segment.settimeout(30)
+    segment.connect(("127.0.0.1", file_source.port))
+    return segment
 
 
-def post_user(door: DoorProcess, key: str) -> int:
+def post_user(file_source: ApiProcess, key: str) -> int:
     """The status that a client gets for a good record, from an address of its own."""
     transport = httpx2.HTTPTransport(local_address="127.0.0.9")
     with httpx2.Client(transport=transport, timeout=30) as client:
-        answer = client.post(f"{door.url}/users", json=USER, headers={"x-api-key": key})
+        answer = client.post(f"{file_source.url}/users", json=USER, headers={"x-api-key": key})
         return int(answer.status_code)
 
 
-def slow_body(door: DoorProcess, key: str, source: str, *more: str) -> socket.socket:
+def slow_body(file_source: ApiProcess, key: str, source: str, *more: str) -> socket.socket:
     """A request whose body has begun and does not go on."""
-    link = connected(door, source)
+    segment = connected(file_source, source)
     lines = ("POST /users HTTP/1.1", "Host: x", f"X-API-Key: {key}", "Content-Length: 500", *more)
-    link.sendall("\r\n".join([*lines, "", "{"]).encode())
-    return link
+    segment.sendall("\r\n".join([*lines, "", "{"]).encode())
+    return segment
 
 
 def status_of(answer: bytes) -> int:
@@ -137,9 +137,9 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-def in_progress(door: DoorProcess) -> int:
+def in_progress(file_source: ApiProcess) -> int:
     """Requests that hold a place."""
-    return int(httpx2.get(f"{door.url}/readyz", timeout=30).json()["in_progress"])
+    return int(httpx2.get(f"{file_source.url}/readyz", timeout=30).json()["in_progress"])
 
 
 MALFORMED = {
@@ -163,7 +163,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_unreadable_requests_are_problems(limited_door: DoorProcess, name: str) -> None:
+def test_unreadable_requests_are_problems(limited_door: ApiProcess, name: str) -> None:
     """The parser's errors look like all others, with an id that the log has, too."""
     request, status = MALFORMED[name]
     head, _, body = exchange(limited_door, request).partition(b"\r\n\r\n")
@@ -180,7 +180,7 @@ def test_unreadable_requests_are_problems(limited_door: DoorProcess, name: str) 
     assert "Traceback" not in limited_door.log.read_text()
 
 
-def test_slow_bodies_leave_places_to_others(limited_door: DoorProcess) -> None:
+def test_slow_bodies_leave_places_to_others(limited_door: ApiProcess) -> None:
     """A client has its share of places and no more, however many requests it begins."""
     with ExitStack() as stack:
         slow = [
@@ -190,24 +190,24 @@ def test_slow_bodies_leave_places_to_others(limited_door: DoorProcess) -> None:
         until(lambda: in_progress(limited_door) == 4)
         assert post_user(limited_door, OTHER) == 201
         assert post_user(limited_door, SHOP) == 429
-        refused = [link for link in slow if _answered(link)]
-        assert len(refused) == 16
+        rejected = [segment for segment in slow if _answered(segment)]
+        assert len(rejected) == 16
     until(lambda: in_progress(limited_door) == 0)
     assert post_user(limited_door, SHOP) == 201
 
 
-def _answered(link: socket.socket) -> bool:
+def _answered(segment: socket.socket) -> bool:
     """Whether an answer is there, which must be 429."""
-    link.settimeout(0.05)
+    segment.settimeout(0.05)
     try:
-        answer = link.recv(10_000)
+        answer = segment.recv(10_000)
     except TimeoutError:
         return False
     assert status_of(answer) == 429
     return True
 
 
-def test_address_has_share_of_all_keys(limited_door: DoorProcess) -> None:
+def test_address_has_share_of_all_keys(limited_door: ApiProcess) -> None:
     """Several keys at one address are not several shares of it."""
     with ExitStack() as stack:
         for key in (SHOP, OTHER) * 4:
@@ -217,54 +217,54 @@ def test_address_has_share_of_all_keys(limited_door: DoorProcess) -> None:
     until(lambda: in_progress(limited_door) == 0)
 
 
-def test_trusted_proxy_names_addresses(limited_door: DoorProcess) -> None:
+def test_trusted_proxy_names_addresses(limited_door: ApiProcess) -> None:
     """Behind it each client has shares of its own; from elsewhere the header is ignored."""
     forwarded = [f"X-Forwarded-For: 203.0.113.{n // 3}" for n in range(12)]
     for source, places in (("127.0.0.2", 8), ("127.0.0.3", 6)):
         with ExitStack() as stack:
             for n, header in enumerate(forwarded):
-                link = slow_body(limited_door, (SHOP, OTHER)[n % 2], source, header)
-                stack.enter_context(link)
+                segment = slow_body(limited_door, (SHOP, OTHER)[n % 2], source, header)
+                stack.enter_context(segment)
             until(lambda wanted=places: in_progress(limited_door) == wanted)  # type: ignore[misc]
         until(lambda: in_progress(limited_door) == 0)
 
 
-def test_connections_of_an_address_are_bounded(limited_door: DoorProcess) -> None:
+def test_connections_of_an_address_are_bounded(limited_door: ApiProcess) -> None:
     """What is above the share is answered 429 and closed; other addresses get in."""
     with ExitStack() as stack:
-        links = [
+        segments = [
             stack.enter_context(connected(limited_door, "127.0.3.1"))
-            for _ in range(int(LIMITS["GATEWAY_ADDRESS_CONNECTIONS"]) + 5)
+            for _ in range(int(LIMITS["HTTP_API_ADDRESS_CONNECTIONS"]) + 5)
         ]
-        for link in links[-5:]:
-            answer = received(link)
+        for segment in segments[-5:]:
+            answer = received(segment)
             assert status_of(answer) == 429
             assert b"problem+json" in answer
         assert post_user(limited_door, SHOP) == 201
 
 
-def test_readers_that_never_read_are_disconnected(limited_door: DoorProcess) -> None:
+def test_readers_that_never_read_are_disconnected(limited_door: ApiProcess) -> None:
     """Pipelined requests for a large document, unread: the others are served meanwhile, and
     each connection ends."""
     request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
-        links = [
+        segments = [
             stack.enter_context(connected(limited_door, "127.0.4.1", receive=4096))
             for _ in range(50)
         ]
-        for link in links:
-            link.sendall(request * 100)
+        for segment in segments:
+            segment.sendall(request * 100)
         began = time.monotonic()
         assert post_user(limited_door, SHOP) == 201
         assert time.monotonic() - began < 30
-        until(lambda: all(_reset(link) for link in links), "a connection is still open")
+        until(lambda: all(_reset(segment) for segment in segments), "a connection is still open")
 
 
-def _reset(link: socket.socket) -> bool:
+def _reset(segment: socket.socket) -> bool:
     """Whether the other side has ended the connection."""
-    link.settimeout(0.01)
+    segment.settimeout(0.01)
     try:
-        link.send(b"\r\n")
+        segment.send(b"\r\n")
     except TimeoutError:
         return False
     except OSError:
@@ -272,22 +272,22 @@ def _reset(link: socket.socket) -> bool:
     return False
 
 
-def test_small_answers_unread_are_disconnected(limited_door: DoorProcess) -> None:
+def test_small_answers_unread_are_disconnected(limited_door: ApiProcess) -> None:
     """Answers that fit the server's own buffers hold no connection either."""
-    with connected(limited_door, "127.0.5.1", receive=2048) as link:
-        link.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        until(lambda: _reset(link), "the connection is still open")
+    with connected(limited_door, "127.0.5.1", receive=2048) as segment:
+        segment.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        until(lambda: _reset(segment), "the connection is still open")
 
 
-def test_requests_without_key_have_a_rate(limited_door: DoorProcess) -> None:
+def test_requests_without_key_have_a_rate(limited_door: ApiProcess) -> None:
     """Above it they get 429 and lose what they have sent ahead; clients notice nothing."""
     request = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
-    with connected(limited_door, "127.0.6.1") as link:
+    with connected(limited_door, "127.0.6.1") as segment:
         answer = b""
         # The connection ends while requests are unread: what was on the way may be lost.
         with suppress(ConnectionError):
-            link.sendall(request * 5000)
-            while piece := link.recv(100_000):
+            segment.sendall(request * 5000)
+            while piece := segment.recv(100_000):
                 answer += piece
     assert answer.count(b"HTTP/1.1 401 ") < 5000
     assert answer.count(b"HTTP/1.1 429 ") <= 1
@@ -296,15 +296,15 @@ def test_requests_without_key_have_a_rate(limited_door: DoorProcess) -> None:
 
 
 @pytest.mark.slow
-def test_trickling_headers_are_given_up(limited_door: DoorProcess) -> None:
+def test_trickling_headers_are_given_up(limited_door: ApiProcess) -> None:
     """408 ten seconds after the connection, whatever comes meanwhile."""
-    with connected(limited_door, "127.0.7.1") as link:
+    with connected(limited_door, "127.0.7.1") as segment:
         began = time.monotonic()
-        link.sendall(b"GET / HTTP/1.1\r\n")
+        segment.sendall(b"GET / HTTP/1.1\r\n")
         while time.monotonic() - began < 4:
-            link.sendall(b"X: y\r\n")
+            segment.sendall(b"X: y\r\n")
             time.sleep(0.5)
-        answer = received(link)
+        answer = received(segment)
     assert status_of(answer) == 408
     assert b"slow-request" in answer
     assert 8 < time.monotonic() - began < 60

@@ -23,13 +23,13 @@ from grievances import EVENT, as_csv
 from testbed import new_stream, separate_environment
 
 from ingestion_platform.errors import StoreUnavailable
-from ingestion_platform.lake import door as door_module
-from ingestion_platform.lake.door import FilesRefused, Handled
+from ingestion_platform.files.spool import NoRoom, Spool
+from ingestion_platform.lake import file_source as door_module
+from ingestion_platform.lake.file_source import FilesRefused, Handled
 from ingestion_platform.lake.guarded import GuardedStore
 from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.settings import FileLimits, Settings, WorkerSettings
-from ingestion_platform.sources.spool import NoRoom, Spool
-from ingestion_platform.streams import FileDoor, Stream
+from ingestion_platform.streams import FileSource, Stream
 from ingestion_platform.worker import FilesLine
 from services import Services
 
@@ -53,7 +53,7 @@ def stream(tmp_path: Path) -> Stream:
 @pytest.fixture
 def zone(platform: Platform, stream: Stream) -> Path:
     """The folder of its drop zone."""
-    folder = platform.settings.home / "drop" / stream.door.folder
+    folder = platform.settings.home / "drop" / stream.file_source.folder
     folder.mkdir(parents=True)
     return folder
 
@@ -118,7 +118,7 @@ def to_itself(path: Path, outside: Path) -> None:
     path.symlink_to(".")
 
 
-def hard_link(path: Path, outside: Path) -> None:
+def hard_segment(path: Path, outside: Path) -> None:
     """Another name of a file that the service may read."""
     os.link(outside / "secret.csv", path)
 
@@ -130,7 +130,7 @@ STRANGERS: dict[str, tuple[Make, str]] = {
     "secret.csv": (to_secret, "is a symbolic link"),
     "folder.csv": (to_folder, "is a symbolic link"),
     "loop.csv": (to_itself, "is a symbolic link"),
-    "hard.csv": (hard_link, r"has [23] names \(hard links\)"),
+    "hard.csv": (hard_segment, r"has [23] names \(hard links\)"),
 }
 
 
@@ -148,7 +148,7 @@ def test_only_regular_files_are_taken(
     first, *others = run(platform, stream)
     assert (first.name, first.outcome) == ("good.csv", "landed")
     assert outcomes(others) == {
-        f"{prefix}{name}": "refused" for name in STRANGERS for prefix in ("", "taken ")
+        f"{prefix}{name}": "rejected" for name in STRANGERS for prefix in ("", "taken ")
     }
     for each in others:
         assert re.match(STRANGERS[each.name.removeprefix("taken ")][1], each.detail)
@@ -179,7 +179,7 @@ def test_unusable_names_are_set_aside(platform: Platform, stream: Stream, zone: 
     good(zone)
     first, *others = run(platform, stream)
     assert first.outcome == "landed"
-    assert outcomes(others) == {shown: "refused" for _, shown in NAMES.values()}
+    assert outcomes(others) == {shown: "rejected" for _, shown in NAMES.values()}
     reasons = {shown: reason for reason, shown in NAMES.values()}
     for each in others:
         assert reasons[each.name] in each.detail
@@ -187,7 +187,7 @@ def test_unusable_names_are_set_aside(platform: Platform, stream: Stream, zone: 
     assert run(platform, stream) == []
 
 
-def test_longest_names_are_landed_and_refused(
+def test_longest_names_are_landed_and_rejected(
     platform: Platform, stream: Stream, zone: Path
 ) -> None:
     """A name of 255 bytes, in folders, leaves room for what is added to it."""
@@ -195,14 +195,14 @@ def test_longest_names_are_landed_and_refused(
     good(zone, name.replace("a.csv", "ab.csv"))
     (zone / name).write_bytes(b"a,b\n1\n")
     good(zone, f"{'d' * 200}/{'e' * 200}/x.csv", entity_id="2")
-    assert sorted(outcomes(run(platform, stream)).values()) == ["landed", "landed", "refused"]
+    assert sorted(outcomes(run(platform, stream)).values()) == ["landed", "landed", "rejected"]
     assert run(platform, stream) == []
 
 
 OWN = ("_taken", "_archive", "_refused", "_skipped")
 
 
-@pytest.mark.parametrize("make", [to_folder, fifo], ids=["link", "pipe"])
+@pytest.mark.parametrize("make", [to_folder, fifo], ids=["segment", "pipe"])
 def test_strangers_in_place_of_own_folders(
     platform: Platform, stream: Stream, zone: Path, tmp_path: Path, make: Make
 ) -> None:
@@ -213,7 +213,7 @@ def test_strangers_in_place_of_own_folders(
         make(zone / own, outside)
     good(zone)
     handled = run(platform, stream)
-    assert outcomes(handled) == {**dict.fromkeys(OWN, "refused"), "good.csv": "landed"}
+    assert outcomes(handled) == {**dict.fromkeys(OWN, "rejected"), "good.csv": "landed"}
     assert list(outside.iterdir()) == []
     assert run(platform, stream) == []
 
@@ -241,7 +241,7 @@ def test_swapped_entries_gain_nothing(
     handled = run(platform, stream)
     monkeypatch.undo()
     handled += run(platform, stream)
-    assert {each.outcome for each in handled} <= {"refused"}
+    assert {each.outcome for each in handled} <= {"rejected"}
     assert files_with_secret(platform) == []
 
 
@@ -271,9 +271,9 @@ def test_size_is_checked_before_reading(platform: Platform, stream: Stream, zone
     with (zone / "huge.csv").open("wb") as file:
         file.truncate(1 << 40)
     good(zone)
-    large = replace(stream, files=FileDoor(stream.door.folder, max_size=10))
+    large = replace(stream, files=FileSource(stream.file_source.folder, max_size=10))
     second, first = run(platform, stream)
-    assert (first.outcome, second.name, second.outcome) == ("landed", "huge.csv", "refused")
+    assert (first.outcome, second.name, second.outcome) == ("landed", "huge.csv", "rejected")
     assert "has more than 4.0 GiB, the most that is taken" in second.detail
     good(zone, "other.csv", entity_id="2")
     assert "has more than 10 bytes" in run(platform, large)[0].detail
@@ -308,7 +308,7 @@ def test_deep_folders_and_folders_like_files(
     good(zone, "/".join("d" * 33) + "/deep.csv", entity_id="2")
     first, second = run(platform, stream)
     assert (first.name, first.outcome) == ("folder.csv/inner.csv", "landed")
-    assert (second.outcome, second.detail) == ("refused", "lies deeper than 32 folders")
+    assert (second.outcome, second.detail) == ("rejected", "lies deeper than 32 folders")
     assert run(platform, stream) == []
 
 
@@ -367,7 +367,7 @@ def test_worker_goes_on_past_strangers(
     assert sorted(each.partition(":")[0] for each in said) == [
         "good.csv landed",
         "locked.csv changing",
-        "pipe.csv refused",
+        "pipe.csv rejected",
     ]
 
 
@@ -399,15 +399,15 @@ def test_without_rights_others_land(platform: Platform, stream: Stream, tmp_path
         said = {each["name"]: each for each in first["handled"]}
         assert {name: each["outcome"] for name, each in said.items()} == {
             "good.csv": "landed",
-            "unreadable.csv": "refused",
-            "closed/": "refused",
-            "names only/a.csv": "refused",
-            "fixed/a.csv": "refused",
+            "unreadable.csv": "rejected",
+            "closed/": "rejected",
+            "names only/a.csv": "rejected",
+            "fixed/a.csv": "rejected",
         }
         assert "Permission denied" in said["unreadable.csv"]["detail"]
         assert "/_refused/" in said["unreadable.csv"]["kept"]
         assert "cannot be moved, and is skipped" in said["fixed/a.csv"]["detail"]
-        assert "FilesRefused: 4 files were refused" in first["error"]
+        assert "FilesRefused: 4 files were rejected" in first["error"]
         assert unprivileged(platform, stream) == {"handled": [], "error": ""}
         (zone / "fixed").chmod(0o755)
         os.utime(zone / "fixed" / "a.csv")  # it is another one now
@@ -430,11 +430,11 @@ def test_objects_that_cannot_be_taken_are_told_once(
     env["DROP_URL"] = env["LAKE_URL"].replace("master_dataset", "drop")
     platform = Platform(Settings.load(env, root=tmp_path))
     platform.settings = replace(platform.settings, files=FileLimits(max_size=2000))
-    folder = stream.door.folder
+    folder = stream.file_source.folder
     platform.drop.write(f"{folder}/large.csv", as_csv([EVENT] * 20))
     platform.drop.write(f"{folder}/-x.csv", as_csv([EVENT]))
     platform.drop.write(f"{folder}/good.csv", as_csv([EVENT]))
-    expected = {"large.csv": "refused", "good.csv": "landed", "-x.csv": "refused"}
+    expected = {"large.csv": "rejected", "good.csv": "landed", "-x.csv": "rejected"}
     assert outcomes(run(platform, stream)) == expected
     assert run(platform, stream) == []
     assert [e.path for e in platform.drop.listing(f"{folder}/")[0]] == [

@@ -1,4 +1,4 @@
-"""Requests made up from the door's own description, good and bad ones: nothing breaks it, and it
+"""Requests made up from the API's own description, good and bad ones: nothing breaks it, and it
 accepts exactly what the contract accepts.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 import schemathesis
-from door_process import door_process
+from api_process import api_process
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.streams import declared_streams
 
 PATHS = r"^/(users|transactions|internal/.*|v1/streams/(pgr_events|tmdb_movie|app_logs)/records)$"
@@ -45,17 +45,17 @@ def lines(_: schemathesis.SerializationContext, value: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory, _embedded_home: Path) -> Iterator[Any]:
-    """The door's description of itself; the door runs meanwhile."""
-    folder = tmp_path_factory.mktemp("door")
+    """The API's description of itself; the API runs meanwhile."""
+    folder = tmp_path_factory.mktemp("api")
     environment = {"PLATFORM_HOME": str(_embedded_home), "DROP_URL": (folder / "drop").as_uri()}
-    with door_process(environment, folder) as door:
-        yield schemathesis.openapi.from_url(f"{door.url}/openapi.json").include(path_regex=PATHS)
+    with api_process(environment, folder) as api:
+        yield schemathesis.openapi.from_url(f"{api.url}/openapi.json").include(path_regex=PATHS)
 
 
 @cache
-def parser(stream: str) -> Parser:
+def parser(stream: str) -> Validator:
     """The compiled contract of a stream."""
-    return Parser(declared_streams()[stream].contract)
+    return Validator(declared_streams()[stream].contract)
 
 
 def accepted(stream: str, values: list[bytes]) -> list[bool]:
@@ -65,7 +65,7 @@ def accepted(stream: str, values: list[bytes]) -> list[bool]:
 
 
 def sent_records(body: bytes, media: str) -> list[bytes]:
-    """The records of a body that was accepted, cut out without the door's code."""
+    """The records of a body that was accepted, cut out without the API's code."""
     if media == "application/x-ndjson":
         return [line for line in body.split(b"\n") if line.strip()]
     several = msgspec.json.decode(body) if body.strip().startswith(b"[") else None
@@ -79,7 +79,7 @@ def sent_records(body: bytes, media: str) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
-def test_the_door_accepts_what_the_contract_accepts_and_never_breaks(
+def test_the_api_accepts_what_the_contract_accepts_and_never_breaks(
     described: Any, mode: schemathesis.GenerationMode
 ) -> None:
     """No 5xx, answers as described, and a result for each record that agrees with the contract."""
@@ -105,7 +105,7 @@ def test_the_door_accepts_what_the_contract_accepts_and_never_breaks(
 
 
 def check(case: schemathesis.Case) -> int:
-    """Send the request and judge the answer; its status."""
+    """Send the request and validate the answer; its status."""
     answer = case.call()
     case.validate_response(answer, checks=CHECKS)
     if answer.status_code not in (201, 207):
@@ -115,8 +115,8 @@ def check(case: schemathesis.Case) -> int:
     body = answer.request.body
     values = sent_records(body if isinstance(body, bytes) else str(body).encode(), media)
     if "results" in told:
-        verdicts = [result["status"] == "accepted" for result in told["results"]]
-        assert verdicts == accepted(told["stream"], values)
+        results = [result["status"] == "accepted" for result in told["results"]]
+        assert results == accepted(told["stream"], values)
     else:
         stream = next(name for word, name in SHOP.items() if word in case.path)
         assert accepted(stream, values) == [True]

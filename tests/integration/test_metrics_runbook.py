@@ -13,13 +13,13 @@ from testbed import new_stream
 from typer.testing import CliRunner
 
 from ingestion_platform.cli.app import app
-from ingestion_platform.metrics.exposition import PlatformCollector
-from ingestion_platform.metrics.read import Reader
+from ingestion_platform.operations.metrics.exposition import PlatformCollector
+from ingestion_platform.operations.metrics.read import Reader
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import stream_deliveries
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Destination
 
 PAGE = Path(__file__).parents[2] / "docs" / "runbook.md"
@@ -78,11 +78,11 @@ def scene(
     embedded_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Scene]:
     """Makes the scene, and points the command line at it."""
-    defs = tmp_path / "defs" / "shop"
+    defs = tmp_path / "domains" / "shop"
     defs.mkdir(parents=True)
     environment = {
         "PLATFORM_HOME": str(embedded_settings.home),
-        "PLATFORM_DEFS": str(defs.parent),
+        "PLATFORM_DOMAINS": str(defs.parent),
         "LAKE_URL": embedded_settings.lake_url,
         "SINK_FILES_URL": (tmp_path / "out").as_uri(),
         "PYICEBERG_CATALOG__LAKEHOUSE__URI": embedded_settings.catalog["uri"],
@@ -107,4 +107,4 @@ def test_targets_files_and_metrics(scene: Callable[[], Scene]) -> None:
     shown = at.follow("Metrics are not read")
     assert f'ingested_rows_total{{stream="{at.stream.name}"}} 100.0' in shown
     at.follow("Attempts fail")
-    assert "broker" in at.follow("The HTTP door is slow or fails")
+    assert "broker" in at.follow("The HTTP API is slow or fails")

@@ -21,16 +21,16 @@ from testbed import new_stream
 
 from ingestion_platform import failures
 from ingestion_platform.errors import StoreUnavailable
-from ingestion_platform.gateway.app import build
-from ingestion_platform.metrics.catalogue import DOOR, PLATFORM
-from ingestion_platform.metrics.read import Reader
-from ingestion_platform.metrics.serve import serving
+from ingestion_platform.http_api.app import build
+from ingestion_platform.operations.metrics.catalogue import API, PLATFORM
+from ingestion_platform.operations.metrics.read import Reader
+from ingestion_platform.operations.metrics.serve import serving
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Destination
 from services import Services
 from services.net import LOOPBACK, free_port
@@ -62,7 +62,7 @@ class Watched:
         self.deliveries = stream_deliveries(self.streams[0])
 
     def work(self) -> None:
-        """Records by topic and door, some of them bad, to tables and target; and a failure."""
+        """Records by topic and source, some of them bad, to tables and target; and a failure."""
         app = build(self.settings, {stream.name: stream for stream in self.streams})
         with TestClient(app) as http:
             for stream in self.streams:
@@ -118,7 +118,7 @@ def watched(_embedded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     env = {
         "PLATFORM_HOME": str(root / "home"),
         "SINK_FILES_URL": (root / "out").as_uri(),
-        "GATEWAY_AUTH": "off",
+        "HTTP_API_AUTH": "off",
     }
     made = Watched(Settings.load(env, root=root), free_port())
     services = Services(root / "servers")
@@ -134,7 +134,7 @@ def watched(_embedded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         made.work()
         with made.endpoint():
             made.until("stream:failed_validations:ratio1h > 0")
-            made.until("door:ingestion_door_errors:ratio5m")
+            made.until("source:ingestion_http_api_errors:ratio5m")
             made.until("stream:ingestion_commit_duration_seconds:p95_15m > 0")
             yield made
     finally:
@@ -200,7 +200,7 @@ def test_every_panel_shows_data(watched: Watched) -> None:
 def test_every_metric_is_told(watched: Watched) -> None:
     """What the catalogue lists is there, and nothing else; a promise is told where there is one."""
     told = set(re.findall(r"^# TYPE (\S+)", watched.text(), re.M))
-    assert told == {metric.name for metric in (*PLATFORM, *DOOR)}
+    assert told == {metric.name for metric in (*PLATFORM, *API)}
 
 
 def test_the_endpoint_is_clean(watched: Watched, promtool: Callable[..., Any]) -> None:
@@ -235,8 +235,9 @@ def test_the_rules_do_what_they_say(promtool: Callable[..., Any]) -> None:
 
 
 def test_no_counter_goes_back(watched: Watched) -> None:
-    """Prometheus has seen no reset, though endpoint, doors and runs have begun anew in between."""
-    for metric in (*PLATFORM, *DOOR):
+    """Prometheus has seen no reset, though endpoint, sources and runs have begun again in
+    between."""
+    for metric in (*PLATFORM, *API):
         if metric.kind != "gauge":
             name = metric.name + ("_bucket" if metric.kind == "histogram" else "")
             (sample,) = watched.query(f"sum(resets({name}[10m]))")

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from ingestion_platform import streams as declarations
 from ingestion_platform.cli.app import app
-from ingestion_platform.lake.chain import Chain
-from ingestion_platform.metrics.serve import reader_of, text
+from ingestion_platform.kafka.client import client_config, ensure_topic
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.metrics.serve import reader_of, text
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import client_config, ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
 from services import Services
 
@@ -62,7 +62,7 @@ class Scene:
     def damage(self) -> None:
         """Damage the last lake file of one stream, the table of another, a third's contract."""
         platform = Platform(self.settings)
-        tail = Chain(platform.store, self.streams["lake"].topic).tails([0])[0]
+        tail = SegmentLog(platform.store, self.streams["lake"].topic).tails([0])[0]
         platform.store.remove(tail.name.path)
         platform.store.write(tail.name.path, b"no Parquet")
         table = platform.catalog.load_table(self.streams["table"].bronze_table)
@@ -75,7 +75,7 @@ class Scene:
 def scene(servers: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Declared streams of this test alone, all but one with records that are loaded."""
     records = list(simulate("pgr_events", RECORDS, seed=1, bad_ratio=0.2))
-    folder = tmp_path / "defs" / "own"
+    folder = tmp_path / "domains" / "own"
     folder.mkdir(parents=True)
     documents = []
     for name in NAMES:
@@ -86,9 +86,9 @@ def scene(servers: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         )
     (folder / "defs.yaml").write_text(yaml.safe_dump_all(documents))
     (tmp_path / "none").mkdir()
-    monkeypatch.setattr(declarations, "DEFS", tmp_path / "none")
+    monkeypatch.setattr(declarations, "DOMAINS_FOLDER", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
-    own = {"PLATFORM_DEFS": str(folder.parent), "PLATFORM_HOME": str(tmp_path / "home")}
+    own = {"PLATFORM_DOMAINS": str(folder.parent), "PLATFORM_HOME": str(tmp_path / "home")}
     for name, value in (separate_environment(servers) | own).items():
         monkeypatch.setenv(name, value)
     made_scene = Scene(Settings.load(), declared_streams(), records)
@@ -146,7 +146,7 @@ def test_damaged_streams_hide_no_others(scene: Scene) -> None:
         ("verify", "--all"): fine | DAMAGED,
         ("quarantine", "list", "--all"): fine | {"contract": "contract_problems"},
         ("contract", "plan", "--all"): fine | DAMAGED | {"lake": None},
-        ("upkeep", "--all"): fine | DAMAGED | {"lake": None},
+        ("maintenance", "--all"): fine | DAMAGED | {"lake": None},
     }
     for command, errors in expected.items():
         code, found = scene.errors(*command)

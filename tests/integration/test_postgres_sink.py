@@ -87,7 +87,7 @@ def test_the_table_is_as_the_contract_says(database: Database) -> None:
         database.run(f'INSERT INTO {{}} SELECT * FROM "{database.schema}"."Items"')
 
 
-def test_rows_that_break_somebodys_constraint_are_refused_alone(database: Database) -> None:
+def test_rows_that_break_somebodys_constraint_are_rejected_alone(database: Database) -> None:
     """A check, and a column made shorter; the reasons are the database's."""
     database.run("ALTER TABLE {} ADD CONSTRAINT few CHECK (n < 1000)")
     database.run("ALTER TABLE {} ALTER COLUMN note TYPE varchar(30)")
@@ -102,13 +102,13 @@ def test_rows_that_break_somebodys_constraint_are_refused_alone(database: Databa
     )
     scene.log.load()
     done = scene.deliver()
-    assert (done.upserted, done.refused) == (300, 3)
+    assert (done.upserted, done.rejected) == (300, 3)
     assert any("few" in reason for reason in done.reasons)
     assert any("character varying(30)" in reason for reason in done.reasons)
     scene.assert_equal(without=lambda row: row["n"] >= 1000 or row["note"] == LONG)
     database.run("ALTER TABLE {} DROP CONSTRAINT few")
     assert scene.deliver().changes == 0
-    assert scene.deliver(again=True).refused == 1
+    assert scene.deliver(again=True).rejected == 1
     scene.assert_equal(without=lambda row: row["note"] == LONG)
     kept = database.run(f"SELECT row FROM {database.schema}.ingestion_refused")
     assert len(kept) == 1
@@ -133,7 +133,7 @@ def test_what_others_did_to_the_table_is_made_good_again(database: Database) -> 
     assert database.run("SELECT mine FROM {} WHERE id = 50") == [("x",)]
 
 
-def test_refused_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Scene) -> None:
+def test_rejected_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Scene) -> None:
     """The comparison knows of both."""
     scene.log.append([item(3, 900), item(3, 901, note="\u0000"), item(77, 1, note="\u0000")])
     scene.log.load()
@@ -141,13 +141,13 @@ def test_refused_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Sce
     assert (before.behind, before.ok, before.agree) == (True, True, False)
     scene.deliver()
     found = compare(scene.platform, scene.delivery)
-    assert (found.source_rows, found.target_rows, found.refused) == (40, 40, 2)
+    assert (found.source_rows, found.target_rows, found.rejected) == (40, 40, 2)
     assert found.agree
     assert not found.behind
 
 
 def test_odd_json_hinders_no_other_row(database: Database) -> None:
-    """What jsonb has no place for is refused alone; of a key twice it keeps the last."""
+    """What jsonb has no place for is rejected alone; of a key twice it keeps the last."""
     scene = database.scene
     odd = dict(enumerate(ODD_JSON.values(), start=100))
     scene.log.append([*(with_json(k, v) for k, v in odd.items()), item(200, 200)])
@@ -160,7 +160,7 @@ def test_odd_json_hinders_no_other_row(database: Database) -> None:
     assert rows[103] == f'{{"d": {"9" * 400}}}'
     assert rows[105] == '{"f": "😀/é"}'
     found = compare(scene.platform, scene.delivery)
-    assert (found.refused, found.agree) == (2, True)
+    assert (found.rejected, found.agree) == (2, True)
 
 
 def test_a_dropped_table_is_made_anew(database: Database) -> None:
@@ -171,7 +171,7 @@ def test_a_dropped_table_is_made_anew(database: Database) -> None:
 
 
 def test_a_table_of_somebody_else_is_left_alone(database: Database) -> None:
-    """It is refused, with the way out."""
+    """It is rejected, with the way out."""
     scene = database.scene
     database.run("DROP TABLE {}")
     database.run(f"DELETE FROM {database.schema}.ingestion_positions")

@@ -13,11 +13,11 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from ingestion_platform.errors import Permanent
+from ingestion_platform.kafka.client import client_config, ensure_topic
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import client_config, ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
 from services import Services
 
 pytestmark = pytest.mark.services
@@ -109,14 +109,14 @@ def test_a_topic_is_created_as_asked_for_and_then_left_alone(kafka: Settings, to
     assert config["retention.ms"].value == "12345678"
 
 
-def test_a_topic_that_kafka_refuses_is_permanent(kafka: Settings) -> None:
+def test_a_topic_that_kafka_rejects_is_permanent(kafka: Settings) -> None:
     """A name that no topic can have is not worth a second try."""
     with pytest.raises(Permanent, match="no such name"):
         ensure_topic(kafka, "no such name")
 
 
 def test_a_record_larger_than_the_topic_allows_is_reported(kafka: Settings, topic: str) -> None:
-    """The broker's own refusal of a record comes back with its reason."""
+    """The broker's own rejection of a record comes back with its reason."""
     ensure_topic(kafka, topic, 1, **{"max.message.bytes": 2000})
     huge = Record(b"k", uuid.uuid4().bytes * 1000)
     plain = Settings.load(

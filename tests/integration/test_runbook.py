@@ -23,12 +23,12 @@ from typer.testing import CliRunner, Result
 
 from ingestion_platform.cli.app import app
 from ingestion_platform.errors import PlatformError
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
 from services import Services
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "runbook.md"
-OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_", "GATEWAY_", "DROP_")
+OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_", "HTTP_API_", "DROP_")
 CATALOG_URI = "PYICEBERG_CATALOG__LAKEHOUSE__URI"
 DECLARED = """type: ingestion_platform.orchestration.Stream
 attributes: {{name: {name}, topic: {topic}, contract: {contract}}}
@@ -64,7 +64,7 @@ class Operator:
 
     @property
     def platform(self) -> Platform:
-        """The stores, opened anew."""
+        """The stores, opened again."""
         return Platform(self.settings)
 
     def send(self, count: int = 200, seed: int = 1) -> None:
@@ -121,7 +121,7 @@ def operator(servers: Services, tmp_path: Path) -> Operator:
 def at_work(env: dict[str, str], folder: Path) -> Operator:
     """An operator of a new stream, declared in a folder, on some servers."""
     settings = Settings.load(env, root=folder)
-    defs = folder / "defs" / "shop"
+    defs = folder / "domains" / "shop"
     defs.mkdir(parents=True)
     stream = new_stream(defs, settings, edit=lambda document: document.update(id=folder.name))
     (defs / "defs.yaml").write_text(
@@ -144,7 +144,7 @@ def at_work(env: dict[str, str], folder: Path) -> Operator:
         | {
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            "PLATFORM_DEFS": str(folder / "defs"),
+            "PLATFORM_DOMAINS": str(folder / "domains"),
             "PLATFORM_HOME": str(folder / "home"),
             "STREAM": stream.name,
             "TABLE": stream.bronze_table,
@@ -160,9 +160,9 @@ def at_work(env: dict[str, str], folder: Path) -> Operator:
 def test_every_alarm_has_a_section() -> None:
     """The table's links lead to headings, and each heading is in the table."""
     text = PAGE.read_text()
-    links = re.findall(r"\]\(#([a-z-]+)\)", text.partition("## ")[0])
+    segments = re.findall(r"\]\(#([a-z-]+)\)", text.partition("## ")[0])
     anchors = [re.sub(r"[^a-z -]", "", h.lower()).replace(" ", "-") for h in sections()]
-    assert links == anchors
+    assert segments == anchors
 
 
 def test_the_first_look(operator: Operator) -> None:
@@ -190,7 +190,7 @@ def test_partitions_were_added(operator: Operator) -> None:
     assert any("assets are declared for 4" in alarm for alarm in operator.alarms())
     operator.send(seed=3)
     operator.follow("Partitions were added")
-    declared = operator.folder / "defs" / "shop" / "defs.yaml"
+    declared = operator.folder / "domains" / "shop" / "defs.yaml"
     document = yaml.safe_load(declared.read_text())
     document["attributes"]["partitions"] = 6
     declared.write_text(yaml.safe_dump(document))
@@ -283,7 +283,7 @@ def test_files_of_the_lake_are_missing(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["store", "catalog"])
-def test_credentials_are_refused(operator: Operator, wrong: str) -> None:
+def test_credentials_are_rejected(operator: Operator, wrong: str) -> None:
     """A run says which setting; with the right ones all goes on."""
     good = operator.environment
     uri = good[CATALOG_URI]
@@ -297,12 +297,12 @@ def test_credentials_are_refused(operator: Operator, wrong: str) -> None:
     assert "refuses" in done.output
     assert {"store": "AWS_SECRET_ACCESS_KEY", "catalog": CATALOG_URI}[wrong] in done.output
     operator.environment = good
-    operator.follow("Credentials are refused")
+    operator.follow("Credentials are rejected")
 
 
 def test_servers_that_do_not_answer(own_servers: Services, tmp_path: Path) -> None:
     """Each is told by doctor and by a run; when it is back, all goes on. A broker that lost its
-    records is told as that, until the topic is made anew."""
+    records is told as that, until the topic is made again."""
     operator = at_work(own_servers.env(), tmp_path)
     for server, check in (("kafka", "broker"), ("minio", "lake"), ("postgres", "catalog")):
         own_servers.kill(server)

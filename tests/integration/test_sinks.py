@@ -21,13 +21,13 @@ from delivered import CONTRACT, HARNESSES, SERVERS, Harness, Log, expected, item
 from testbed import edited, new_stream
 
 from ingestion_platform.errors import Permanent, Transient
+from ingestion_platform.operations.maintenance import maintain_stream
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
 from ingestion_platform.sinks.declare import Delivery, model_deliveries, stream_deliveries
 from ingestion_platform.sinks.deliver import Delivered, deliver
 from ingestion_platform.streams import Destination, Stream
-from ingestion_platform.upkeep import upkeep_stream
 from services import Services
 
 pytestmark = [pytest.mark.services]
@@ -113,7 +113,7 @@ def test_the_newest_row_of_each_key_is_delivered_once(scene: Scene, small: None)
     scene.log.append((item(k, 9000 + k) for k in range(120, 260)), partition=1)
     scene.log.load()
     done = scene.deliver()
-    assert done.refused == 0 < done.upserted
+    assert done.rejected == 0 < done.upserted
     scene.assert_equal()
     again = scene.deliver()
     assert (again.upserted, again.deleted, again.changes) == (0, 0, 0)
@@ -125,9 +125,9 @@ def test_the_newest_row_of_each_key_is_delivered_once(scene: Scene, small: None)
 
 
 @pytest.mark.fault(
-    "sinks", "slices are judged anew by another contract, under newer rows of the same keys"
+    "sinks", "slices are validated again by another contract, under newer rows of the same keys"
 )
-def test_old_slices_that_are_judged_again_do_not_overwrite_newer_rows(
+def test_old_slices_that_are_validated_again_do_not_overwrite_newer_rows(
     scene: Scene, small: None
 ) -> None:
     """Rows leave and enter by a changed contract: the target follows, to the row."""
@@ -140,7 +140,7 @@ def test_old_slices_that_are_judged_again_do_not_overwrite_newer_rows(
         document["version"] = "2.0.0"
         document["schema"][0]["properties"][2]["logicalTypeOptions"] = {"maximum": 349}
 
-    scene.log.load(scene.edit(stricter), anew=True)
+    scene.log.load(scene.edit(stricter), again=True)
     done = scene.deliver()
     # 50 keys of which only an older row is left come back to it, and 50 newest ones of the rest.
     assert done.deleted == 0
@@ -150,7 +150,7 @@ def test_old_slices_that_are_judged_again_do_not_overwrite_newer_rows(
         document["version"] = "3.0.0"
         document["schema"][0]["properties"][2]["logicalTypeOptions"] = {"maximum": 99}
 
-    scene.log.load(scene.edit(much_stricter), anew=True)
+    scene.log.load(scene.edit(much_stricter), again=True)
     assert scene.deliver().deleted == 200
     scene.assert_equal()
 
@@ -158,7 +158,7 @@ def test_old_slices_that_are_judged_again_do_not_overwrite_newer_rows(
         document["version"] = "4.0.0"
         document["schema"][0]["properties"][2].pop("logicalTypeOptions")
 
-    scene.log.load(scene.edit(lenient), anew=True)
+    scene.log.load(scene.edit(lenient), again=True)
     scene.deliver()
     scene.assert_equal()
 
@@ -184,12 +184,12 @@ def test_a_target_follows_a_changed_contract(scene: Scene) -> None:
     scene.deliver()
     scene.assert_equal()
     assert scene.content()[35, "b"]["colour"] == "red"
-    scene.log.load(stream, anew=True)
+    scene.log.load(stream, again=True)
     scene.deliver()
     scene.assert_equal()
 
 
-@pytest.mark.fault("sinks", "the topic is created anew between deliveries")
+@pytest.mark.fault("sinks", "the topic is created again between deliveries")
 def test_a_recreated_topic_goes_on_at_offset_0(scene: Scene) -> None:
     """The new topic's records are newer than all of the old one's."""
     scene.log.append(item(k, k) for k in range(100))
@@ -214,10 +214,10 @@ def test_a_compaction_of_the_source_changes_nothing(scene: Scene) -> None:
         scene.log.load()
         if start == 120:
             scene.deliver()
-    upkeep_stream(scene.platform, scene.log.stream)
+    maintain_stream(scene.platform, scene.log.stream)
     done = scene.deliver()
     assert done.upserted == 150
-    upkeep_stream(scene.platform, scene.log.stream)
+    maintain_stream(scene.platform, scene.log.stream)
     assert scene.deliver().changes == 0
     scene.assert_equal()
 
@@ -240,29 +240,29 @@ def test_a_rolled_back_table_takes_its_rows_back(scene: Scene) -> None:
 
 
 @pytest.mark.fault("sinks", "the target refuses some rows")
-def test_refused_rows_are_kept_with_reasons_and_the_others_pass(scene: Scene, small: None) -> None:
-    """A key whose newest row is refused keeps the newest that the target takes."""
-    if not scene.harness.refuses:
+def test_rejected_rows_are_kept_with_reasons_and_the_others_pass(scene: Scene, small: None) -> None:
+    """A key whose newest row is rejected keeps the newest that the target takes."""
+    if not scene.harness.rejects:
         pytest.skip("it takes every row")
-    refused = scene.harness.refuses
+    rejected = scene.harness.rejects
     bad = {5, 77, 78, 79, 180}
     scene.log.append(item(k, k) for k in range(200))
     # Twice in a row: the older row of the same change steps in, or the one delivered before.
     scene.log.append(
-        item(k, 1000 + n, **(refused if k in bad else {})) for k in range(200) for n in range(2)
+        item(k, 1000 + n, **(rejected if k in bad else {})) for k in range(200) for n in range(2)
     )
-    scene.log.append([item(500, 1), item(500, 2, **refused), item(600, 1, **refused)])
+    scene.log.append([item(500, 1), item(500, 2, **rejected), item(600, 1, **rejected)])
     scene.log.load()
     done = scene.deliver()
-    ((name, value),) = refused.items()
+    ((name, value),) = rejected.items()
 
     def is_bad(row: dict[str, Any]) -> bool:
         return bool(plain(row)[name] == value)
 
     scene.assert_equal(without=is_bad)
-    assert done.refused == len(done.reasons) * done.refused > 0
+    assert done.rejected == len(done.reasons) * done.rejected > 0
     with scene.delivery.open(scene.settings) as target:
-        kept = target.refusals(100)
+        kept = target.rejections(100)
     assert len(kept) >= len(bad) + 2
     assert all(name in each.reason for each in kept)
     assert {json.loads(each.row)["id"] for each in kept} == bad | {500, 600}
@@ -293,7 +293,7 @@ def test_two_deliveries_at_once_do_what_one_does(scene: Scene, small: None) -> N
     with ThreadPoolExecutor(5) as pool:
         runs = [pool.submit(run, number) for number in range(4)]
         scene.log.append(item(k % 400, k) for k in range(1100, 1300))
-        scene.log.load(stream, anew=True)
+        scene.log.load(stream, again=True)
         for each in runs:
             each.result()
     scene.deliver()
@@ -330,7 +330,7 @@ def test_killed_deliveries_lose_and_double_nothing(
                 document["version"] = "2.0.0"
                 document["schema"][0]["properties"][2]["logicalTypeOptions"] = {"maximum": 4500}
 
-            scene.log.load(scene.edit(stricter), anew=True)
+            scene.log.load(scene.edit(stricter), again=True)
         began = context.Event()
         stream = replace(scene.log.stream)
         process = context.Process(
@@ -373,7 +373,7 @@ def test_a_target_that_stops_in_the_middle_is_delivered_to_when_it_is_back(
     scene.assert_equal()
 
 
-def test_a_changed_key_is_refused_with_the_way_out(scene: Scene) -> None:
+def test_a_changed_key_is_rejected_with_the_way_out(scene: Scene) -> None:
     """Rows kept by one key cannot be kept by another; nothing is changed."""
     scene.log.append(item(k, k) for k in range(10))
     scene.log.load()
@@ -453,7 +453,7 @@ def model(request: pytest.FixtureRequest, servers: Services, tmp_path: Path) -> 
 
 
 def test_of_a_model_only_what_changed_is_delivered(model: ModelScene, small: None) -> None:
-    """Rows that came, changed and went; what was only written anew is no change."""
+    """Rows that came, changed and went; what was only written again is no change."""
     model.write(range(300), 0)
     model.write(range(300, 400), 0)
     assert model.deliver().upserted == 400

@@ -12,13 +12,13 @@ from dataclasses import replace
 import pytest
 
 from ingestion_platform import worker
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings, WorkerSettings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.streams import FileDoor, Stream
-from ingestion_platform.verify import verify_stream
+from ingestion_platform.streams import FileSource, Stream
 
 PATIENCE = 60.0
 LIMITS = WorkerSettings(flush_seconds=0.1, drop_seconds=0.2)
@@ -71,9 +71,9 @@ def test_files_come_in_beside_a_topic(
 ) -> None:
     """Each content once; one that cannot be parsed is told, moved aside, and stops nobody."""
     settings = replace(embedded_settings, drop_url=f"{embedded_settings.lake_url}-drop")
-    stream = replace(make_stream(settings), files=FileDoor("zone"))
+    stream = replace(make_stream(settings), files=FileSource("zone"))
     platform = Platform(settings)
-    zone = platform.door(stream).zone
+    zone = platform.file_source(stream).zone
     with caplog.at_level(logging.WARNING), working(settings, stream):
         assert not produce(settings, stream.topic, simulate("pgr_events", 100, seed=1)).failed
         content = lines(50, 2)
@@ -85,7 +85,7 @@ def test_files_come_in_beside_a_topic(
         assert not produce(settings, stream.topic, simulate("pgr_events", 20, seed=4)).failed
         until(lambda: rows(platform, stream) == 200, "what came in later loaded")
         until(lambda: not zone.waiting(), "zone empty")
-    assert "broken.csv refused" in caplog.text
+    assert "broken.csv rejected" in caplog.text
     assert stream_status(platform, stream).lag == 0
     assert verify_stream(platform, stream).ok
 
@@ -94,7 +94,7 @@ def test_a_stream_of_files_alone(
     local_settings: Settings, make_stream: Callable[..., Stream]
 ) -> None:
     """No broker is needed, or asked for."""
-    stream = replace(make_stream(), partitions=0, files=FileDoor("zone"))
+    stream = replace(make_stream(), partitions=0, files=FileSource("zone"))
     platform = Platform(local_settings)
     with working(local_settings, stream):
         platform.drop.write("zone/a.jsonl", lines(50, 2))

@@ -13,11 +13,11 @@ import pytest
 
 from ingestion_platform import worker
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings, SinkSettings
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.sinks.deliver import standing
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Destination, Stream
 
 

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from lab import Lab
 
+from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
 from ingestion_platform.streams import Stream
 
 

@@ -16,9 +16,9 @@ from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.partitions import Slice, parse_slice, slice_key
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
 
 TODAY = datetime.now(UTC).date()
@@ -27,7 +27,7 @@ Event = dg.AssetMaterialization | dg.AssetObservation
 
 
 def days_ago(days: int) -> date:
-    """The window so many days before today."""
+    """The ingest date so many days before today."""
     return TODAY - timedelta(days=days)
 
 
@@ -57,7 +57,7 @@ class Lab:
 
     @property
     def platform(self) -> Platform:
-        """Opened anew, as every run does."""
+        """Opened again, as every run does."""
         return Platform(self.settings)
 
     @property
@@ -70,9 +70,9 @@ class Lab:
         """The bronze table's key."""
         return assets.bronze_key(self.stream)
 
-    def produce(self, count: int, window: date, *, bad: float = 0.0, seed: int = 1) -> None:
-        """Send records whose broker timestamps lie in one window."""
-        noon = datetime.combine(window, time(12 if window < TODAY else 0), UTC)
+    def produce(self, count: int, ingest_date: date, *, bad: float = 0.0, seed: int = 1) -> None:
+        """Send records whose broker timestamps lie in one ingest date."""
+        noon = datetime.combine(ingest_date, time(12 if ingest_date < TODAY else 0), UTC)
         stamp = int(noon.timestamp() * 1000)
         records = simulate(
             "pgr_events", count, seed=seed, bad_ratio=bad, start=noon - timedelta(days=3)
@@ -127,7 +127,8 @@ class Lab:
         return _told(job.execute_in_process(instance=self.instance, **how))
 
     def released(self) -> set[date]:
-        """The windows of which bronze has materialized slices: silver and gold may take them."""
+        """The ingest dates of which bronze has materialized slices: silver and gold may take
+        them."""
         keys = self.instance.get_materialized_partitions(self.bronze)
         return {parse_slice(key)[0] for key in keys}
 

@@ -28,7 +28,7 @@ from dagster._utils.error import SerializableErrorInfo
 from lab import TODAY, Lab, days_ago
 from webhook import Receiver, receiving
 
-from ingestion_platform.alarms import Book
+from ingestion_platform.alarms import AlarmStore
 from ingestion_platform.orchestration import alarms, failing
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.settings import AlarmSettings
@@ -91,7 +91,7 @@ def post(lab: Lab) -> Iterator[Post]:
         cursor = alarms.Memory(now, now, now).to_text()
         yield Post(replace(lab, settings=settings), receiver, cursor)
         # The broker's folder is shared by tests; the book is this one's.
-        Book(settings).path.unlink(missing_ok=True)
+        AlarmStore(settings).path.unlink(missing_ok=True)
 
 
 def _renamed(document: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def test_a_failed_check_is_told_until_it_passes(post: Post) -> None:
     assert post.told() == [("resolved", post.check("contract"))]
 
 
-def test_a_stream_that_nobody_runs_is_judged_all_the_same(post: Post) -> None:
+def test_a_stream_that_nobody_runs_is_validated_all_the_same(post: Post) -> None:
     """Records that wait too long fail the check, in Dagster too, though no run evaluates it."""
     post.lab.produce(20, days_ago(1))
     first = post.look()

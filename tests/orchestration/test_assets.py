@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 from lab import TODAY, Lab, days_ago
 
-from ingestion_platform.lake.chain import Chain
-from ingestion_platform.sources.kafka import Log
-from ingestion_platform.verify import verify_stream
+from ingestion_platform.kafka.topic_log import Log
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.verify import verify_stream
 
 EVERY = {"rows", "bytes", "offsets", "lag", "dagster/partition_row_count", "dagster/uri"}
 BRONZE = {
@@ -24,7 +24,7 @@ BRONZE = {
 
 
 def test_a_rectangle_of_slices_is_one_run_with_an_event_each(lab: Lab) -> None:
-    """A range of windows and log partitions materializes all its slices, empty ones too."""
+    """A range of ingest dates and log partitions materializes all its slices, empty ones too."""
     lab.produce(60, days_ago(2))
     lab.produce(40, TODAY)
     told = lab.materialize((days_ago(2), 0), (TODAY, 3))
@@ -49,17 +49,17 @@ def test_the_latest_event_of_bronze_has_rows_and_shows_some(lab: Lab) -> None:
     assert " nan " not in str(last.metadata["preview"].value)
 
 
-def test_one_slice_leaves_other_partitions_and_later_windows(lab: Lab) -> None:
-    """Materializing a slice of lake touches its log partition up to its window, no more."""
+def test_one_slice_leaves_other_partitions_and_later_ingest_dates(lab: Lab) -> None:
+    """Materializing a slice of lake touches its log partition up to its ingest date, no more."""
     lab.produce(50, days_ago(1))
     lab.produce(50, TODAY)
     lab.materialize((days_ago(1), 2), only=[lab.lake])
-    chain = Chain(lab.platform.store, lab.stream.topic)
-    assert chain.windows() == [days_ago(1)]
-    assert list(chain.names(days_ago(1))) == [2]
+    segment_log = SegmentLog(lab.platform.store, lab.stream.topic)
+    assert segment_log.ingest_dates() == [days_ago(1)]
+    assert list(segment_log.names(days_ago(1))) == [2]
 
 
-def test_windows_before_the_requested_one_are_landed_and_told(lab: Lab) -> None:
+def test_ingest_dates_before_the_requested_one_are_landed_and_told(lab: Lab) -> None:
     """The log is landed in its order; slices that had to come first are told of as well."""
     lab.produce(50, days_ago(3))
     lab.produce(50, TODAY)
@@ -75,7 +75,7 @@ def test_older_records_land_on_the_first_date(lab: Lab) -> None:
     lab.produce(20, days_ago(700))
     lab.produce(20, TODAY)
     told = lab.materialize((TODAY, 0), (TODAY, 3))
-    assert {window for window, _ in told.of(lab.bronze)} == {lab.stream.first_date, TODAY}
+    assert {ingest_date for ingest_date, _ in told.of(lab.bronze)} == {lab.stream.first_date, TODAY}
     assert lab.rows() == 40
 
 
@@ -142,11 +142,11 @@ def test_a_lasting_error_fails_the_run_with_its_next_action(
 
     calls = []
 
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         calls.append(1)
         raise Permanent("the bucket is gone", action="create it")
 
-    monkeypatch.setattr(assets_module(), "land_stream", refuse)
+    monkeypatch.setattr(assets_module(), "land_stream", reject)
     with pytest.raises(dg.Failure, match="create it"):
         lab.materialize((TODAY, 0), (TODAY, 3))
     assert calls == [1]

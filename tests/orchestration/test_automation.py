@@ -41,10 +41,10 @@ class Automation:
         event = dg.AssetMaterialization(key, partition=partition)
         self.instance.report_runless_asset_event(event)
 
-    def release(self, *windows: date, partition: int = 0) -> None:
+    def release(self, *ingest_dates: date, partition: int = 0) -> None:
         """Tell of slices of bronze."""
-        for window in windows:
-            self.materialize(BRONZE, slice_key((window, partition)))
+        for ingest_date in ingest_dates:
+            self.materialize(BRONZE, slice_key((ingest_date, partition)))
 
     def build(self, day: date) -> None:
         """Tell of all models of a day."""

@@ -7,9 +7,9 @@ import uuid
 import pytest
 from lab import TODAY, Lab, days_ago
 
+from ingestion_platform.kafka.topic_log import Log, Topic
 from ingestion_platform.pipeline import land_stream, run_stream
 from ingestion_platform.progress.backlog import read_backlog
-from ingestion_platform.sources.kafka import Log, Topic
 
 
 def test_level_after_a_run_of_the_worker(lab: Lab) -> None:
@@ -31,7 +31,7 @@ def test_lag_counts_what_bronze_lacks(lab: Lab) -> None:
     assert set(backlog.behind.values()) == {TODAY}
 
 
-def test_what_an_old_generation_left_unloaded_is_behind(
+def test_what_an_old_topic_id_left_unloaded_is_behind(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A topic recreated after landing: the lake's last files still have to be loaded."""

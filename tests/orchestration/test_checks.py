@@ -14,27 +14,27 @@ from pyiceberg.expressions import EqualTo
 
 from ingestion_platform.bronze.inserted import Inserted
 from ingestion_platform.lake.losses import Loss
+from ingestion_platform.operations.verify import SliceCount
 from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.progress.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
-from ingestion_platform.verify import SliceCount
 
 ALL = {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
 
 
 @pytest.fixture
 def stream() -> Stream:
-    """The declared stream of grievances: 5 % may be refused, an hour is promised."""
+    """The declared stream of grievances: 5 % may be rejected, an hour is promised."""
     return declared_streams()["pgr_events"]
 
 
-def _judge(name: str, stream: Stream, of: Findings) -> dg.AssetCheckResult:
+def _validate(name: str, stream: Stream, of: Findings) -> dg.AssetCheckResult:
     return checks.evaluate(name, stream, dg.AssetKey("bronze"), of)
 
 
-def _count(records: int, bronze: int, refused: int, *, loaded: bool = True) -> SliceCount:
-    return SliceCount(records, 0, bronze, refused, loaded=loaded, stale=False)
+def _count(records: int, bronze: int, rejected: int, *, loaded: bool = True) -> SliceCount:
+    return SliceCount(records, 0, bronze, rejected, loaded=loaded, stale=False)
 
 
 def _status(*partitions: PartitionStatus) -> StreamStatus:
@@ -48,9 +48,9 @@ def _partition(number: int, lag: int) -> PartitionStatus:
 def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:
     """5 % of a slice may be in quarantine; one record more is too much, in any one slice."""
     good = {(TODAY, 0): _count(100, 95, 5), (TODAY, 1): _count(10_000, 10_000, 0)}
-    assert _judge("contract", stream, Findings(good)).passed
+    assert _validate("contract", stream, Findings(good)).passed
     bad = good | {(TODAY, 0): _count(100, 94, 6)}
-    result = _judge("contract", stream, Findings(bad, {(TODAY, 0): Counter({"no date": 6})}))
+    result = _validate("contract", stream, Findings(bad, {(TODAY, 0): Counter({"no date": 6})}))
     assert not result.passed
     assert f"{TODAY}|0: 6.00%" in (result.description or "")
     assert "no date" in result.metadata["reasons"].value
@@ -61,21 +61,21 @@ def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:
 def test_a_few_records_hold_no_day_back(stream: Stream) -> None:
     """As a day begins, its slices are small: one bad record of two is no bad day, five are."""
     small = {(TODAY, 0): _count(2, 1, 1), (TODAY, 1): _count(9, 5, 4)}
-    assert _judge("contract", stream, Findings(small)).passed
+    assert _validate("contract", stream, Findings(small)).passed
     assert checks.held_back(stream, small) == {}
     assert set(checks.held_back(stream, {(TODAY, 0): _count(9, 4, 5)})) == {TODAY}
 
 
 def test_inserted_rows_that_break_the_contract_are_told(stream: Stream) -> None:
     """They are in the table already: a few are a warning, more than the allowed share an error."""
-    assert _judge("inserted", stream, Findings({})).passed
-    assert _judge("inserted", stream, Findings({}, inserted=Inserted(100, 100))).passed
+    assert _validate("inserted", stream, Findings({})).passed
+    assert _validate("inserted", stream, Findings({}, inserted=Inserted(100, 100))).passed
     reasons = Counter({"status: no": 1})
-    few = _judge("inserted", stream, Findings({}, inserted=Inserted(100, 100, 5, reasons)))
+    few = _validate("inserted", stream, Findings({}, inserted=Inserted(100, 100, 5, reasons)))
     assert (few.passed, few.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "5 of 100 inserted rows" in (few.description or "")
     assert "status: no" in few.metadata["reasons"].value
-    many = _judge("inserted", stream, Findings({}, inserted=Inserted(900, 100, 6, reasons)))
+    many = _validate("inserted", stream, Findings({}, inserted=Inserted(900, 100, 6, reasons)))
     assert (many.passed, many.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
 
@@ -83,7 +83,7 @@ def test_reconciliation_fails_when_a_loaded_slice_lacks_a_record(stream: Stream)
     """A record in neither table is a failure, and one too many as well."""
     for bronze in (98, 100):
         counts = {(TODAY, 0): _count(100, bronze, 1), (TODAY, 1): _count(5, 5, 0)}
-        result = _judge("reconciliation", stream, Findings(counts))
+        result = _validate("reconciliation", stream, Findings(counts))
         assert not result.passed
         assert f"{TODAY}|0: 100 records" in (result.description or "")
         assert set(checks.held_back(stream, counts)) == {TODAY}
@@ -92,7 +92,7 @@ def test_reconciliation_fails_when_a_loaded_slice_lacks_a_record(stream: Stream)
 def test_reconciliation_lets_what_is_not_loaded_yet_wait(stream: Stream) -> None:
     """A slice that bronze has not come to the end of is no failure, and is named."""
     counts = {(TODAY, 0): _count(100, 50, 0, loaded=False)}
-    result = _judge("reconciliation", stream, Findings(counts))
+    result = _validate("reconciliation", stream, Findings(counts))
     assert result.passed
     assert result.metadata["waiting"].value == [f"{TODAY}|0"]
     assert checks.held_back(stream, counts) == {}
@@ -101,9 +101,9 @@ def test_reconciliation_lets_what_is_not_loaded_yet_wait(stream: Stream) -> None
 def test_lag_fails_when_a_log_partition_has_too_much_waiting(stream: Stream) -> None:
     """More than a full lake file of one partition: runs do not keep up."""
     level = _status(*(_partition(p, checks.LAG_LIMIT) for p in range(4)))
-    assert _judge("lag", stream, Findings({}, status=level)).passed
+    assert _validate("lag", stream, Findings({}, status=level)).passed
     behind = _status(_partition(0, 0), _partition(1, checks.LAG_LIMIT + 1))
-    result = _judge("lag", stream, Findings({}, status=behind))
+    result = _validate("lag", stream, Findings({}, status=behind))
     assert not result.passed
     assert "log partition 1" in (result.description or "")
 
@@ -111,15 +111,15 @@ def test_lag_fails_when_a_log_partition_has_too_much_waiting(stream: Stream) -> 
 def test_lag_fails_when_the_topic_has_partitions_without_assets(stream: Stream) -> None:
     """What nobody lands is told of, with the line to write."""
     wide = _status(*(_partition(p, 0) for p in range(6)))
-    result = _judge("lag", stream, Findings({}, status=wide))
+    result = _validate("lag", stream, Findings({}, status=wide))
     assert not result.passed
     assert "partitions: 6" in (result.description or "")
 
 
 def test_freshness_fails_when_a_record_waits_longer_than_promised(stream: Stream) -> None:
     """The contract promises an hour."""
-    assert _judge("freshness", stream, Findings({}, waits={0: 3599.0})).passed
-    result = _judge("freshness", stream, Findings({}, waits={0: 10.0, 2: 3700.0}))
+    assert _validate("freshness", stream, Findings({}, waits={0: 3599.0})).passed
+    result = _validate("freshness", stream, Findings({}, waits={0: 10.0, 2: 3700.0}))
     assert not result.passed
     assert "log partition 2: a record has waited 1:01:40" in (result.description or "")
 
@@ -128,30 +128,30 @@ def test_losses_fail_for_a_week(stream: Stream) -> None:
     """Records that were gone before they were landed are an error, a recreated topic a warning."""
     now = datetime.now(UTC)
 
-    def judged(*losses: Loss) -> dg.AssetCheckResult:
-        return _judge("losses", stream, Findings({}, status=replace(_status(), losses=losses)))
+    def validated(*losses: Loss) -> dg.AssetCheckResult:
+        return _validate("losses", stream, Findings({}, status=replace(_status(), losses=losses)))
 
     gone, again = Loss(2, 0, 100, 150, now), Loss(1, 0, 100, None, now - timedelta(days=6))
-    assert judged().passed
-    lost = judged(gone, again)
+    assert validated().passed
+    lost = validated(gone, again)
     assert not lost.passed
     assert lost.severity is dg.AssetCheckSeverity.ERROR
     assert "log partition 2: 50 records lost, offsets 100 to before 150" in (lost.description or "")
     assert "runbook" in (lost.description or "")
     assert lost.metadata["lost"].value == 50
-    recreated = judged(again)
+    recreated = validated(again)
     assert not recreated.passed
     assert recreated.severity is dg.AssetCheckSeverity.WARN
     assert "was recreated" in (recreated.description or "")
     old = replace(gone, noticed=now - timedelta(days=8))
-    assert judged(old).passed
-    assert not judged(replace(old, noticed=None)).passed  # nothing has noted it yet
+    assert validated(old).passed
+    assert not validated(replace(old, noticed=None)).passed  # nothing has noted it yet
 
 
 def test_lag_and_freshness_are_unknown_without_the_log(stream: Stream) -> None:
     """A broker that is away is a warning, not a promise kept or broken."""
     for name in ("lag", "losses", "freshness"):
-        result = _judge(name, stream, Findings({}))
+        result = _validate(name, stream, Findings({}))
         assert not result.passed
         assert result.severity == dg.AssetCheckSeverity.WARN
 
@@ -176,7 +176,7 @@ def test_every_run_of_bronze_evaluates_all_checks(lab: Lab) -> None:
 
 
 def test_checks_alone_look_at_everything_and_load_nothing(lab: Lab) -> None:
-    """Executed alone they judge all slices of the lake, and change no table."""
+    """Executed alone they validate all slices of the lake, and change no table."""
     lab.produce(40, days_ago(2))
     lab.produce(40, TODAY)
     lab.materialize((TODAY, 0), (TODAY, 3))

@@ -1,4 +1,4 @@
-"""dbt's models as assets: which windows a run rebuilds, and a day's way to gold."""
+"""dbt's models as assets: which ingest dates a run rebuilds, and a day's way to gold."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.orchestration import dbt, failing
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.tables import ensure_namespace
 
 
-def test_the_windows_of_a_run_end_before_the_day_after_its_last() -> None:
+def test_the_ingest_dates_of_a_run_end_before_the_day_after_its_last() -> None:
     """dbt's end is excluded, Dagster's included."""
-    assert dbt.window_vars(["2026-02-27", "2026-02-28"]) == {
-        "window_start": "2026-02-27",
-        "window_end": "2026-03-01",
+    assert dbt.ingest_date_vars(["2026-02-27", "2026-02-28"]) == {
+        "ingest_date_start": "2026-02-27",
+        "ingest_date_end": "2026-03-01",
     }
-    assert dbt.window_vars(["2026-02-27"])["window_end"] == "2026-02-28"
+    assert dbt.ingest_date_vars(["2026-02-27"])["ingest_date_end"] == "2026-02-28"
 
 
 def test_streams_of_a_domain_start_on_one_day() -> None:
-    """Their models are partitioned by that day's windows; the error says what to change."""
+    """Their models are partitioned by that day's ingest dates; the error says what to change."""
     stream = declared_streams()["pgr_events"]
     other = replace(stream, name="other", topic="other", start_date="2025-01-01")
     with pytest.raises(ContractError, match="start_date"):

@@ -15,7 +15,7 @@ import yaml
 from lab import TODAY, days_ago
 
 from ingestion_platform import project
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.cli.dev import LOCATION
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
@@ -31,7 +31,7 @@ BRONZE = dg.AssetKey(["bronze", "service_events_raw"])
 SILVER = dg.AssetKey(["silver", "silver_pgr_events"])
 LIFECYCLE = dg.AssetKey(["gold", "gold_pgr_case_lifecycle"])
 FUNNEL = dg.AssetKey(["gold", "gold_pgr_funnel_daily"])
-CHAIN = [RAW, LAKE, BRONZE, SILVER, LIFECYCLE, FUNNEL]
+SEGMENT_LOG = [RAW, LAKE, BRONZE, SILVER, LIFECYCLE, FUNNEL]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,14 @@ def _node(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> Any:
 
 def test_the_lineage_goes_from_the_topic_to_gold(repository: dg.RepositoryDefinition) -> None:
     """Raw topic, lake, bronze, silver, gold: each asset depends on the one before."""
-    assert set(CHAIN) <= repository.asset_graph.get_all_asset_keys()
-    for upstream, downstream in pairwise(CHAIN):
+    assert set(SEGMENT_LOG) <= repository.asset_graph.get_all_asset_keys()
+    for upstream, downstream in pairwise(SEGMENT_LOG):
         assert upstream in _node(repository, downstream).parent_keys
 
 
 def test_slices_read_date_bar_partition(repository: dg.RepositoryDefinition) -> None:
-    """Lake and bronze are partitioned by window and log partition, today's window included."""
+    """Lake and bronze are partitioned by ingest date and log partition, today's ingest date
+    included."""
     for key in (LAKE, BRONZE):
         keys = _node(repository, key).partitions_def.get_partition_keys()
         assert {f"{TODAY}|3", f"{days_ago(1)}|0", "2026-01-01|0"} <= set(keys)
@@ -65,7 +66,7 @@ def test_slices_read_date_bar_partition(repository: dg.RepositoryDefinition) -> 
 
 def test_a_range_is_one_run(repository: dg.RepositoryDefinition) -> None:
     """Backfills of any number of slices or days start one run."""
-    for key in CHAIN[1:]:
+    for key in SEGMENT_LOG[1:]:
         assert _node(repository, key).backfill_policy == dg.BackfillPolicy.single_run()
 
 
@@ -85,7 +86,7 @@ def test_a_day_of_silver_needs_all_log_partitions_of_bronze(
 def test_assets_say_what_they_are_and_whose(repository: dg.RepositoryDefinition) -> None:
     """Groups by domain, kinds, owners from the contract, a description each."""
     kinds = {RAW: "kafka", LAKE: "parquet", BRONZE: "iceberg", SILVER: "dbt", FUNNEL: "iceberg"}
-    for key in CHAIN:
+    for key in SEGMENT_LOG:
         node = _node(repository, key)
         assert node.group_name == "pgr"
         assert list(node.owners) == ["team:civic-data"]
@@ -98,7 +99,7 @@ def test_bronze_carries_the_contract(repository: dg.RepositoryDefinition) -> Non
     """Its code version is contract and parser; its columns have the contract's words and bounds."""
     node = _node(repository, BRONZE)
     contract = declared_streams()["pgr_events"].contract
-    assert node.code_version == Parser(contract).code_version
+    assert node.code_version == Validator(contract).code_version
     columns = {c.name: c for c in node.metadata["dagster/column_schema"].columns}
     assert columns["entity_id"].description == "The complaint; all events of one case share it."
     assert not columns["entity_id"].constraints.nullable
@@ -120,12 +121,12 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
 
 
 def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefinition) -> None:
-    """One per topic and per file door, and the automation, all quick; and that of alarms."""
+    """One per topic and per file source, and the automation, all quick; and that of alarms."""
     found = {sensor.name: sensor for sensor in repository.sensor_defs}
     streams = declared_streams().values()
-    doors = {f"{stream.name}_files" for stream in streams if stream.files is not None}
-    assert {"pgr_events_files", "recomart_products_files"} <= doors
-    quick = {"carry_on", *doors, *(f"{stream.name}_log" for stream in streams)}
+    sources = {f"{stream.name}_files" for stream in streams if stream.files is not None}
+    assert {"pgr_events_files", "recomart_products_files"} <= sources
+    quick = {"carry_on", *sources, *(f"{stream.name}_log" for stream in streams)}
     assert found.keys() == {"alarms", *quick}
     for name, sensor in found.items():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
@@ -134,7 +135,7 @@ def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefiniti
 
 def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:
     """A pool per stream and per domain's models; one process per run."""
-    pools = {key: _node(repository, key).pools for key in CHAIN[1:]}
+    pools = {key: _node(repository, key).pools for key in SEGMENT_LOG[1:]}
     assert pools[LAKE] == pools[BRONZE] == {"stream_pgr_events"}
     assert pools[SILVER] == pools[FUNNEL] == {"dbt_pgr"}
     assert defs().executor is dg.in_process_executor

@@ -82,7 +82,7 @@ def test_materializing_delivers_and_checks(delivering: Lab) -> None:
     delivering.materialize((TODAY, 0), (TODAY, 3))
     told = delivering.materialize((TODAY, 0), (TODAY, 3), only=[key])
     event = told.of(key)[TODAY, 0]
-    assert (event["upserted"], event["rows"], event["lag"], event["refused"]) == (50, 50, 0, 0)
+    assert (event["upserted"], event["rows"], event["lag"], event["rejected"]) == (50, 50, 0, 0)
     check = told.checks[module.EQUAL]
     assert check.passed
     assert check.metadata["target_rows"].value == 50
@@ -125,7 +125,7 @@ def test_a_wrong_destination_is_told_with_its_place(
     given: object, said: str, local_settings: Settings, tmp_path: Path
 ) -> None:
     """The error names the file, the stream, and what is wrong."""
-    contract = Path(stream_deliveries.__code__.co_filename).parents[1] / "defs" / "telemetry"
+    contract = Path(stream_deliveries.__code__.co_filename).parents[1] / "domains" / "telemetry"
     attributes = {"name": "sensor_readings", "topic": "t", "deliver": given}
     with pytest.raises(ContractError, match=said) as found:
         stream_deliveries(stream_of(attributes, contract))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab import Lab, days_ago
 
-from ingestion_platform.quarantine import Choice, discard, overview, undo
+from ingestion_platform.operations.quarantine import Choice, discard, overview, undo
 
 DAY = days_ago(1)
 WHOLE_DAY = ((DAY, 0), (DAY, 3))
@@ -17,7 +17,7 @@ def test_a_day_is_released_once_its_bad_records_are_discarded(lab: Lab) -> None:
     assert not told.checks["contract"].passed
     assert lab.released() == set()
     rows = lab.rows()
-    choice = Choice(windows=(DAY,))
+    choice = Choice(ingest_dates=(DAY,))
     _, records = discard(lab.platform, lab.stream, choice, because="a load test", by="ann")
     assert records == 60
     told = lab.materialize(*WHOLE_DAY, only=[lab.bronze])

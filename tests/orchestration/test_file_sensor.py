@@ -1,4 +1,5 @@
-"""The file door in Dagster: the sensor asks for what came, the assets land, load and tell of it."""
+"""The file source in Dagster: the sensor asks for what came, the assets land, load and tell of
+it."""
 
 from __future__ import annotations
 
@@ -15,17 +16,17 @@ from lab import TODAY, Lab
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.file_sensor import file_sensor
-from ingestion_platform.sources.simulators import simulate
-from ingestion_platform.streams import FileDoor
+from ingestion_platform.produce.simulators import simulate
+from ingestion_platform.streams import FileSource
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @pytest.fixture
 def lab(lab: Lab, tmp_path: Path) -> Lab:
-    """A stream with a file door in a folder of the test's own."""
+    """A stream with a file source in a folder of the test's own."""
     settings = replace(lab.settings, drop_url=(tmp_path / "drop").as_uri(), drop_settle_seconds=0.0)
-    stream = replace(lab.stream, files=FileDoor("zone"))
+    stream = replace(lab.stream, files=FileSource("zone"))
     return replace(lab, settings=settings, stream=stream)
 
 
@@ -80,7 +81,7 @@ def test_what_was_landed_and_not_loaded_is_asked_for(lab: Lab) -> None:
     assert lab.rows() == 30
 
 
-def test_one_run_lands_both_doors(lab: Lab) -> None:
+def test_one_run_lands_both_apis(lab: Lab) -> None:
     """A rectangle that reaches from the topic's partitions to the files."""
     lab.produce(40, TODAY)
     drop(lab, "a.jsonl", 30)
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_parsed_fails_its_run_alone(lab: Lab) -> None:
         lab.materialize((TODAY, FILES))
     lab.materialize((TODAY, FILES))
     assert lab.rows() == 30
-    assert lab.platform.door(lab.stream).zone.waiting() == []
+    assert lab.platform.file_source(lab.stream).zone.waiting() == []
 
 
 def test_pipe_costs_one_run(lab: Lab) -> None:

@@ -19,7 +19,7 @@ def _allow(share: float) -> Any:
     return edit
 
 
-def _refuse_web(document: dict[str, Any]) -> None:
+def _reject_web(document: dict[str, Any]) -> None:
     """An edit of the contract by mistake: the most used channel is no longer allowed."""
     channel = next(p for p in document["schema"][0]["properties"] if p["name"] == "channel")
     channel["examples"] = ["MOBILE"]
@@ -33,7 +33,7 @@ def test_a_bad_day_is_held_back_and_a_good_one_released(lab: Lab) -> None:
     told = lab.materialize((days_ago(1), 0), (TODAY, 3))
     assert lab.released() == {TODAY}
     held = told.of(lab.bronze, dg.AssetObservation)
-    assert {window for window, _ in held} == {days_ago(1)}
+    assert {ingest_date for ingest_date, _ in held} == {days_ago(1)}
     assert all("in quarantine" in event["held_back"] for event in held.values())
     assert not told.checks["contract"].passed
     assert days_ago(1).isoformat() in (told.checks["contract"].description or "")
@@ -59,9 +59,9 @@ def test_a_later_good_day_does_not_release_a_bad_one(lab: Lab) -> None:
 
 
 def test_a_repaired_contract_releases_the_day(lab: Lab) -> None:
-    """Rows that a contract's mistake refused come back, and the day with them."""
+    """Rows that a contract's mistake rejected come back, and the day with them."""
     lab.produce(200, days_ago(1))
-    broken = lab.under(_refuse_web)
+    broken = lab.under(_reject_web)
     told = broken.materialize((days_ago(1), 0), (days_ago(1), 3))
     assert not told.checks["contract"].passed
     assert "channel" in str(told.checks["contract"].metadata["reasons"].value)
@@ -75,7 +75,7 @@ def test_a_repaired_contract_releases_the_day(lab: Lab) -> None:
 def test_slices_held_back_with_their_day_are_released_with_it(lab: Lab) -> None:
     """Once one slice is mended, the day's other slices, long good, are told of as well."""
     lab.produce(200, days_ago(1))
-    broken = lab.under(_refuse_web)
+    broken = lab.under(_reject_web)
     broken.materialize((days_ago(1), 0), (days_ago(1), 3))
     for partition in range(3):
         lab.materialize((days_ago(1), partition), only=[lab.bronze])

@@ -13,12 +13,12 @@ import pytest
 from lab import TODAY, Lab
 
 from ingestion_platform import failures
-from ingestion_platform.alarms import Book
+from ingestion_platform.alarms import AlarmStore
+from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.orchestration import sensors
 from ingestion_platform.orchestration.alarms import Look, Memory, failed_checks
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import ensure_topic
 from ingestion_platform.streams import Stream
 from ingestion_platform.worker import Outcome, serve
 
@@ -49,7 +49,7 @@ def alarms(lab: Lab, *streams: Stream) -> set[str]:
         *(stream_definitions(each) for each in streams),
         dg.Definitions(resources={"platform": lab.platform}),
     )
-    book = Book(lab.settings)
+    book = AlarmStore(lab.settings)
     now = time.time()
     repository = definitions.get_repository_def()
     named = {each.name: each for each in streams}

@@ -115,7 +115,7 @@ def test_a_bad_day_is_not_released(lab: Lab) -> None:
         until(lambda: lab.rows() == 140, "loaded")
     assert lab.released() == {TODAY}
     held = events(lab, lab.bronze, dg.AssetObservation)
-    assert {window for window, _ in held} == {days_ago(1)}
+    assert {ingest_date for ingest_date, _ in held} == {days_ago(1)}
     assert all("in quarantine" in told["held_back"] for told in held.values())
     assert not all(evaluation.passed for evaluation in evaluations(lab, "contract"))
 
@@ -132,7 +132,7 @@ def test_a_day_that_gets_better_is_released_as_a_whole(lab: Lab) -> None:
 
 
 def test_what_another_writer_loaded_is_told_with_the_next_file(lab: Lab) -> None:
-    """Sums are not added up over a gap: the day is counted anew."""
+    """Sums are not added up over a gap: the day is counted again."""
     lab.produce(100, TODAY)
     with working(lab, interval=0.0):
         until(lambda: rows(events(lab, lab.bronze)) == 100, "told")

@@ -13,14 +13,14 @@ from confluent_kafka.admin import AdminClient
 from lab import TODAY, Lab
 
 from ingestion_platform.errors import PlatformError
+from ingestion_platform.kafka.client import client_config, ensure_topic
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.orchestration import sensors
 from ingestion_platform.pipeline import run_stream
+from ingestion_platform.positions import Position
 from ingestion_platform.progress.backlog import read_backlog
-from ingestion_platform.progress.positions import Position
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import client_config, ensure_topic
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def send_and_run(lab: Lab, count: int) -> None:
 def recreate(lab: Lab) -> None:
     """Delete the topic and create it again, under another topic id."""
     with lab.platform.log(lab.stream) as log:
-        before = log.topic().generation
+        before = log.topic().topic_id
     client = AdminClient(client_config(lab.settings))
     client.delete_topics([lab.stream.topic])[lab.stream.topic].result()
     deadline = time.monotonic() + 30
@@ -48,7 +48,7 @@ def recreate(lab: Lab) -> None:
         with suppress(PlatformError):  # the broker still forgets the old one
             ensure_topic(lab.settings, lab.stream.topic, 1)
             with lab.platform.log(lab.stream) as log:
-                if log.topic().generation != before:
+                if log.topic().topic_id != before:
                     return
     raise AssertionError("the topic was not recreated")
 
@@ -79,7 +79,7 @@ def contents(lab: Lab) -> list[set[tuple[str, int]]]:
     found = []
     for name in (lab.stream.bronze_table, lab.stream.quarantine_table):
         rows = lab.platform.catalog.load_table(name).scan().to_arrow()
-        ids, offsets = rows["_generation"].to_pylist(), rows["_offset"].to_pylist()
+        ids, offsets = rows["_topic_id"].to_pylist(), rows["_offset"].to_pylist()
         assert len(set(zip(ids, offsets, strict=True))) == len(ids)
         found.append(set(zip(ids, offsets, strict=True)))
     return found
@@ -93,7 +93,7 @@ def test_sensor_repairs_rollback_across_topic_ids(real_lab: Lab, which: str) -> 
     name = getattr(lab.stream, which)
     snapshot = lab.platform.catalog.load_table(name).current_snapshot().snapshot_id
     send_and_run(lab, 2)
-    old = read_backlog(lab.platform, lab.stream).topic.generation
+    old = read_backlog(lab.platform, lab.stream).topic.topic_id
     recreate(lab)
     send_and_run(lab, 8)
     whole = contents(lab)

@@ -20,7 +20,7 @@ LOG = logging.getLogger("ingestion_platform.test")
 @dg.op
 def speak(context: dg.OpExecutionContext) -> None:
     """Says something by Python's logging and by Dagster's."""
-    with logs.bound(stream="shop", window="2026-11-20", partition="3"):
+    with logs.bound(stream="shop", ingest_date="2026-11-20", partition="3"):
         LOG.info("by Python, with hunter2")
         context.log.info("by Dagster, with hunter2")
 
@@ -51,7 +51,7 @@ def test_a_run_is_heard_in_both_places(
     assert kept == expected
     assert [line["message"] for line in own] == expected
     for line in own:
-        assert [line[k] for k in ("run", "stream", "window", "partition")] == [
+        assert [line[k] for k in ("run", "stream", "ingest_date", "partition")] == [
             run,
             "shop",
             "2026-11-20",

@@ -13,8 +13,8 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.errors import SourceUnavailable
+from ingestion_platform.kafka.topic_log import Log
 from ingestion_platform.orchestration import assets, sensors
-from ingestion_platform.sources.kafka import Log
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -43,7 +43,7 @@ def test_an_empty_topic_asks_for_nothing(lab: Lab) -> None:
 
 
 def test_one_run_is_asked_for_all_that_is_behind(lab: Lab) -> None:
-    """From the window of the first record to today, lake and bronze together."""
+    """From the ingest date of the first record to today, lake and bronze together."""
     lab.produce(200, days_ago(3))
     lab.produce(200, TODAY)
     tick = _tick(lab)
@@ -65,8 +65,8 @@ def test_after_the_run_that_it_asked_for_it_asks_no_more(lab: Lab) -> None:
     assert lab.rows() == 250
 
 
-def test_a_later_record_asks_for_its_windows_alone(lab: Lab) -> None:
-    """Windows between the lake's end and the first new record are left out of the request."""
+def test_a_later_record_asks_for_its_ingest_dates_alone(lab: Lab) -> None:
+    """Ingest dates between the lake's end and the first new record are left out of the request."""
     lab.produce(200, days_ago(5))
     lab.materialize((days_ago(5), 0), (days_ago(5), 3))
     lab.produce(200, days_ago(1))
@@ -81,14 +81,14 @@ def test_only_the_partitions_behind_are_asked_for(lab: Lab) -> None:
 
 
 def test_a_lake_that_bronze_lags_behind_is_asked_for(lab: Lab) -> None:
-    """What was landed and not loaded is behind too, from its own window on."""
+    """What was landed and not loaded is behind too, from its own ingest date on."""
     lab.produce(200, days_ago(4))
     lab.materialize((TODAY, 0), (TODAY, 3), only=[lab.lake])
     assert _requested(_tick(lab)) == [(f"{days_ago(4)}|0", f"{TODAY}|3")]
 
 
-def test_records_before_the_start_date_are_asked_for_with_the_first_windows(lab: Lab) -> None:
-    """There is no key for their window; a run of the first ones there are takes them along."""
+def test_records_before_the_start_date_are_asked_for_with_the_first_ingest_dates(lab: Lab) -> None:
+    """There is no key for their ingest date; a run of the first ones there are takes them along."""
     lab.produce(50, days_ago(800))
     (start, end), *others = _requested(_tick(lab))
     assert not others

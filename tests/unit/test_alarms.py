@@ -17,7 +17,7 @@ import pytest
 from webhook import PATH, Receiver, receiving
 
 from ingestion_platform import alarms, worker
-from ingestion_platform.alarms import Alarm, Book, Watch
+from ingestion_platform.alarms import Alarm, AlarmStore, WorkerMonitor
 from ingestion_platform.errors import Permanent, SettingError, StoreUnavailable
 from ingestion_platform.settings import Settings
 
@@ -46,9 +46,9 @@ def settings_of(root: Path, url: str | None = None, **env: str) -> Settings:
 
 
 @pytest.fixture
-def book(tmp_path: Path, receiver: Receiver) -> Book:
+def book(tmp_path: Path, receiver: Receiver) -> AlarmStore:
     """An empty book of a host with a webhook."""
-    return Book(settings_of(tmp_path, receiver.url))
+    return AlarmStore(settings_of(tmp_path, receiver.url))
 
 
 def due_now(monkeypatch: pytest.MonkeyPatch, seconds: float = 10_000.0) -> None:
@@ -57,11 +57,13 @@ def due_now(monkeypatch: pytest.MonkeyPatch, seconds: float = 10_000.0) -> None:
     monkeypatch.setattr(alarms.time, "time", lambda: now)
 
 
-def test_one_message_when_it_begins_and_one_when_it_ends(book: Book, receiver: Receiver) -> None:
+def test_one_message_when_it_begins_and_one_when_it_ends(
+    book: AlarmStore, receiver: Receiver
+) -> None:
     """However often it is seen meanwhile, and by however many."""
     for _ in range(3):
         book.saw(LAG)
-        Book(book._settings).saw(replace(LAG, detail="more by now"))
+        AlarmStore(book._settings).saw(replace(LAG, detail="more by now"))
         book.deliver()
     assert [each.alarm.key for each in book.open()] == [LAG.key]
     book.gone(LAG.key, "check/of/nothing")
@@ -79,7 +81,7 @@ def test_the_message_says_what_where_and_what_next(tmp_path: Path, receiver: Rec
     settings = settings_of(
         tmp_path, receiver.url, ALARM_RUNBOOK_URL="https://docs.example.com/runbook/"
     )
-    book = Book(settings)
+    book = AlarmStore(settings)
     book.saw(replace(LAG, url="http://dagster/runs/1", slice="2026-11-20|3"), since=1_700_000_000.5)
     book.deliver()
     body = receiver.requests[0].body
@@ -108,7 +110,7 @@ def test_the_message_says_what_where_and_what_next(tmp_path: Path, receiver: Rec
 
 def test_a_secret_signs_the_very_bytes(tmp_path: Path, receiver: Receiver) -> None:
     """A receiver can compute the same, and sees the id without parsing."""
-    book = Book(settings_of(tmp_path, receiver.url, ALARM_WEBHOOK_SECRET="shared"))
+    book = AlarmStore(settings_of(tmp_path, receiver.url, ALARM_WEBHOOK_SECRET="shared"))
     book.saw(LAG)
     book.deliver()
     (request,) = receiver.requests
@@ -119,7 +121,7 @@ def test_a_secret_signs_the_very_bytes(tmp_path: Path, receiver: Receiver) -> No
 
 
 def test_what_lasts_is_an_alarm_and_what_passes_is_none(
-    book: Book, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    book: AlarmStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until `after` seconds are over, nobody is told of either end."""
     book.saw(LAG, after=60.0)
@@ -132,7 +134,9 @@ def test_what_lasts_is_an_alarm_and_what_passes_is_none(
     assert receiver.told() == [("opened", LAG.key)]
 
 
-def test_a_scope_that_was_looked_at_ends_what_is_not_seen(book: Book, receiver: Receiver) -> None:
+def test_a_scope_that_was_looked_at_ends_what_is_not_seen(
+    book: AlarmStore, receiver: Receiver
+) -> None:
     """And leaves other scopes alone."""
     sensors = [replace(LAG, key=f"sensor/{name}") for name in "ab"]
     book.saw(LAG)
@@ -147,7 +151,7 @@ def test_a_scope_that_was_looked_at_ends_what_is_not_seen(book: Book, receiver: 
     ]
 
 
-def test_a_worse_alarm_is_told_anew(book: Book, receiver: Receiver) -> None:
+def test_a_worse_alarm_is_told_anew(book: AlarmStore, receiver: Receiver) -> None:
     """A warning that becomes an error is another message."""
     book.saw(replace(LAG, severity="warning"))
     book.saw(LAG)
@@ -158,7 +162,7 @@ def test_a_worse_alarm_is_told_anew(book: Book, receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("answer", [500, 429, 404, 302])
 def test_a_message_is_tried_until_it_is_taken(
-    book: Book, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: int
+    book: AlarmStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: int
 ) -> None:
     """With the same id, after a wait that grows; in order, and visible meanwhile."""
     receiver.answers, receiver.headers = [answer, answer, 200], {"Location": receiver.url}
@@ -178,7 +182,7 @@ def test_a_message_is_tried_until_it_is_taken(
     assert book.undelivered() is None
 
 
-def test_a_receiver_may_say_when_to_come_again(book: Book, receiver: Receiver) -> None:
+def test_a_receiver_may_say_when_to_come_again(book: AlarmStore, receiver: Receiver) -> None:
     """Retry-After is obeyed."""
     receiver.answers, receiver.headers = [429], {"Retry-After": "120"}
     book.saw(LAG)
@@ -192,7 +196,7 @@ def test_a_receiver_that_is_away_is_named_without_its_address(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The token in the address is neither in the log nor in the book; nothing raises."""
-    book = Book(settings_of(tmp_path, f"http://127.0.0.1:1{PATH}"))
+    book = AlarmStore(settings_of(tmp_path, f"http://127.0.0.1:1{PATH}"))
     book.saw(LAG)
     with caplog.at_level(logging.WARNING):
         assert book.deliver() == 0
@@ -203,21 +207,21 @@ def test_a_receiver_that_is_away_is_named_without_its_address(
     assert "a-token-of-the-webhook" not in caplog.text + waiting.error
 
 
-def test_two_processes_do_not_tell_the_same_twice(book: Book, receiver: Receiver) -> None:
+def test_two_processes_do_not_tell_the_same_twice(book: AlarmStore, receiver: Receiver) -> None:
     """Each message is claimed before it is posted."""
     for number in range(12):
         book.saw(replace(LAG, key=f"sensor/{number}"))
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: Book(book._settings).deliver(), range(4)))
+        taken = list(pool.map(lambda _: AlarmStore(book._settings).deliver(), range(4)))
     assert sum(taken) == len(receiver.requests) == 12
 
 
 def test_alarms_are_kept_until_there_is_a_webhook(tmp_path: Path, receiver: Receiver) -> None:
     """Without one they are only shown; with one, those that are still on are told."""
-    alone = Book(settings_of(tmp_path))
+    alone = AlarmStore(settings_of(tmp_path))
     alone.saw(LAG)
     assert (alone.deliver(), len(alone.open())) == (0, 1)
-    book = Book(settings_of(tmp_path, receiver.url))
+    book = AlarmStore(settings_of(tmp_path, receiver.url))
     book.saw(LAG)
     book.deliver()
     assert receiver.told() == [("opened", LAG.key)]
@@ -226,7 +230,7 @@ def test_alarms_are_kept_until_there_is_a_webhook(tmp_path: Path, receiver: Rece
 def test_no_secret_goes_out(tmp_path: Path, receiver: Receiver) -> None:
     """Not even to the receiver."""
     settings = settings_of(tmp_path, receiver.url, KAFKA_SASL_PASSWORD="hunter2")
-    book = Book(settings)
+    book = AlarmStore(settings)
     book.saw(replace(LAG, what="no login with hunter2", detail="postgresql://u:hunter3@h/d"))
     book.deliver()
     said = receiver.requests[0].raw.decode() + book.path.read_bytes().decode(errors="replace")
@@ -234,7 +238,7 @@ def test_no_secret_goes_out(tmp_path: Path, receiver: Receiver) -> None:
     assert "no login with ***" in said
 
 
-def test_a_message_is_of_bounded_size(book: Book, receiver: Receiver) -> None:
+def test_a_message_is_of_bounded_size(book: AlarmStore, receiver: Receiver) -> None:
     """However long an error is."""
     book.saw(replace(LAG, detail="x" * 1_000_000))
     book.deliver()
@@ -243,7 +247,7 @@ def test_a_message_is_of_bounded_size(book: Book, receiver: Receiver) -> None:
 
 def test_nothing_is_written_while_nothing_is_wrong(tmp_path: Path) -> None:
     """Looking, and ending what never began, make no file."""
-    book = Book(settings_of(tmp_path))
+    book = AlarmStore(settings_of(tmp_path))
     book.gone("worker/shop/waits")
     book.only("sensor/", [])
     assert (book.open(), book.undelivered(), book.deliver(), book.exists) == ([], None, 0, False)
@@ -288,7 +292,7 @@ class Line:
 
 def served(settings: Settings, line: Line, until: threading.Event) -> None:
     """Keep a line on a thread until told to stop, as the worker does."""
-    with Watch(settings) as watch:
+    with WorkerMonitor(settings) as watch:
         worker._keep(line, until, worker.Outcome(), watch)
         until.wait(30)
 
@@ -338,7 +342,7 @@ def test_the_next_worker_ends_what_the_last_one_told(
     """A stream that was stopped, and goes on well in another process, is no alarm any more."""
     monkeypatch.setattr(alarms, "_TICK", 0.02)
     settings, stop = settings_of(tmp_path, receiver.url), threading.Event()
-    Book(settings).saw(replace(LAG, key="worker/shop/stopped"))
+    AlarmStore(settings).saw(replace(LAG, key="worker/shop/stopped"))
     thread = threading.Thread(target=served, args=(settings, Line(), stop))
     thread.start()
     try:
@@ -355,8 +359,8 @@ def test_a_book_that_cannot_be_written_stops_nothing(
     monkeypatch.setattr(alarms, "_TICK", 0.02)
     settings = settings_of(tmp_path, ALARM_AFTER_SEC="0")
     settings.home.mkdir()
-    Book(settings).path.mkdir()  # no file can be there
-    with caplog.at_level(logging.WARNING), Watch(settings) as watch:
+    AlarmStore(settings).path.mkdir()  # no file can be there
+    with caplog.at_level(logging.WARNING), WorkerMonitor(settings) as watch:
         watch.waits("shop", "shop", StoreUnavailable("away"))
         poll(lambda: "alarms cannot be told" in caplog.text)
         watch.well("shop", "shop")
@@ -377,4 +381,4 @@ def test_the_trial_is_a_message_of_its_own(tmp_path: Path, receiver: Receiver) -
     body = alarms.trial_message(settings)
     alarms.post(settings.alarms, body["id"], json.dumps(body))
     assert receiver.requests[0].body["state"] == "test"
-    assert not Book(settings).exists
+    assert not AlarmStore(settings).exists

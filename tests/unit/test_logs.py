@@ -28,7 +28,7 @@ SECRETS = {
     "PYICEBERG_CATALOG__LAKEHOUSE__URI": "postgresql+psycopg://u:catalog-hunter2@h:1/c",
     "SINK_POSTGRES_URL": "postgresql://u:sink%2Dhunter2@h:1/c",
     "DAGSTER_POSTGRES_URL": "postgresql://u:dagster-hunter2@h:1/c",
-    "GATEWAY_API_KEYS": f"shop:{'ab' * 32}",
+    "HTTP_API_KEYS": f"shop:{'ab' * 32}",
     "ALARM_WEBHOOK_URL": "https://hooks.example.com/services/T0/token-hunter2?key=query-hunter2",
     "ALARM_WEBHOOK_SECRET": "signing-hunter2",
 }
@@ -60,7 +60,10 @@ def one(lines: Lines) -> dict[str, Any]:
 def test_json_has_a_message_per_line_with_its_context(tmp_path: Path, lines: Lines) -> None:
     """Time in UTC, level, logger, message; stream, slice and run as they are known."""
     configured(tmp_path, LOG_FORMAT="json")
-    with logs.bound(stream="shop", window=None), logs.bound(window="2026-11-20", partition=3):
+    with (
+        logs.bound(stream="shop", ingest_date=None),
+        logs.bound(ingest_date="2026-11-20", partition=3),
+    ):
         LOG.warning("two\nlines of %s", "text")
     line = one(lines)
     assert line.pop("timestamp").endswith("Z")
@@ -70,7 +73,7 @@ def test_json_has_a_message_per_line_with_its_context(tmp_path: Path, lines: Lin
         "message": "two\nlines of text",
         "run": "worker-1",
         "stream": "shop",
-        "window": "2026-11-20",
+        "ingest_date": "2026-11-20",
         "partition": 3,
     }
 
@@ -211,7 +214,7 @@ def test_no_secret_is_in_a_message_or_a_traceback(
     for value in [*SECRETS.values(), "https://me:other-hunter2@h/p", "sink-hunter2"]:
         try:
             try:
-                raise ValueError(f"refused: {value}")
+                raise ValueError(f"rejected: {value}")
             except ValueError as error:
                 raise RuntimeError(f"with {value}") from error
         except RuntimeError:

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from ingestion_platform.metrics.catalogue import DOOR, PLATFORM
+from ingestion_platform.operations.metrics.catalogue import API, PLATFORM
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "monitoring" / "grafana"
@@ -103,7 +103,7 @@ def test_rules_and_panels_ask_for_metrics_that_exist() -> None:
         for rule in group["rules"]
     ]
     known = {rule["record"] for rule in rules if "record" in rule}
-    for metric in (*PLATFORM, *DOOR):
+    for metric in (*PLATFORM, *API):
         parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
         known |= {metric.name + part for part in parts}
     panels = [p for file in DASHBOARDS for p in json.loads(file.read_text())["panels"]]

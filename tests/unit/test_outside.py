@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform import outside
+from ingestion_platform.operations import outside
 from ingestion_platform.settings import Settings
 
 PREFIX = "PYICEBERG_CATALOG__LAKEHOUSE__"

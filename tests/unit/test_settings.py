@@ -159,7 +159,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_worker_s_settings(tmp_path: Path) -> None:
-    """Under the names that people know; a size that is none is refused by its name."""
+    """Under the names that people know; a size that is none is rejected by its name."""
     worker = load(
         tmp_path,
         BATCH_SIZE="200",
@@ -177,9 +177,9 @@ def test_the_worker_s_settings(tmp_path: Path) -> None:
 
 def test_trusted_proxies_are_networks(tmp_path: Path) -> None:
     """Addresses and networks; anything else is named."""
-    found = Settings.load({"GATEWAY_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16"}, root=tmp_path)
-    assert found.gateway.trusted_proxies == ("10.0.0.7", "10.1.0.0/16")
-    assert Settings.load({}, root=tmp_path).gateway.trusted_proxies == ()
+    found = Settings.load({"HTTP_API_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16"}, root=tmp_path)
+    assert found.http_api.trusted_proxies == ("10.0.0.7", "10.1.0.0/16")
+    assert Settings.load({}, root=tmp_path).http_api.trusted_proxies == ()
     for wrong in ("*", "proxy.local", "10.0.0.0/33"):
         with pytest.raises(SettingError, match="neither an address nor a network"):
-            Settings.load({"GATEWAY_TRUSTED_PROXIES": wrong}, root=tmp_path)
+            Settings.load({"HTTP_API_TRUSTED_PROXIES": wrong}, root=tmp_path)

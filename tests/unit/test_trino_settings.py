@@ -31,7 +31,7 @@ def test_a_host_suffices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])
-def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+def test_a_port_that_is_none_is_rejected(tmp_path: Path, port: str) -> None:
     """The error names the setting."""
     with pytest.raises(SettingError, match="TRINO_PORT"):
         load(tmp_path, TRINO_HOST="t", TRINO_PORT=port)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform import worker
-from ingestion_platform.alarms import Watch
+from ingestion_platform.alarms import WorkerMonitor
 from ingestion_platform.bronze.load import Loaded
-from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
-from ingestion_platform.lake.chain import Link
+from ingestion_platform.errors import Permanent, StoreUnavailable, WriteConflict
 from ingestion_platform.lake.names import Name
+from ingestion_platform.lake.segments import Segment
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import Stream
 
@@ -117,7 +117,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scr
     monkeypatch.setattr(worker, "backoff", lambda *_: 0.0)
     stop = threading.Event()
     line, outcome = Scripted(stop, *steps), worker.Outcome()
-    worker._keep(line, stop, outcome, Watch(Settings.load({})))  # which nobody starts
+    worker._keep(line, stop, outcome, WorkerMonitor(Settings.load({})))  # which nobody starts
     return line, outcome.failed
 
 
@@ -139,7 +139,7 @@ def test_other_writers_are_nothing_to_speak_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A position that moved is met by starting again from the data."""
-    line, failed = kept(monkeypatch, PositionMoved("moved"), PositionMoved("moved"), None)
+    line, failed = kept(monkeypatch, WriteConflict("moved"), WriteConflict("moved"), None)
     assert (failed, line.closed, caplog.records) == ({}, 3, [])
 
 
@@ -157,10 +157,10 @@ def test_progress_is_told_when_something_was_loaded(caplog: pytest.LogCaptureFix
     """Rows, rate and what waits, then nothing until more is loaded."""
     stream = a_stream("shop")
     progress = worker.Progress(seconds=0.0)
-    link = Link(Name(0, 0, date(2026, 1, 1), 0, "shop"), "g", "c", 1_500, 1_500)
+    segment = Segment(Name(0, 0, date(2026, 1, 1), 0, "shop"), "g", "c", 1_500, 1_500)
     with caplog.at_level(logging.INFO):
         progress.lag(stream, {0: 5})
-        progress.loaded(stream, Loaded(link, 1_490, 10, Counter(), replaced=False))
+        progress.loaded(stream, Loaded(segment, 1_490, 10, Counter(), replaced=False))
         progress.lag(stream, {0: 5, 1: 2})
         progress.lag(stream, {0: 5})
     (record,) = caplog.records

@@ -1,8 +1,8 @@
 {{ config(schema='gold', partition_by=['month(event_date)'], sort_by=['event_date']) }}
 
 {%- set silver = ref('silver_learning_activity') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days_of_gold(silver, 'event_date') -%}
 {%- endif %}
 
@@ -17,10 +17,10 @@ select
     count(distinct session_id) as sessions,
     count(*) filter (where by_student) as student_events,
     count(*) as events,
-    min(_window) as first_window,
-    max(_window) as last_window
+    min(_ingest_date) as first_ingest_date,
+    max(_ingest_date) as last_ingest_date
 from {{ silver }}
-{%- if windows %}
+{%- if ingest_dates %}
 where {{ in_list('event_date', dates) }}
 {%- endif %}
 group by event_date

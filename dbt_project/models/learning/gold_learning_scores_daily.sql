@@ -2,12 +2,12 @@
 
 {#-
   A regrading on another day takes an attempt away from a day without an event of that day in the
-  run's windows, so the days to replace are those whose numbers differ from the table's, which
+  run's ingest dates, so the days to replace are those whose numbers differ from the table's, which
   costs one scan of narrow columns.
 -#}
 {%- set attempts = ref('silver_learning_attempts') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set fresh = learning_scores(attempts) -%}
   {%- if this_exists() -%}
     {%- set stored = 'select ' ~ learning_score_columns() | join(', ') ~ ' from ' ~ this -%}
@@ -23,7 +23,7 @@
 
 with scores as (
 
-    {{ learning_scores(attempts, in_list('graded_date', dates) if windows else none) }}
+    {{ learning_scores(attempts, in_list('graded_date', dates) if ingest_dates else none) }}
 
 )
 

@@ -2,8 +2,8 @@
 
 {#- An event changes what is watched up to the next one, which may be on the day after it. -#}
 {%- set silver = ref('silver_learning_video_events') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days_of_gold(silver, 'event_date', and_after=true) -%}
 {%- endif %}
 
@@ -17,10 +17,10 @@ select
     count(*) filter (where event_type = 'play') as plays,
     count(*) filter (where event_type = 'complete') as completions,
     count(*) as events,
-    min(_window) as first_window,
-    max(_window) as last_window
+    min(_ingest_date) as first_ingest_date,
+    max(_ingest_date) as last_ingest_date
 from {{ silver }}
-{%- if windows %}
+{%- if ingest_dates %}
 where {{ in_list('event_date', dates) }}
 {%- endif %}
 group by event_date, course_id

@@ -10,8 +10,8 @@
 {%- endfor -%}
 {#- Without any the query says what is missing. -#}
 {%- set topics = topics or absent -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days(topics.values() | map('first') | list, 'event_date') -%}
 {%- endif %}
 
@@ -27,8 +27,8 @@ with events as (
         session_id,
         device,
         {{ 'course_id' if names_course else 'cast(null as varchar)' }} as course_id,
-        coalesce(_window, event_date) as known_window,
-        _generation,
+        coalesce(_ingest_date, event_date) as known_ingest_date,
+        _topic_id,
         _partition,
         _offset
     from {{ bronze }}
@@ -38,7 +38,7 @@ with events as (
         and {{ is_day('event_date') }}
         and {{ is_time('"timestamp"') }}
         and user_id is not null
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('event_date', dates) }}
         {%- endif %}
     {%- if not loop.last %}
@@ -75,8 +75,8 @@ select
     course_id,
     -- Notifications are sent and attempts are graded without the student.
     event_type not in ('sent', 'graded') as by_student,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from numbered

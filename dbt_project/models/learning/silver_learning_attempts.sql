@@ -1,19 +1,19 @@
 {{ config(schema='silver', sort_by=['attempt_id']) }}
 
-{#- An attempt is recomputed from all of its events, whatever their windows. -#}
+{#- An attempt is recomputed from all of its events, whatever their ingest dates. -#}
 {%- set bronze = source('bronze', 'learning_assessment_events') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {#- Two selects, since an OR over two columns is pushed into the scan by neither engine. -#}
   {%- set queries = [
       'select attempt_id from ' ~ bronze ~ ' where attempt_id is not null and '
-      ~ in_windows('_window'),
-      'select attempt_id from ' ~ bronze ~ ' where attempt_id is not null and _window is null and '
-      ~ in_windows('event_date'),
+      ~ in_ingest_dates('_ingest_date'),
+      'select attempt_id from ' ~ bronze ~ ' where attempt_id is not null and _ingest_date is null and '
+      ~ in_ingest_dates('event_date'),
   ] -%}
-  {#- Attempts that had events in these windows, and may have them no more. -#}
+  {#- Attempts that had events in these ingest dates, and may have them no more. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select attempt_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
+    {%- do queries.append('select attempt_id from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['attempt_id'], queries) -%}
   {%- set dates = dates_of(
@@ -27,18 +27,18 @@ with events as (
     select
         b.*,
         b."timestamp" as event_time,
-        coalesce(b._window, b.event_date) as known_window,
+        coalesce(b._ingest_date, b.event_date) as known_ingest_date,
         row_number() over (
             partition by b.attempt_id
             order by
                 b."timestamp",
-                coalesce(b._window, b.event_date),
+                coalesce(b._ingest_date, b.event_date),
                 b._partition nulls first,
                 b._offset nulls first,
                 b.event_id
         ) as step
     from {{ bronze }} as b
-    {%- if windows %}
+    {%- if ingest_dates %}
     inner join ({{ keys }}) as k on b.attempt_id = k.attempt_id
     {%- endif %}
     where
@@ -46,7 +46,7 @@ with events as (
         and b.event_id is not null
         and {{ is_day('b.event_date') }}
         and {{ is_time('b."timestamp"') }}
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('b.event_date', dates) }}
         {%- endif %}
 
@@ -70,8 +70,8 @@ attempts as (
             max_by(max_score, step) filter (where max_score is not null)
         ) as max_score,
         count(distinct event_id) filter (where event_type = 'graded') as grades,
-        min(known_window) as first_window,
-        max(known_window) as last_window
+        min(known_ingest_date) as first_ingest_date,
+        max(known_ingest_date) as last_ingest_date
     from events
     group by attempt_id
 
@@ -91,6 +91,6 @@ select
     max_score,
     {{ share('score', 'max_score') }} as score_share,
     grades,
-    first_window,
-    last_window
+    first_ingest_date,
+    last_ingest_date
 from attempts

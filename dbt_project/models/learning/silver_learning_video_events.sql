@@ -3,8 +3,8 @@
 {#- What was watched up to an event depends on the event before it, on the same day or the day
     before: so a day is computed with the day before it, and touches the day after it. -#}
 {%- set bronze = source('bronze', 'learning_video_events') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days([bronze], 'event_date', and_after=true) -%}
 {%- endif %}
 
@@ -15,7 +15,7 @@ with events as (
         "timestamp" as event_time,
         "position" as position_seconds,
         {{ within('playback_rate', 0.25, 4) }} as rate,
-        coalesce(_window, event_date) as known_window
+        coalesce(_ingest_date, event_date) as known_ingest_date
     from {{ bronze }}
     where
         event_id is not null
@@ -25,7 +25,7 @@ with events as (
         and user_id is not null
         and course_id is not null
         and video_id is not null
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('event_date', days_and_before(dates)) }}
         {%- endif %}
 
@@ -58,11 +58,11 @@ followed as (
         lag(position_seconds) over (view_order) as previous_position
     from numbered
     where copy_number = 1
-    window view_order as (
+    ingest_date view_order as (
         partition by user_id, session_id, video_id
         order by
             event_time,
-            known_window,
+            known_ingest_date,
             _partition nulls first,
             _offset nulls first,
             event_id
@@ -124,11 +124,11 @@ select
     playback_rate,
     cast(watched_seconds as decimal(9, 3)) as watched_seconds,
     cast(claimed_seconds as decimal(9, 3)) as claimed_seconds,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from measured
-{%- if windows %}
+{%- if ingest_dates %}
 where {{ in_list('event_date', dates) }}
 {%- endif %}

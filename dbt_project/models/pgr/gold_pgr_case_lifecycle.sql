@@ -2,18 +2,18 @@
     schema='gold', partition_by=['month(opened_date)'], sort_by=['tenant_id', 'entity_id']
 ) }}
 
-{#- A case is recomputed from all of its events, whatever their windows. -#}
+{#- A case is recomputed from all of its events, whatever their ingest dates. -#}
 {%- set silver = ref('silver_pgr_events') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set queries = [
-      'select tenant_id, entity_id from ' ~ silver ~ ' where ' ~ in_windows('_window'),
+      'select tenant_id, entity_id from ' ~ silver ~ ' where ' ~ in_ingest_dates('_ingest_date'),
   ] -%}
   {%- if this_exists() -%}
-    {#- Cases that had events in these windows, and may have them no more. -#}
+    {#- Cases that had events in these ingest dates, and may have them no more. -#}
     {%- do queries.append(
-        'select tenant_id, entity_id from ' ~ this ~ " where first_window < date '" ~ windows[1]
-        ~ "' and last_window >= date '" ~ windows[0] ~ "'"
+        'select tenant_id, entity_id from ' ~ this ~ " where first_ingest_date < date '" ~ ingest_dates[1]
+        ~ "' and last_ingest_date >= date '" ~ ingest_dates[0] ~ "'"
     ) -%}
     {#- Open cases whose time ran out because the latest event is a later one now. -#}
     {%- do queries.append(
@@ -21,7 +21,7 @@
         ~ ' and ended_at is null and sla_breached is distinct from (sla_due_at < ('
         ~ pgr_as_of(silver) ~ '))'
     ) -%}
-    {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
+    {#- Silver takes a day as a whole, also what later ingest dates have of it by now. -#}
     {%- do queries.append(
         'select coalesce(s.tenant_id, g.tenant_id) as tenant_id, '
         ~ 'coalesce(s.entity_id, g.entity_id) as entity_id '
@@ -31,7 +31,7 @@
         ~ 'where coalesce(s.events, 0) <> coalesce(g.event_count, 0)'
     ) -%}
   {%- else -%}
-    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {#- A table that is made now takes all that silver has, also of ingest dates before these. -#}
     {%- do queries.append('select tenant_id, entity_id from ' ~ silver) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['tenant_id', 'entity_id'], queries) -%}
@@ -42,7 +42,7 @@
 {%- endif %}
 
 with
-{%- if windows %} touched as (
+{%- if ingest_dates %} touched as (
 
     {{ keys }}
 
@@ -62,13 +62,13 @@ events as (
             partition by s.tenant_id, s.entity_id
             order by
                 s.event_time,
-                s._window,
+                s._ingest_date,
                 s._partition nulls first,
                 s._offset nulls first,
                 s.event_key
         ) as step
     from {{ silver }} as s
-    {%- if windows %}
+    {%- if ingest_dates %}
     inner join touched as t on s.tenant_id = t.tenant_id and s.entity_id = t.entity_id
     where {{ in_list('s.event_date', dates) }}
     {%- endif %}
@@ -104,8 +104,8 @@ cases as (
         count(*) as event_count,
         min(event_time) as first_event_at,
         max(event_time) as last_event_at,
-        min(_window) as first_window,
-        max(_window) as last_window
+        min(_ingest_date) as first_ingest_date,
+        max(_ingest_date) as last_ingest_date
     from events
     group by tenant_id, entity_id
 
@@ -161,7 +161,7 @@ select
     c.event_count,
     c.first_event_at,
     c.last_event_at,
-    c.first_window,
-    c.last_window
+    c.first_ingest_date,
+    c.last_ingest_date
 from ended as c
 cross join clock as k

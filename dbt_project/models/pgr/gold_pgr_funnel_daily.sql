@@ -2,12 +2,12 @@
 
 {#-
   A day's row depends on the lifecycle alone. A case can move from one day to another without an
-  event in the windows of the run (its submission was taken back), so the days to replace are
+  event in the ingest dates of the run (its submission was taken back), so the days to replace are
   those whose counts differ from the table's, which costs one scan of narrow columns.
 -#}
 {%- set lifecycle = ref('gold_pgr_case_lifecycle') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set fresh = pgr_funnel_counts(lifecycle) -%}
   {%- if this_exists() -%}
     {%- set stored = 'select opened_date, tenant_id, ward_id, '
@@ -24,7 +24,7 @@
 
 with counts as (
 
-    {{ pgr_funnel_counts(lifecycle, in_list('opened_date', dates) if windows else none) }}
+    {{ pgr_funnel_counts(lifecycle, in_list('opened_date', dates) if ingest_dates else none) }}
 
 )
 

@@ -1,17 +1,17 @@
 {{ config(schema='silver', partition_by=['event_date'], sort_by=['tenant_id', 'entity_id']) }}
 
 {#- All duplicates of an event share its event_date, so a date is recomputed without the others. -#}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set bronze = source('bronze', 'service_events_raw') -%}
   {#- Two selects, since an OR over two columns is pushed into the scan by neither engine. -#}
   {%- set queries = [
-      'select event_date from ' ~ bronze ~ ' where ' ~ in_windows('_window'),
-      'select event_date from ' ~ bronze ~ ' where _window is null and ' ~ in_windows('event_date'),
+      'select event_date from ' ~ bronze ~ ' where ' ~ in_ingest_dates('_ingest_date'),
+      'select event_date from ' ~ bronze ~ ' where _ingest_date is null and ' ~ in_ingest_dates('event_date'),
   ] -%}
   {#- Dates whose rows left bronze since (a contract edit) are known to silver only. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select event_date from ' ~ this ~ ' where ' ~ in_windows('_window')) -%}
+    {%- do queries.append('select event_date from ' ~ this ~ ' where ' ~ in_ingest_dates('_ingest_date')) -%}
   {%- endif -%}
   {%- set dates = touched_values('event_date', queries) -%}
 {%- endif %}
@@ -20,7 +20,7 @@ with events as (
 
     select
         *,
-        coalesce(_window, event_date) as known_window,
+        coalesce(_ingest_date, event_date) as known_ingest_date,
         -- Who did what when. What else is said of a step does not make it another one.
         {{ key_of([
             'event_date', timestamp_text('event_time'), 'tenant_id', 'entity_id',
@@ -33,7 +33,7 @@ with events as (
         and tenant_id is not null
         and entity_id is not null
         and event_type is not null
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('event_date', dates) }}
         {%- endif %}
 
@@ -96,8 +96,8 @@ select
         as sla_hours,
     attributes_json,
     raw_payload,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from stated

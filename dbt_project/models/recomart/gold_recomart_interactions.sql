@@ -1,16 +1,16 @@
 {{ config(schema='gold', sort_by=['user_id', 'item_id']) }}
 
-{#- A pair is recomputed from all of its interactions, whatever their windows. -#}
+{#- A pair is recomputed from all of its interactions, whatever their ingest dates. -#}
 {%- set silver = ref('silver_recomart_transactions') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set queries = [
-      'select user_id, item_id from ' ~ silver ~ ' where ' ~ in_windows('_window'),
+      'select user_id, item_id from ' ~ silver ~ ' where ' ~ in_ingest_dates('_ingest_date'),
   ] -%}
-  {#- Pairs that had interactions in these windows, and may have them no more. -#}
+  {#- Pairs that had interactions in these ingest dates, and may have them no more. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select user_id, item_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
-    {#- Silver takes a day as a whole, also what later windows have of it by now. -#}
+    {%- do queries.append('select user_id, item_id from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
+    {#- Silver takes a day as a whole, also what later ingest dates have of it by now. -#}
     {%- do queries.append(
         'select coalesce(s.user_id, g.user_id) as user_id, '
         ~ 'coalesce(s.item_id, g.item_id) as item_id '
@@ -20,7 +20,7 @@
         ~ 'where coalesce(s.interactions, 0) <> coalesce(g.interactions, 0)'
     ) -%}
   {%- else -%}
-    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {#- A table that is made now takes all that silver has, also of ingest dates before these. -#}
     {%- do queries.append('select user_id, item_id from ' ~ silver) -%}
   {%- endif -%}
   {%- set keys = touched_keys(['user_id', 'item_id'], queries) -%}
@@ -38,13 +38,13 @@ with steps as (
             partition by s.user_id, s.item_id
             order by
                 s.event_time,
-                s._window,
+                s._ingest_date,
                 s._partition nulls first,
                 s._offset nulls first,
                 s.interaction_key
         ) as step
     from {{ silver }} as s
-    {%- if windows %}
+    {%- if ingest_dates %}
     inner join ({{ keys }}) as k on s.user_id = k.user_id and s.item_id = k.item_id
     where {{ in_list('s.event_date', dates) }}
     {%- endif %}
@@ -59,7 +59,7 @@ select
     count(*) as interactions,
     min(event_time) as first_interaction_at,
     max(event_time) as last_interaction_at,
-    min(_window) as first_window,
-    max(_window) as last_window
+    min(_ingest_date) as first_ingest_date,
+    max(_ingest_date) as last_ingest_date
 from steps
 group by user_id, item_id

@@ -3,30 +3,30 @@
 {#- The three streams start when they like: what is not there yet counts as empty. -#}
 {%- set users = if_there(ref('silver_recomart_users'), {
     'user_id': 'bigint', 'age': 'bigint', 'age_band': 'varchar', 'gender': 'varchar',
-    'device': 'varchar', 'first_window': 'date', 'last_window': 'date',
+    'device': 'varchar', 'first_ingest_date': 'date', 'last_ingest_date': 'date',
 }) -%}
 {%- set products = if_there(ref('silver_recomart_products'), {
-    'item_id': 'bigint', 'price': 'double', 'category': 'varchar', 'first_window': 'date',
-    'last_window': 'date',
+    'item_id': 'bigint', 'price': 'double', 'category': 'varchar', 'first_ingest_date': 'date',
+    'last_ingest_date': 'date',
 }) -%}
 {%- set interactions = if_there(ref('gold_recomart_interactions'), {
     'user_id': 'bigint', 'item_id': 'bigint', 'views': 'bigint', 'add_to_carts': 'bigint',
     'purchases': 'bigint', 'implicit_score': 'bigint', 'rating': 'bigint',
     'first_interaction_at': 'timestamp', 'last_interaction_at': 'timestamp',
-    'first_window': 'date', 'last_window': 'date',
+    'first_ingest_date': 'date', 'last_ingest_date': 'date',
 }) -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set queries = [
-      'select user_id from ' ~ users ~ ' as u where ' ~ came_in_windows(),
-      'select user_id from ' ~ interactions ~ ' as i where ' ~ came_in_windows(),
+      'select user_id from ' ~ users ~ ' as u where ' ~ came_in_ingest_dates(),
+      'select user_id from ' ~ interactions ~ ' as i where ' ~ came_in_ingest_dates(),
       'select i.user_id from ' ~ interactions ~ ' as i inner join ' ~ products
-      ~ ' as p on i.item_id = p.item_id where ' ~ came_in_windows('p.'),
+      ~ ' as p on i.item_id = p.item_id where ' ~ came_in_ingest_dates('p.'),
   ] -%}
-  {#- Users that the windows had a part in, and may have none any more. -#}
+  {#- Users that the ingest dates had a part in, and may have none any more. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select user_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
-    {#- The matrix takes pairs as a whole, also what later windows have of them by now. -#}
+    {%- do queries.append('select user_id from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
+    {#- The matrix takes pairs as a whole, also what later ingest dates have of them by now. -#}
     {%- do queries.append(
         'select coalesce(i.user_id, g.user_id) as user_id '
         ~ 'from (select user_id, sum(interactions) as deeds from ' ~ interactions
@@ -35,7 +35,7 @@
         ~ 'where coalesce(i.deeds, 0) <> coalesce(g.views + g.add_to_carts + g.purchases, 0)'
     ) -%}
   {%- else -%}
-    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {#- A table that is made now takes all that silver has, also of ingest dates before these. -#}
     {%- do queries.append('select user_id from ' ~ users ~ ' as u') -%}
     {%- do queries.append('select user_id from ' ~ interactions ~ ' as i') -%}
   {%- endif -%}
@@ -46,7 +46,7 @@ with profiles as (
 
     select u.*
     from {{ users }} as u
-    {%- if windows %}
+    {%- if ingest_dates %}
     inner join ({{ keys }}) as k on u.user_id = k.user_id
     {%- endif %}
 
@@ -58,10 +58,10 @@ deeds as (
         i.*,
         {{ safe_decimal('p.price', 18, 4) }} as price,
         p.category,
-        p.first_window as product_first_window,
-        p.last_window as product_last_window
+        p.first_ingest_date as product_first_ingest_date,
+        p.last_ingest_date as product_last_ingest_date
     from {{ interactions }} as i
-    {%- if windows %}
+    {%- if ingest_dates %}
     inner join ({{ keys }}) as k on i.user_id = k.user_id
     {%- endif %}
     left join {{ products }} as p on i.item_id = p.item_id
@@ -84,8 +84,8 @@ activity as (
         cast(sum(rating) as double) / nullif(count(rating), 0) as mean_rating,
         min(first_interaction_at) as first_interaction_at,
         max(last_interaction_at) as last_interaction_at,
-        min(least(first_window, coalesce(product_first_window, first_window))) as first_window,
-        max(greatest(last_window, coalesce(product_last_window, last_window))) as last_window
+        min(least(first_ingest_date, coalesce(product_first_ingest_date, first_ingest_date))) as first_ingest_date,
+        max(greatest(last_ingest_date, coalesce(product_last_ingest_date, last_ingest_date))) as last_ingest_date
     from deeds
     group by user_id
 
@@ -127,11 +127,11 @@ select
     a.first_interaction_at,
     a.last_interaction_at,
     least(
-        coalesce(u.first_window, a.first_window), coalesce(a.first_window, u.first_window)
-    ) as first_window,
+        coalesce(u.first_ingest_date, a.first_ingest_date), coalesce(a.first_ingest_date, u.first_ingest_date)
+    ) as first_ingest_date,
     greatest(
-        coalesce(u.last_window, a.last_window), coalesce(a.last_window, u.last_window)
-    ) as last_window
+        coalesce(u.last_ingest_date, a.last_ingest_date), coalesce(a.last_ingest_date, u.last_ingest_date)
+    ) as last_ingest_date
 from profiles as u
 full outer join activity as a on u.user_id = a.user_id
 left join tastes as t on coalesce(u.user_id, a.user_id) = t.user_id and t.place = 1

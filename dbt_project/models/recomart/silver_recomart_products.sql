@@ -12,10 +12,10 @@ select
     rating,
     in_stock,
     version_count,
-    first_window,
-    last_window,
-    known_window as _window,
-    _generation,
+    first_ingest_date,
+    last_ingest_date,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from versions

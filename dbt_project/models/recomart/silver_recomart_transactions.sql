@@ -2,19 +2,19 @@
 
 {#-
   All copies of an interaction share its day, so a day is recomputed without the others. An
-  interaction without a time counts on the day of its window; those are two selects, since an OR
+  interaction without a time counts on the day of its ingest date; those are two selects, since an OR
   over two columns is pushed into the scan by neither engine.
 -#}
 {%- set bronze = source('bronze', 'recomart_transactions') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set queries = [
-      'select coalesce(event_date, _window) from ' ~ bronze ~ ' where ' ~ in_windows('_window'),
-      'select event_date from ' ~ bronze ~ ' where _window is null and ' ~ in_windows('event_date'),
+      'select coalesce(event_date, _ingest_date) from ' ~ bronze ~ ' where ' ~ in_ingest_dates('_ingest_date'),
+      'select event_date from ' ~ bronze ~ ' where _ingest_date is null and ' ~ in_ingest_dates('event_date'),
   ] -%}
   {#- Days whose rows left bronze since (a contract edit) are known to silver only. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select event_date from ' ~ this ~ ' where ' ~ in_windows('_window')) -%}
+    {%- do queries.append('select event_date from ' ~ this ~ ' where ' ~ in_ingest_dates('_ingest_date')) -%}
   {%- endif -%}
   {%- set dates = touched_values('event_date', queries) -%}
 {%- endif %}
@@ -27,19 +27,19 @@ with sent as (
     from {{ bronze }}
     where
         {{ is_day('event_date') }}
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('event_date', dates) }}
         {%- endif %}
     union all
     select
         *,
-        _window as day
+        _ingest_date as day
     from {{ bronze }}
     where
         event_date is null
-        and _window is not null
-        {%- if windows %}
-        and {{ in_list('_window', dates) }}
+        and _ingest_date is not null
+        {%- if ingest_dates %}
+        and {{ in_list('_ingest_date', dates) }}
         {%- endif %}
 
 ),
@@ -48,11 +48,11 @@ interactions as (
 
     select
         *,
-        coalesce(_window, day) as known_window,
+        coalesce(_ingest_date, day) as known_ingest_date,
         -- Who did what when. A rating does not make it another interaction.
         {{ key_of([
             'day', 'user_id', 'item_id', 'view_mode', timestamp_text('"timestamp"'),
-            'case when "timestamp" is null then _generation end',
+            'case when "timestamp" is null then _topic_id end',
             'case when "timestamp" is null then _partition end',
             'case when "timestamp" is null then _offset end',
         ]) }} as interaction_key
@@ -86,8 +86,8 @@ select
     item_id,
     view_mode,
     rating,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from numbered

@@ -1,8 +1,8 @@
 {{ config(schema='gold', partition_by=['month(log_date)'], sort_by=['log_date', 'service']) }}
 
 {%- set silver = ref('silver_telemetry_logs') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days_of_gold(silver, 'log_date') -%}
 {%- endif %}
 
@@ -18,10 +18,10 @@ select
     count(distinct trace_id) filter (where is_error) as failed_traces,
     count(distinct host) as hosts,
     max(log_time) filter (where is_error) as last_error_at,
-    min(_window) as first_window,
-    max(_window) as last_window
+    min(_ingest_date) as first_ingest_date,
+    max(_ingest_date) as last_ingest_date
 from {{ silver }}
-{%- if windows %}
+{%- if ingest_dates %}
 where {{ in_list('log_date', dates) }}
 {%- endif %}
 group by log_date, service

@@ -1,8 +1,8 @@
 {{ config(schema='gold', partition_by=['reading_date'], sort_by=['sensor_id', 'metric']) }}
 
 {%- set silver = ref('silver_telemetry_readings') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days_of_gold(silver, 'reading_date') -%}
 {%- endif %}
 
@@ -20,10 +20,10 @@ select
              'count(' ~ safe_decimal('value', 18, 6) ~ ')') }} as mean,
     max_by(value, reading_time) as latest,
     max(reading_time) as latest_at,
-    min(_window) as first_window,
-    max(_window) as last_window
+    min(_ingest_date) as first_ingest_date,
+    max(_ingest_date) as last_ingest_date
 from {{ silver }}
-{%- if windows %}
+{%- if ingest_dates %}
 where {{ in_list('reading_date', dates) }}
 {%- endif %}
 group by reading_date, date_trunc('hour', reading_time), sensor_id, metric, unit

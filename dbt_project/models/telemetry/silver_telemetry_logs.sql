@@ -2,8 +2,8 @@
 
 {#- All copies of an entry share its day. -#}
 {%- set bronze = source('bronze', 'telemetry_app_logs') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days([bronze], 'log_date') -%}
 {%- endif %}
 
@@ -12,7 +12,7 @@ with entries as (
     select
         *,
         "timestamp" as log_time,
-        coalesce(_window, log_date) as known_window,
+        coalesce(_ingest_date, log_date) as known_ingest_date,
         {{ key_of([
             'log_date', timestamp_text('"timestamp"'), 'level', 'service', 'host', 'message',
             'trace_id', 'fields',
@@ -23,7 +23,7 @@ with entries as (
         and {{ is_day('log_date') }}
         and level is not null
         and service is not null
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('log_date', dates) }}
         {%- endif %}
 
@@ -36,10 +36,10 @@ numbered as (
         row_number() over (
             partition by entry_key
             order by
-                known_window,
+                known_ingest_date,
                 _partition nulls first,
                 _offset nulls first,
-                _generation nulls first
+                _topic_id nulls first
         ) as copy_number
     from entries
 
@@ -56,8 +56,8 @@ select
     message,
     trace_id,
     fields,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from numbered

@@ -2,8 +2,8 @@
 
 {#- All versions of a reading share its day. -#}
 {%- set bronze = source('bronze', 'telemetry_sensor_readings') -%}
-{%- set windows = window_bounds() -%}
-{%- if windows -%}
+{%- set ingest_dates = ingest_date_bounds() -%}
+{%- if ingest_dates -%}
   {%- set dates = touched_days([bronze], 'reading_date') -%}
 {%- endif %}
 
@@ -11,7 +11,7 @@ with readings as (
 
     select
         *,
-        coalesce(_window, reading_date) as known_window
+        coalesce(_ingest_date, reading_date) as known_ingest_date
     from {{ bronze }}
     where
         sensor_id is not null
@@ -19,7 +19,7 @@ with readings as (
         and {{ is_time('reading_time') }}
         and {{ is_day('reading_date') }}
         and value is not null
-        {%- if windows %}
+        {%- if ingest_dates %}
         and {{ in_list('reading_date', dates) }}
         {%- endif %}
 
@@ -32,10 +32,10 @@ numbered as (
         row_number() over (
             partition by reading_date, sensor_id, metric, reading_time
             order by
-                known_window desc,
+                known_ingest_date desc,
                 _partition desc nulls last,
                 _offset desc nulls last,
-                _generation desc nulls last,
+                _topic_id desc nulls last,
                 value,
                 unit
         ) as newness,
@@ -52,8 +52,8 @@ select
     value,
     unit,
     version_count,
-    known_window as _window,
-    _generation,
+    known_ingest_date as _ingest_date,
+    _topic_id,
     _partition,
     _offset
 from numbered

@@ -6,7 +6,7 @@
 -#}
 {%- set movies, series = ref('silver_tmdb_movie'), ref('silver_tmdb_tv_series') -%}
 {%- set fresh = tmdb_catalogue(movies, series) -%}
-{%- if window_bounds() -%}
+{%- if ingest_date_bounds() -%}
   {%- if this_exists() -%}
     {%- set stored = 'select * from ' ~ this -%}
     {%- set queries = [
@@ -27,6 +27,6 @@ with catalogue as (
 
 select c.*
 from catalogue as c
-{%- if window_bounds() %}
+{%- if ingest_date_bounds() %}
 inner join ({{ keys }}) as k on c.catalogue_key = k.catalogue_key
 {%- endif %}

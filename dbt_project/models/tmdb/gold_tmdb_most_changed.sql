@@ -8,21 +8,21 @@
 {%- set columns = {
     'tmdb_id': 'bigint', 'title': 'varchar', 'name': 'varchar', 'popularity': 'double',
     'version_count': 'bigint', 'change_count': 'bigint', 'first_seen_at': 'timestamp',
-    'last_changed_at': 'timestamp', 'first_window': 'date', 'last_window': 'date',
+    'last_changed_at': 'timestamp', 'first_ingest_date': 'date', 'last_ingest_date': 'date',
 } -%}
 {%- set keys = ['data_type', 'tmdb_id'] -%}
-{%- if window_bounds() -%}
+{%- if ingest_date_bounds() -%}
   {%- set queries = [] -%}
   {%- for type, (silver, _) in types.items() -%}
     {%- do queries.append(
         "select '" ~ type ~ "' as data_type, tmdb_id from " ~ if_there(silver, columns)
-        ~ ' as s where ' ~ came_in_windows()
+        ~ ' as s where ' ~ came_in_ingest_dates()
     ) -%}
   {%- endfor -%}
   {#- Titles whose versions left bronze, and that silver may not have any more. -#}
   {%- if this_exists() -%}
-    {%- do queries.append('select data_type, tmdb_id from ' ~ this ~ ' where ' ~ came_in_windows()) -%}
-    {#- Silver takes a title as a whole, also what later windows have of it by now. -#}
+    {%- do queries.append('select data_type, tmdb_id from ' ~ this ~ ' where ' ~ came_in_ingest_dates()) -%}
+    {#- Silver takes a title as a whole, also what later ingest dates have of it by now. -#}
     {%- for type, (silver, _) in types.items() -%}
       {%- set counted = "select '" ~ type ~ "' as data_type, tmdb_id, change_count from " -%}
       {%- set fresh = counted ~ if_there(silver, columns) ~ ' as s where change_count > 0' -%}
@@ -34,7 +34,7 @@
       {%- endfor -%}
     {%- endfor -%}
   {%- else -%}
-    {#- A table that is made now takes all that silver has, also of windows before these. -#}
+    {#- A table that is made now takes all that silver has, also of ingest dates before these. -#}
     {%- for type, (silver, _) in types.items() -%}
       {%- do queries.append(
           "select '" ~ type ~ "' as data_type, tmdb_id from " ~ if_there(silver, columns) ~ ' as s'
@@ -56,8 +56,8 @@ with titles as (
         change_count,
         first_seen_at,
         last_changed_at,
-        first_window,
-        last_window
+        first_ingest_date,
+        last_ingest_date
     from {{ if_there(silver, columns) }} as silver_{{ type }}
     {{- '\n    union all' if not loop.last }}
     {%- endfor %}
@@ -66,7 +66,7 @@ with titles as (
 
 select t.*
 from titles as t
-{%- if window_bounds() %}
+{%- if ingest_date_bounds() %}
 inner join ({{ touched }}) as k on t.data_type = k.data_type and t.tmdb_id = k.tmdb_id
 {%- endif %}
 where t.change_count > 0

@@ -1,6 +1,6 @@
 """Contracts as documents for people and tools, one exporter per target format: text out, no I/O.
 
-What a contract does not know (topic, doors, tables) is handed in as `Published`.
+What a contract does not know (topic, sources, tables) is handed in as `Published`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Published:
     partitions: int
     """Log partitions that are declared; 0 without a topic."""
     key: str | None
-    """The field whose value is the Kafka key of what the platform's own doors send."""
+    """The field whose value is the Kafka key of what the platform's own sources send."""
     http_paths: tuple[str, ...]
-    """Paths of the HTTP door: the first takes records in any form, the others one record."""
+    """Paths of the HTTP API: the first takes records in any form, the others one record."""
     drop_folder: str
     """Below DROP_URL."""
     drop_patterns: tuple[str, ...]

@@ -70,10 +70,10 @@ def _message(p: Published) -> dict[str, Any]:
 
 
 def _key(p: Published) -> dict[str, Any]:
-    ours = f" The platform's own doors send the value of `{p.key}`." if p.key else ""
+    ours = f" The platform's own sources send the value of `{p.key}`." if p.key else ""
     return {
         "type": ["string", "null"],
-        "description": f"The producer's choice, kept as it is and not judged.{ours}",
+        "description": f"The producer's choice, kept as it is and not validated.{ours}",
     }
 
 

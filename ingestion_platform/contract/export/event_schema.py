@@ -16,7 +16,7 @@ FILE = "event-schema-specification.md"
 _INTRODUCTION = """\
 Events of students are JSON objects in UTF-8, one per Kafka message. Every event has the envelope; \
 each topic adds fields of its own. The contracts of the streams are the source of this page, and \
-judge every event: one that breaks them goes to quarantine with all reasons."""
+validate every event: one that breaks them goes to quarantine with all reasons."""
 
 
 def specification(published: Sequence[Published]) -> str:

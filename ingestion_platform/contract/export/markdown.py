@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ingestion_platform.contract.columns import WINDOW
+from ingestion_platform.contract.columns import INGEST_DATE
 from ingestion_platform.contract.export import Published
 from ingestion_platform.contract.export.text import code, document, fields_table, table
 
@@ -46,7 +46,7 @@ def page(p: Published) -> str:
         "## Example",
         f"```json\n{_example(p)}\n```",
         "## Doors",
-        table(("Door", "Where"), _doors(p)),
+        table(("FileLanding", "Where"), _sources(p)),
         _curl(p),
         "## Tables",
         table(("Layer", "Where", "Partitioned by"), _tables(p)),
@@ -70,7 +70,7 @@ def _row_rules(p: Published) -> str:
     return "\n\n".join(filter(None, ("### Rules over rows" if rules else "", rules, identity)))
 
 
-def _doors(p: Published) -> Iterator[tuple[str, str]]:
+def _sources(p: Published) -> Iterator[tuple[str, str]]:
     if p.topic is not None:
         key = f"key {code(p.key)}" if p.key else "without a key"
         yield (
@@ -93,7 +93,7 @@ def _doors(p: Published) -> Iterator[tuple[str, str]]:
 def _curl(p: Published) -> str:
     if not p.http_paths:
         return ""
-    return f"""The example by HTTP (`ingest serve` runs the door):
+    return f"""The example by HTTP (`ingest serve` runs the source):
 
 ```sh
 curl http://127.0.0.1:8080{p.http_paths[0]} \\
@@ -105,9 +105,9 @@ JSON
 
 def _tables(p: Published) -> Iterator[tuple[str, str, str]]:
     yield "Lake, as sent", code(f"<LAKE_URL>/{p.lake_folder}"), "UTC day, log partition"
-    by = ", ".join(map(code, p.contract.partition_by or (WINDOW,)))
+    by = ", ".join(map(code, p.contract.partition_by or (INGEST_DATE,)))
     yield "Bronze, typed and valid", code(p.bronze_table), by
-    yield "Quarantine, with all reasons", code(p.quarantine_table), code(WINDOW)
+    yield "Quarantine, with all reasons", code(p.quarantine_table), code(INGEST_DATE)
 
 
 def _service_levels(p: Published) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testbed import PGR, new_stream
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.wire import likeness
 
 EVENT = {"specversion": "1.0", "id": "7", "source": "/a", "type": "t", "data": {"id": "1"}}
@@ -22,18 +22,18 @@ CHANGE = {"before": None, "after": {"id": "1"}, "source": {"db": "x"}, "op": "c"
 CONNECT = {"schema": {"type": "struct"}, "payload": {"id": "1"}}
 
 
-def parser(folder: Path, *fields: dict[str, Any]) -> Parser:
+def parser(folder: Path, *fields: dict[str, Any]) -> Validator:
     """Of a contract with these fields, none of them required."""
     document = yaml.safe_load(PGR.read_text())
     document["schema"][0] |= {"quality": [], "properties": list(fields)}
     folder.mkdir(exist_ok=True)
-    return Parser(new_stream(folder, contract=document).contract)
+    return Validator(new_stream(folder, contract=document).contract)
 
 
-def outcomes(made: Parser, records: list[dict[str, Any]]) -> list[list[str]]:
+def outcomes(made: Validator, records: list[dict[str, Any]]) -> list[list[str]]:
     """The reasons against each record, none for one that is taken."""
     found = made.parse(pa.array([json.dumps(r).encode() for r in records], pa.binary()))
-    reasons = dict(zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
     return [reasons.get(place, []) for place in range(len(records))]
 
 

@@ -9,17 +9,17 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from lake_files import DAY, link_of, put
+from lake_files import DAY, put, segment_of
 from pyiceberg.expressions import EqualTo, GreaterThan
 
 from ingestion_platform import Client
 from ingestion_platform.bronze.load import Loader
 from ingestion_platform.contract.problems import ContractProblems
-from ingestion_platform.errors import Permanent, PositionMoved
-from ingestion_platform.lake.chain import Chain
+from ingestion_platform.errors import Permanent, WriteConflict
+from ingestion_platform.lake.segments import SegmentLog
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 from ingestion_platform.warehouse import evolve as evolution
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.evolve import Step, plan
@@ -97,11 +97,11 @@ def loaded(platform: Platform, stream: Stream) -> Stream:
 
 def append(platform: Platform, stream: Stream, values: list[bytes]) -> None:
     """Land some records behind those that there are, and load them."""
-    tail = Chain(platform.store, stream.topic).tails([0]).get(0)
+    tail = SegmentLog(platform.store, stream.topic).tails([0]).get(0)
     start = tail.end if tail is not None else 0
     previous = ("A", start) if start else None
-    link = link_of(stream.topic, start, start + len(values), previous=previous)
-    put(platform.store, link, values)
+    segment = segment_of(stream.topic, start, start + len(values), previous=previous)
+    put(platform.store, segment, values)
     load_stream(platform, stream, partitions=[0])
 
 
@@ -221,7 +221,7 @@ def new(i: int) -> bytes:
 def test_everything_at_once_is_one_change_and_old_rows_stay(
     platform: Platform, loaded: Stream
 ) -> None:
-    """Added, widened, renamed, described, partitioned anew: told beforehand, done by the load."""
+    """Added, widened, renamed, described, partitioned again: told beforehand, done by the load."""
     after = under(loaded, *EVERYTHING)
     assert steps(platform, after) == [
         "widen id from int to long",
@@ -294,7 +294,7 @@ def test_materializing_old_slices_reads_old_names_and_fills_what_is_new(
     after = under(loaded, *EVERYTHING, note)
     append(platform, after, [new(i) for i in range(10)])
     assert rows(platform, after, "area, note")[3] == ("w3", None)
-    load_stream(platform, after, partitions=[0], windows=[DAY])
+    load_stream(platform, after, partitions=[0], ingest_dates=[DAY])
     assert_verified(platform, after, 20, stale=0)
     assert rows(platform, after, "area, note")[3] == ("w3", "of w3")
     assert rows(platform, after, '"place".town, items[1].code')[3] == ("c3", "s3")
@@ -309,7 +309,7 @@ def test_rows_that_are_kept_move_to_the_present_schema(platform: Platform, loade
     table.overwrite(table.scan().to_arrow())  # as a compaction does
     after = under(loaded, *EVERYTHING)
     loader = Loader(platform.catalog, platform.store, after)
-    (first, _) = loader.stale(Chain(platform.store, after.topic), [(DAY, 0)])
+    (first, _) = loader.stale(SegmentLog(platform.store, after.topic), [(DAY, 0)])
     assert len(list(loader.load([first]))) == 1
     assert_verified(platform, after, 20, stale=10)
     assert rows(platform, after, "area, tags")[13] == ("w13", [13])
@@ -341,7 +341,7 @@ def test_a_column_that_the_contract_leaves_out_stays(platform: Platform, loaded:
 def test_a_new_enum_value_brings_rows_back_from_quarantine(
     platform: Platform, loaded: Stream
 ) -> None:
-    """Old slices are judged anew when they are materialized, and nothing else changes."""
+    """Old slices are validated again when they are materialized, and nothing else changes."""
     append(platform, loaded, [old(10, status="reopened")])
     values = [{"value": value} for value in ("open", "closed", "reopened")]
     after = under(loaded, put_in(prop("status", "string", enum=values)))
@@ -350,7 +350,7 @@ def test_a_new_enum_value_brings_rows_back_from_quarantine(
     assert quarantine.scan().count() == 1
     load_stream(platform, after, partitions=[0])
     assert quarantine.refresh().scan().count() == 1
-    load_stream(platform, after, partitions=[0], windows=[DAY])
+    load_stream(platform, after, partitions=[0], ingest_dates=[DAY])
     assert quarantine.refresh().scan().count() == 0
     assert rows(platform, after, "status")[10] == ("reopened",)
     assert_verified(platform, after, 11, stale=0)
@@ -361,9 +361,9 @@ def test_required_and_optional_are_the_contracts_alone(platform: Platform, loade
     append(platform, loaded, [old(10, ward=None), old(11)])
     optional = under(loaded, put_in(prop("ward", "string")))
     assert steps(platform, optional) == []
-    load_stream(platform, optional, partitions=[0], windows=[DAY])
+    load_stream(platform, optional, partitions=[0], ingest_dates=[DAY])
     assert rows(platform, optional, "ward")[10:] == [(None,), ("w11",)]
-    load_stream(platform, loaded, partitions=[0], windows=[DAY])
+    load_stream(platform, loaded, partitions=[0], ingest_dates=[DAY])
     assert rows(platform, loaded, "count(*)", "WHERE _offset >= 0") == [(11,)]
     assert_verified(platform, loaded, 12, stale=0)
 
@@ -381,12 +381,12 @@ def test_a_partition_column_may_be_widened_and_renamed(
     append(platform, after, [b'{"m":%d}' % (2**40 + n) for n in range(4)])
     for where, count in {"m = 2": 1, "m > 100": 4, "m < 100": 4, f"m = {2**40}": 1}.items():
         assert rows(platform, after, "count(*)", f"WHERE {where}") == [(count,)], where
-    load_stream(platform, after, partitions=[0], windows=[DAY])
+    load_stream(platform, after, partitions=[0], ingest_dates=[DAY])
     assert_verified(platform, after, 8, stale=0)
     assert [n for (n,) in rows(platform, after, "m")][:4] == [0, 1, 2, 3]
 
 
-REFUSALS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] = {
+REJECTIONS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] = {
     "another type": (
         [put_in(prop("ward", "integer"))], "property ward", "is long in the contract, but string",
         "add a column beside it",
@@ -431,16 +431,16 @@ REFUSALS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] = 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_what_would_lose_data_is_refused_before_anything_is_written(
+@pytest.mark.parametrize("name", REJECTIONS)
+def test_what_would_lose_data_is_rejected_before_anything_is_written(
     platform: Platform, loaded: Stream, name: str
 ) -> None:
     """The error names file, field, what both say, and the way out; the table stays as it is."""
-    edits, element, problem, action = REFUSALS[name]
+    edits, element, problem, action = REJECTIONS[name]
     after = under(loaded, *edits)
     before = platform.catalog.load_table(loaded.bronze_table).metadata_location
     with pytest.raises(ContractProblems) as caught:
-        load_stream(platform, after, partitions=[0], windows=[DAY])
+        load_stream(platform, after, partitions=[0], ingest_dates=[DAY])
     (found,) = caught.value.problems
     assert isinstance(caught.value, Permanent)
     assert after.contract.file in str(caught.value)
@@ -452,7 +452,7 @@ def test_what_would_lose_data_is_refused_before_anything_is_written(
         plan(platform.catalog.load_table(loaded.bronze_table), after.contract)
 
 
-def test_narrowing_is_refused_and_the_wider_type_advised(
+def test_narrowing_is_rejected_and_the_wider_type_advised(
     platform: Platform, loaded: Stream
 ) -> None:
     """A column once widened stays so, unless the contract is an older one (see below)."""
@@ -531,7 +531,7 @@ def test_files_of_an_earlier_partitioning_are_written_anew(
     loader = Loader(platform.catalog, platform.store, loaded)
     put(
         platform.store,
-        link_of(loaded.topic, 10, 12, previous=("A", 10)),
+        segment_of(loaded.topic, 10, 12, previous=("A", 10)),
         [old(10), old(11)],
     )
     by_ward = under(
@@ -540,8 +540,8 @@ def test_files_of_an_earlier_partitioning_are_written_anew(
         lambda properties: properties["ward"].update(partitioned=True),
     )
     Loader(platform.catalog, platform.store, by_ward)
-    with pytest.raises(PositionMoved, match="partitions changed"):
-        list(loader.load(loader.behind(Chain(platform.store, loaded.topic), [0])))
+    with pytest.raises(WriteConflict, match="partitions changed"):
+        list(loader.load(loader.behind(SegmentLog(platform.store, loaded.topic), [0])))
     load_stream(platform, by_ward, partitions=[0])
     assert_verified(platform, by_ward, 12, stale=10)
 

@@ -1,4 +1,4 @@
-"""Rows that others inserted into a bronze table are counted, and judged by the contract."""
+"""Rows that others inserted into a bronze table are counted, and validated by the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from ingestion_platform.bronze import inserted
-from ingestion_platform.bronze.inserted import Inserted, judge_inserted
+from ingestion_platform.bronze.inserted import Inserted, validate_inserted
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.inserted import count_inserted
@@ -40,9 +40,9 @@ def insert(platform: Platform, stream: Stream, *rows: dict[str, Any]) -> None:
 
 def test_without_any_there_is_nothing_to_tell(platform: Platform, stream: Stream) -> None:
     """Of no table, and of an empty one."""
-    assert (count_inserted(None), judge_inserted(None, stream.contract)) == (0, Inserted())
+    assert (count_inserted(None), validate_inserted(None, stream.contract)) == (0, Inserted())
     table = ensure_bronze(platform.catalog, stream.bronze_table, stream.contract)
-    assert (count_inserted(table), judge_inserted(table, stream.contract)) == (0, Inserted())
+    assert (count_inserted(table), validate_inserted(table, stream.contract)) == (0, Inserted())
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,26 @@ def test_without_any_there_is_nothing_to_tell(platform: Platform, stream: Stream
         ({"attributes_json": '{"sla_hours": 0}'}, "sla_hours_is_positive"),
     ],
 )
-def test_a_row_is_judged_as_its_record_would_be(
+def test_a_row_is_validated_as_its_record_would_be(
     platform: Platform, stream: Stream, change: dict[str, Any], reason: str
 ) -> None:
     """Good rows have no reason against them; a bad one has the contract's own."""
     insert(platform, stream, ROW, ROW | change)
-    found = judge_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
-    assert (found.rows, found.judged, found.broken) == (2, 2, 1)
+    found = validate_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
+    assert (found.rows, found.validated, found.broken) == (2, 2, 1)
     (said,) = found.reasons
     assert reason in said
 
 
-def test_many_are_judged_in_part(
+def test_many_are_validated_in_part(
     platform: Platform, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All are counted, so that telling of them stays quick."""
-    monkeypatch.setattr(inserted, "JUDGED", 3)
+    monkeypatch.setattr(inserted, "VALIDATED", 3)
     insert(platform, stream, *[ROW] * 2)
     insert(platform, stream, *[ROW | {"status": "MAYBE"}] * 3)
-    found = judge_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
-    assert (found.rows, found.judged) == (5, 3)
+    found = validate_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
+    assert (found.rows, found.validated) == (5, 3)
 
 
 def test_values_of_every_type_are_taken_as_they_are(
@@ -106,7 +106,7 @@ def test_values_of_every_type_are_taken_as_they_are(
         "tags": ["a", "b"],
     }
     insert(platform, stream, good, good | {"part": {"n": None}})
-    found = judge_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
-    assert (found.judged, found.broken) == (2, 1), found.reasons
+    found = validate_inserted(platform.catalog.load_table(stream.bronze_table), stream.contract)
+    assert (found.validated, found.broken) == (2, 1), found.reasons
     load_stream(platform, stream, partitions=[0])
     assert count_inserted(platform.catalog.load_table(stream.bronze_table)) == 2

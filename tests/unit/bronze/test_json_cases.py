@@ -12,7 +12,7 @@ import pytest
 from formats import json_cases
 from formats.case import FormatCase
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.odcs import load_contract
 
 FILE = Path(json_cases.__file__).with_name("json_contract.yaml")
@@ -21,16 +21,16 @@ FULL = json.dumps(dict.fromkeys(NAMES) | {"id": 7, "open": {"a": 1}, "price": 1.
 
 
 @pytest.fixture(scope="module")
-def parser() -> Parser:
+def parser() -> Validator:
     """Of the contract that the cases speak of."""
-    return Parser(load_contract(FILE))
+    return Validator(load_contract(FILE))
 
 
-def outcome(parser: Parser, *values: bytes, at: int) -> tuple[dict[str, Any] | None, list[str]]:
+def outcome(parser: Validator, *values: bytes, at: int) -> tuple[dict[str, Any] | None, list[str]]:
     """The row of one of some records, or the reasons against it."""
     found = parser.parse(pa.array(values, pa.binary()))
     rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
-    reasons = dict(zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
     return rows.get(at), reasons.get(at, [])
 
 
@@ -40,7 +40,7 @@ def shown(value: Any) -> str:
 
 
 @pytest.mark.parametrize("case", json_cases.CASES, ids=lambda c: c.title)
-def test_documented_case_holds(parser: Parser, case: FormatCase) -> None:
+def test_documented_case_holds(parser: Validator, case: FormatCase) -> None:
     """The stored value or the reason, on whichever way the record takes."""
     ways = [
         outcome(parser, case.given, at=0),

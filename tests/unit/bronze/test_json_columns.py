@@ -14,16 +14,16 @@ import pytest
 from every_kind import EVERY_KIND, prop, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_files import link_of, put
+from lake_files import put, segment_of
 from testbed import new_stream
 
-from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.bronze.tokens import as_sent, with_json
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract import exact
 from ingestion_platform.contract.model import Contract, Kind
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -52,19 +52,19 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Contract:
 
 
 @pytest.fixture(scope="module")
-def parser(contract: Contract) -> Parser:
+def parser(contract: Contract) -> Validator:
     """Made once, for all examples."""
-    return Parser(contract)
+    return Validator(contract)
 
 
-def stored(parser: Parser, *values: bytes) -> list[dict[str, Any] | None]:
+def stored(parser: Validator, *values: bytes) -> list[dict[str, Any] | None]:
     """The rows of records, None for a rejected one."""
     found = parser.parse(pa.array(values, pa.binary()))
     rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
     return [rows.get(place) for place in range(len(values))]
 
 
-def everywhere(parser: Parser, value: bytes) -> dict[str, Any] | None:
+def everywhere(parser: Validator, value: bytes) -> dict[str, Any] | None:
     """A record's row, which is the same alone, among good ones, and among ones that lack fields."""
     (alone,) = stored(parser, value)
     _, among, _ = stored(parser, text(), value, text(id=3))
@@ -89,7 +89,7 @@ SENT = {
 
 
 @pytest.mark.parametrize("sent", SENT)
-def test_json_keeps_its_tokens(parser: Parser, sent: bytes) -> None:
+def test_json_keeps_its_tokens(parser: Validator, sent: bytes) -> None:
     """As an object or array, and as text in a string, from which white space is removed alike."""
     expected = (SENT[sent] or sent).decode()
     for value in (text(open=sent), text(open=sent.decode()), text(open=f" {sent.decode()}\n")):
@@ -112,7 +112,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("sent", BROKEN)
-def test_broken_json_is_rejected(parser: Parser, sent: bytes) -> None:
+def test_broken_json_is_rejected(parser: Validator, sent: bytes) -> None:
     """In a JSON column, in a field that nobody declared, and in the text of a string."""
     assert everywhere(parser, text(open=sent)) is None
     assert everywhere(parser, text(zz=sent)) is None
@@ -151,7 +151,7 @@ TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 @quick
 @given(sent=documents, as_text=st.booleans())
-def test_generated_json_keeps_its_tokens(parser: Parser, sent: str, as_text: bool) -> None:
+def test_generated_json_keeps_its_tokens(parser: Validator, sent: str, as_text: bool) -> None:
     """The stored text is the sent one without what is white space outside of strings."""
     row = everywhere(parser, text(open=sent if as_text else sent.encode()))
     assert row is not None
@@ -164,7 +164,7 @@ def test_json_inside_keeps_its_tokens(inside: Contract, sent: str) -> None:
     """Open JSON in objects, and in the objects of arrays, is stored like that of columns."""
     listed = f'[{{"any":{sent}}},{{"any":null}},null]'
     value = text(box=f'{{"any":{sent},"n":1}}'.encode(), boxes=listed.encode())
-    (row,) = stored(Parser(inside), value)
+    (row,) = stored(Validator(inside), value)
     assert row is not None
     expected = TOKEN.sub(lambda m: m[1] or "", sent)
     assert row["box"] == {"any": expected, "n": 1}
@@ -175,10 +175,10 @@ def test_json_inside_keeps_its_tokens(inside: Contract, sent: str) -> None:
 def test_json_inside_must_be_json(inside: Contract) -> None:
     """A scalar is none, nor is text in a string there."""
     for wrong in (b"1", b'"{}"', b"true"):
-        assert stored(Parser(inside), text(box=b'{"any":' + wrong + b"}")) == [None]
+        assert stored(Validator(inside), text(box=b'{"any":' + wrong + b"}")) == [None]
 
 
-def test_decimals_keep_all_digits(parser: Parser) -> None:
+def test_decimals_keep_all_digits(parser: Validator) -> None:
     """What a double would round is noticed, whichever way a record takes."""
     assert everywhere(parser, text(price=b"1.00000000000000000001")) is None
     assert everywhere(parser, text(price=b"0.1e400")) is None
@@ -206,7 +206,7 @@ def test_second_reading_notices_a_token(contract: Contract, sent: bytes) -> None
     fields = with_json(contract.fields)
     assert [f.name for f in fields] == ["open"]
     assert not as_sent(fields, text(open=sent), {"open": CHANGED[sent]})
-    (row,) = stored(Parser(contract), text(open=sent))
+    (row,) = stored(Validator(contract), text(open=sent))
     assert row is not None
     assert as_sent(fields, text(open=sent), row)
 
@@ -214,7 +214,7 @@ def test_second_reading_notices_a_token(contract: Contract, sent: bytes) -> None
 def test_verify_notices_what_the_parser_rewrites(
     platform: Platform, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and expectation come of one parser; tokens are read anew."""
+    """Rows and expectation come of one parser; tokens are read again."""
     good = (Path(__file__).parent / "good.json").read_bytes().strip()
     record = json.loads(good) | {"attributes_json": {}}
     value = json.dumps(record).replace('"attributes_json": {}', '"attributes_json": {"x": 1e2}')
@@ -224,7 +224,7 @@ def test_verify_notices_what_the_parser_rewrites(
 
     broken = replace(exact.KINDS[Kind.JSON], plain=rewritten)
     monkeypatch.setitem(exact.KINDS, Kind.JSON, broken)
-    put(platform.store, link_of(stream.topic, 0, 2), [good, value.encode()])
+    put(platform.store, segment_of(stream.topic, 0, 2), [good, value.encode()])
     load_stream(platform, stream, partitions=[0])
     found = verify_stream(platform, stream)
     assert (found.ok, found.mismatched) == (False, 1)

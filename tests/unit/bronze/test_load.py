@@ -1,4 +1,4 @@
-"""Loading from a lake put by hand: races, crashes between the tables, forks, generations."""
+"""Loading from a lake put by hand: races, crashes between the tables, forks, topic ids."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from lake_files import DAY, link_of, put, records
+from lake_files import DAY, put, records, segment_of
 from testbed import edited
 
 from ingestion_platform.bronze import load as load_module
-from ingestion_platform.bronze.load import Item, Loader
-from ingestion_platform.errors import CatalogUnavailable, PositionMoved
-from ingestion_platform.lake.chain import Chain, Link
+from ingestion_platform.bronze.load import Loader, LoadItem
+from ingestion_platform.errors import CatalogUnavailable, WriteConflict
+from ingestion_platform.lake.segments import Segment, SegmentLog
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import verify_stream
-from ingestion_platform.warehouse.commit import read_ledgers
+from ingestion_platform.warehouse.commit import read_committed
 
 GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 BAD = b"bad"
 
 
-def land(platform: Platform, links: Sequence[Link], value: bytes = GOOD) -> None:
+def land(platform: Platform, segments: Sequence[Segment], value: bytes = GOOD) -> None:
     """Files with good records at even offsets and bad ones at odd offsets."""
-    for link in links:
-        values = [BAD if at % 2 else value for at in range(link.start, link.end)]
-        put(platform.store, link, values)
+    for segment in segments:
+        values = [BAD if at % 2 else value for at in range(segment.start, segment.end)]
+        put(platform.store, segment, values)
 
 
-def handed(link: Link) -> Item:
+def handed(segment: Segment) -> LoadItem:
     """A file just landed, with its records."""
-    values = [BAD if at % 2 else GOOD for at in range(link.start, link.end)]
-    return Item(link, records(values, start=link.start))
+    values = [BAD if at % 2 else GOOD for at in range(segment.start, segment.end)]
+    return LoadItem(segment, records(values, start=segment.start))
 
 
 def loader(platform: Platform, stream: Stream) -> Loader:
@@ -41,15 +41,15 @@ def loader(platform: Platform, stream: Stream) -> Loader:
     return Loader(platform.catalog, platform.store, stream)
 
 
-def load(platform: Platform, stream: Stream, *windows: date) -> None:
+def load(platform: Platform, stream: Stream, *ingest_dates: date) -> None:
     """Load partition 0."""
-    load_stream(platform, stream, partitions=[0], windows=windows)
+    load_stream(platform, stream, partitions=[0], ingest_dates=ingest_dates)
 
 
 def places(platform: Platform, name: str) -> list[tuple[str, int]]:
-    """Generation and offset of the rows of a table, in order."""
+    """Topic id and offset of the rows of a table, in order."""
     rows = platform.catalog.load_table(name).scan().to_arrow()
-    return sorted(zip(rows["_generation"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
+    return sorted(zip(rows["_topic_id"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
 
 
 def holds(platform: Platform, stream: Stream, expected: list[tuple[str, int]]) -> None:
@@ -63,9 +63,9 @@ def holds(platform: Platform, stream: Stream, expected: list[tuple[str, int]]) -
     assert found.expected == len(expected)
 
 
-def offsets(generation: str, *ranges: tuple[int, int]) -> list[tuple[str, int]]:
-    """The places of some ranges of a generation."""
-    return [(generation, at) for low, high in ranges for at in range(low, high)]
+def offsets(topic_id: str, *ranges: tuple[int, int]) -> list[tuple[str, int]]:
+    """The places of some ranges of a topic id."""
+    return [(topic_id, at) for low, high in ranges for at in range(low, high)]
 
 
 def narrow(document: dict) -> None:
@@ -81,40 +81,40 @@ def test_a_file_handed_over_does_not_overtake_the_first_of_the_log(
 ) -> None:
     """A writer that lands the second file cannot load it before the first one is loaded."""
     t = stream.topic
-    first, second = link_of(t, 0, 10), link_of(t, 10, 20, previous=("A", 10))
+    first, second = segment_of(t, 0, 10), segment_of(t, 10, 20, previous=("A", 10))
     land(platform, [first, second])
-    with pytest.raises(PositionMoved):
+    with pytest.raises(WriteConflict):
         list(loader(platform, stream).load([handed(second)]))
     load(platform, stream)
     holds(platform, stream, offsets("A", (0, 20)))
 
 
-def test_a_file_handed_over_does_not_overtake_the_first_of_a_new_generation(
+def test_a_file_handed_over_does_not_overtake_the_first_of_a_new_topic_id(
     platform: Platform, stream: Stream
 ) -> None:
     """The same when the topic was recreated."""
     t = stream.topic
-    land(platform, [link_of(t, 0, 10)])
+    land(platform, [segment_of(t, 0, 10)])
     load(platform, stream)
-    first = link_of(t, 0, 5, generation="B", ordinal=1, previous=("A", 10))
-    second = link_of(t, 5, 9, generation="B", ordinal=1, previous=("B", 5))
+    first = segment_of(t, 0, 5, topic_id="B", ordinal=1, previous=("A", 10))
+    second = segment_of(t, 5, 9, topic_id="B", ordinal=1, previous=("B", 5))
     land(platform, [first, second])
-    with pytest.raises(PositionMoved):
+    with pytest.raises(WriteConflict):
         list(loader(platform, stream).load([handed(second)]))
     load(platform, stream)
     holds(platform, stream, offsets("A", (0, 10)) + offsets("B", (0, 5), (5, 9)))
 
 
 def test_two_loaders_of_the_same_files_leave_one_copy(platform: Platform, stream: Stream) -> None:
-    """The one that commits second is refused, and finds nothing left to do."""
-    land(platform, [link_of(stream.topic, 0, 10)])
+    """The one that commits second is rejected, and finds nothing left to do."""
+    land(platform, [segment_of(stream.topic, 0, 10)])
     loaders = [loader(platform, stream) for _ in range(2)]
-    chain = Chain(platform.store, stream.topic)
-    assert len(list(loaders[0].load(loaders[0].behind(chain, [0])))) == 1
-    with pytest.raises(PositionMoved):
-        list(loaders[1].load(loaders[1].behind(chain, [0])))
+    segment_log = SegmentLog(platform.store, stream.topic)
+    assert len(list(loaders[0].load(loaders[0].behind(segment_log, [0])))) == 1
+    with pytest.raises(WriteConflict):
+        list(loaders[1].load(loaders[1].behind(segment_log, [0])))
     again = loader(platform, stream)
-    assert list(again.load(again.behind(chain, [0]))) == []
+    assert list(again.load(again.behind(segment_log, [0]))) == []
     holds(platform, stream, offsets("A", (0, 10)))
 
 
@@ -127,7 +127,7 @@ def test_a_crash_between_the_two_commits_is_healed(
 ) -> None:
     """Quarantine has the load and bronze has not: any later load completes it."""
     t = stream.topic
-    land(platform, [link_of(t, 0, 10), link_of(t, 10, 20, previous=("A", 10))])
+    land(platform, [segment_of(t, 0, 10), segment_of(t, 10, 20, previous=("A", 10))])
     target = stream
     if replacing:
         load(platform, edited(stream, narrow))
@@ -144,30 +144,31 @@ def test_a_crash_between_the_two_commits_is_healed(
         load(platform, target, DAY)
     monkeypatch.undo()
     assert not verify_stream(platform, target).ok or not replacing
-    load(platform, target)  # of new files only: no window is named
+    load(platform, target)  # of new files only: no ingest date is named
     assert verify_stream(platform, target).ok
     load(platform, target, DAY)
     holds(platform, stream, offsets("A", (0, 20)))
 
 
 def test_an_overlapping_file_adds_only_what_is_new(platform: Platform, stream: Stream) -> None:
-    """Two writers at midnight may fork the chain over two windows; each record counts once."""
+    """Two writers at midnight may fork the segment log over two ingest dates; each record counts
+    once."""
     t = stream.topic
     tomorrow = date(2026, 11, 19)
     land(
         platform,
         [
-            link_of(t, 0, 10),
-            link_of(t, 10, 24, previous=("A", 10)),
-            link_of(t, 10, 18, window=tomorrow, previous=("A", 10)),
-            link_of(t, 18, 30, window=tomorrow, previous=("A", 18)),
+            segment_of(t, 0, 10),
+            segment_of(t, 10, 24, previous=("A", 10)),
+            segment_of(t, 10, 18, ingest_date=tomorrow, previous=("A", 10)),
+            segment_of(t, 18, 30, ingest_date=tomorrow, previous=("A", 18)),
         ],
     )
     load(platform, stream)
     holds(platform, stream, offsets("A", (0, 30)))
     load(platform, edited(stream, narrow), DAY, tomorrow)
-    for windows in ([DAY], [tomorrow], [tomorrow, DAY]):
-        load(platform, stream, *windows)
+    for ingest_dates in ([DAY], [tomorrow], [tomorrow, DAY]):
+        load(platform, stream, *ingest_dates)
     assert places(platform, stream.bronze_table) == offsets(
         "A", *((n, n + 1) for n in range(0, 30, 2))
     )
@@ -183,32 +184,32 @@ def test_a_fork_landed_after_the_other_branch_was_loaded_changes_nothing(
     land(
         platform,
         [
-            link_of(t, 0, 10),
-            link_of(t, 10, 18, window=tomorrow, previous=("A", 10)),
-            link_of(t, 18, 22, window=tomorrow, previous=("A", 18)),
+            segment_of(t, 0, 10),
+            segment_of(t, 10, 18, ingest_date=tomorrow, previous=("A", 10)),
+            segment_of(t, 18, 22, ingest_date=tomorrow, previous=("A", 18)),
         ],
     )
     load(platform, stream)
-    before = read_ledgers(platform.catalog.load_table(stream.bronze_table))
-    land(platform, [link_of(t, 10, 20, previous=("A", 10))])
+    before = read_committed(platform.catalog.load_table(stream.bronze_table))
+    land(platform, [segment_of(t, 10, 20, previous=("A", 10))])
     load(platform, stream)
-    assert read_ledgers(platform.catalog.load_table(stream.bronze_table)) == before
+    assert read_committed(platform.catalog.load_table(stream.bronze_table)) == before
     holds(platform, stream, offsets("A", (0, 22)))
 
 
 @pytest.mark.parametrize("which", ["bronze_table", "quarantine_table"])
-def test_a_table_rolled_back_over_a_generation_is_healed(
+def test_a_table_rolled_back_over_a_topic_id_is_healed(
     platform: Platform, stream: Stream, which: str
 ) -> None:
-    """Whichever table is behind, also by a whole generation, is loaded again."""
+    """Whichever table is behind, also by a whole topic id, is loaded again."""
     t = stream.topic
-    land(platform, [link_of(t, 0, 10)])
+    land(platform, [segment_of(t, 0, 10)])
     load(platform, stream)
     table = platform.catalog.load_table(getattr(stream, which))
     snapshot = table.current_snapshot().snapshot_id
-    land(platform, [link_of(t, 10, 12, previous=("A", 10))])
+    land(platform, [segment_of(t, 10, 12, previous=("A", 10))])
     load(platform, stream)
-    land(platform, [link_of(t, 3, 8, generation="B", ordinal=1, previous=("A", 12))])
+    land(platform, [segment_of(t, 3, 8, topic_id="B", ordinal=1, previous=("A", 12))])
     load(platform, stream)
     table.refresh().manage_snapshots().rollback_to_snapshot(snapshot).commit()
     load(platform, stream)
@@ -223,7 +224,7 @@ def test_a_table_rolled_back_to_before_its_first_load_is_healed(
     table = platform.catalog.load_table(stream.bronze_table)
     table.append(table.scan().to_arrow())  # somebody's, of no rows
     snapshot = table.current_snapshot().snapshot_id
-    land(platform, [link_of(stream.topic, 0, 10)])
+    land(platform, [segment_of(stream.topic, 0, 10)])
     load(platform, stream)
     table.refresh().manage_snapshots().rollback_to_snapshot(snapshot).commit()
     load(platform, stream)
@@ -231,9 +232,10 @@ def test_a_table_rolled_back_to_before_its_first_load_is_healed(
 
 
 def test_the_gap_of_a_file_belongs_to_its_slice(platform: Platform, stream: Stream) -> None:
-    """What retention took is in the ledger, so a later contract replaces over the gap."""
+    """What retention took is in the committed offsets, so a later contract replaces over the
+    gap."""
     t = stream.topic
-    land(platform, [link_of(t, 0, 10), link_of(t, 15, 20, previous=("A", 10))])
+    land(platform, [segment_of(t, 0, 10), segment_of(t, 15, 20, previous=("A", 10))])
     load(platform, stream)
     found = verify_stream(platform, stream)
     assert (found.expected, found.gaps, found.ok) == (15, 5, True)
@@ -246,7 +248,7 @@ def test_a_new_column_is_added_by_many_loaders_at_once(platform: Platform, strea
     """All of them find it there in the end; the old rows have nulls until they are replaced."""
     from concurrent.futures import ThreadPoolExecutor
 
-    land(platform, [link_of(stream.topic, 0, 10)])
+    land(platform, [segment_of(stream.topic, 0, 10)])
     load(platform, stream)
 
     def widen(document: dict) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from lake_files import DAY, link_of, put
+from lake_files import DAY, put, segment_of
 from testbed import edited
 
-from ingestion_platform import verify as verify_module
-from ingestion_platform.lake.chain import Chain, Link
 from ingestion_platform.lake.merge import merge_closed
+from ingestion_platform.lake.segments import Segment, SegmentLog
+from ingestion_platform.operations import verify as verify_module
+from ingestion_platform.operations.verify import SliceCount, slice_counts, verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import SliceCount, slice_counts, verify_stream
 
 GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 NEXT = DAY + timedelta(days=1)
@@ -25,22 +25,22 @@ EDGES = [0, 3, 4, 8, 12, 15, 20, 21, 24]
 
 
 def land(platform: Platform, topic: str, edges: list[int], follow: bool = True) -> None:
-    """Files between edges, every third record bad; then one of the next window."""
-    links = [
-        link_of(topic, start, end, previous=("A", start) if start else None)
+    """Files between edges, every third record bad; then one of the next ingest date."""
+    segments = [
+        segment_of(topic, start, end, previous=("A", start) if start else None)
         for start, end in pairwise(edges)
     ]
     if follow:
         end = edges[-1]
-        links.append(link_of(topic, end, end + 4, window=NEXT, previous=("A", end)))
-    for link in links:
-        store(platform, link)
+        segments.append(segment_of(topic, end, end + 4, ingest_date=NEXT, previous=("A", end)))
+    for segment in segments:
+        store(platform, segment)
 
 
-def store(platform: Platform, link: Link) -> None:
+def store(platform: Platform, segment: Segment) -> None:
     """A file, every third record bad."""
-    values = [b"bad" if at % 3 == 0 else GOOD for at in range(link.start, link.end)]
-    put(platform.store, link, values)
+    values = [b"bad" if at % 3 == 0 else GOOD for at in range(segment.start, segment.end)]
+    put(platform.store, segment, values)
 
 
 def merge(platform: Platform, stream: Stream) -> int:
@@ -74,22 +74,22 @@ def holds(platform: Platform, stream: Stream, end: int) -> None:
 
 
 def test_a_load_goes_on_in_the_midst_of_a_merged_file(platform: Platform, stream: Stream) -> None:
-    """Half of its records are in the tables already; then all are judged by another contract."""
+    """Half of its records are in the tables already; then all are validated by another contract."""
     land(platform, stream.topic, EDGES[:4], follow=False)
     load_stream(platform, stream, partitions=[0])
     for start, end in pairwise(EDGES[3:]):
-        store(platform, link_of(stream.topic, start, end, previous=("A", start)))
-    store(platform, link_of(stream.topic, 24, 28, window=NEXT, previous=("A", 24)))
+        store(platform, segment_of(stream.topic, start, end, previous=("A", start)))
+    store(platform, segment_of(stream.topic, 24, 28, ingest_date=NEXT, previous=("A", 24)))
     assert merge(platform, stream) == 1
     load_stream(platform, stream, partitions=[0])
     holds(platform, stream, 28)
     other = edited(stream, narrow)
-    load_stream(platform, other, partitions=[0], windows=[DAY, NEXT])
+    load_stream(platform, other, partitions=[0], ingest_dates=[DAY, NEXT])
     holds(platform, other, 28)
     rows = platform.catalog.load_table(stream.quarantine_table).scan().to_arrow()
-    assert {link.name.path for link in Chain(platform.store, stream.topic).after(0, None)} == set(
-        rows["_origin"].to_pylist()
-    )
+    assert {
+        segment.name.path for segment in SegmentLog(platform.store, stream.topic).after(0, None)
+    } == set(rows["_origin"].to_pylist())
 
 
 def test_a_load_whose_files_are_merged_looks_again(platform: Platform, stream: Stream) -> None:
@@ -145,25 +145,25 @@ def test_differences_are_found_in_batches_of_any_size(
     assert (result.missing, result.duplicated, result.mismatched) == (1, 1, 1)
     said = " ".join(result.differences)
     for offset, start in ((4, 4), (10, 8), (22, 21)):
-        path = link_of(stream.topic, start, start + 1).name.path
+        path = segment_of(stream.topic, start, start + 1).name.path
         assert f"partition 0, offset {offset} ({path})" in said
 
 
 def count_of(platform: Platform, stream: Stream) -> list[SliceCount]:
-    """The counts of both windows."""
+    """The counts of both ingest dates."""
     return list(slice_counts(platform, stream, [(DAY, 0), (NEXT, 0)]).values())
 
 
 @pytest.mark.parametrize("loaded", ["before", "after"])
-def test_records_in_two_windows_are_no_alarm(
+def test_records_in_two_ingest_dates_are_no_alarm(
     platform: Platform, stream: Stream, loaded: str
 ) -> None:
-    """A writer whose clock is late puts what is in the next window into the one before, too: the
-    slices hold, whichever of the two was loaded, and merged or not."""
+    """A writer whose clock is late puts what is in the next ingest date into the one before, too:
+    the slices hold, whichever of the two was loaded, and merged or not."""
     land(platform, stream.topic, [0, 3, 6, 8])
     if loaded == "before":
         load_stream(platform, stream, partitions=[0])
-    store(platform, link_of(stream.topic, 8, 11, previous=("A", 8)))
+    store(platform, segment_of(stream.topic, 8, 11, previous=("A", 8)))
     load_stream(platform, stream, partitions=[0])
     assert offsets(platform, stream) == list(range(12))
     for _ in range(2):
@@ -175,10 +175,10 @@ def test_records_in_two_windows_are_no_alarm(
 
 
 def test_counts_still_tell_of_losses(platform: Platform, stream: Stream) -> None:
-    """A row that is gone, and one of no file of the lake, in windows that share records."""
+    """A row that is gone, and one of no file of the lake, in ingest dates that share records."""
     land(platform, stream.topic, [0, 3, 6, 8])
     load_stream(platform, stream, partitions=[0])
-    store(platform, link_of(stream.topic, 8, 11, previous=("A", 8)))
+    store(platform, segment_of(stream.topic, 8, 11, previous=("A", 8)))
     table = platform.catalog.load_table(stream.bronze_table)
     rows = table.scan().to_arrow()
     table.overwrite(rows.filter(pc.not_equal(rows["_offset"], 10)))

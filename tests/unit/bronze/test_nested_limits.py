@@ -1,4 +1,4 @@
-"""Limits of integers inside arrays and objects, which the gate judges."""
+"""Limits of integers inside arrays and objects, which the gate validates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from testbed import PGR, new_stream
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_limits_hold_inside(
             {"name": "inner", "logicalType": "object", "properties": [{"name": "n"} | number]},
         ],
     }
-    parser = Parser(new_stream(tmp_path, contract=document).contract)
+    parser = Validator(new_stream(tmp_path, contract=document).contract)
     for values, fine in ((good, True), (bad, False)):
         texts = [b'{"listed":[%d],"inner":null}' % value for value in values]
         texts += [b'{"listed":null,"inner":{"n":%d}}' % value for value in values]

@@ -1,4 +1,4 @@
-"""Judging records: each kind of poison gets its verdict and a reason, and hurts nobody else."""
+"""Validating records: each kind of poison gets its result and a reason, and hurts nobody else."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import pytest
 from every_kind import EVERY_KIND, GOOD, text
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from oracle import JsonText, judge_pgr, same
+from oracle import JsonText, same, validate_pgr
 from testbed import PGR, new_stream
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.odcs import load_contract
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 
 
 def narrow(document: dict[str, Any]) -> None:
@@ -45,38 +45,38 @@ PGR_CONTRACT = load_contract(PGR)
 
 
 @dataclass
-class Verdict:
+class ValidationResult:
     """What became of a record: its row, or the reasons against it."""
 
     row: dict[str, Any] | None
     reasons: tuple[str, ...] = ()
 
 
-def judge(contract: Contract, values: list[bytes | None]) -> list[Verdict]:
-    """The verdicts of the contract's parser, in the order of the records."""
-    return judged_by(parser_of(contract), values)
+def validate(contract: Contract, values: list[bytes | None]) -> list[ValidationResult]:
+    """The results of the contract's parser, in the order of the records."""
+    return validated_by(parser_of(contract), values)
 
 
-PARSERS: dict[str, Parser] = {}
+PARSERS: dict[str, Validator] = {}
 
 
-def parser_of(contract: Contract) -> Parser:
-    """Made once: it takes longer than the judging."""
+def parser_of(contract: Contract) -> Validator:
+    """Made once: it takes longer than the validating."""
     if contract.fingerprint not in PARSERS:
-        PARSERS[contract.fingerprint] = Parser(contract)
+        PARSERS[contract.fingerprint] = Validator(contract)
     return PARSERS[contract.fingerprint]
 
 
-def judged_by(parser: Parser, values: list[bytes | None]) -> list[Verdict]:
-    """The verdicts of a parser, in the order of the records."""
+def validated_by(parser: Validator, values: list[bytes | None]) -> list[ValidationResult]:
+    """The results of a parser, in the order of the records."""
     found = parser.parse(pa.array(values, pa.binary()))
-    verdicts: dict[int, Verdict] = {}
+    results: dict[int, ValidationResult] = {}
     for place, row in zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True):
-        verdicts[place] = Verdict(row)
-    for place, reasons in zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True):
-        assert place not in verdicts
-        verdicts[place] = Verdict(None, tuple(reasons))
-    return [verdicts[place] for place in range(len(values))]
+        results[place] = ValidationResult(row)
+    for place, reasons in zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True):
+        assert place not in results
+        results[place] = ValidationResult(None, tuple(reasons))
+    return [results[place] for place in range(len(values))]
 
 
 AT = {"at": b'"9999-12-31T23:59:59-05:00"'}
@@ -162,10 +162,10 @@ GOOD_RECORDS: dict[str, tuple[bytes, dict[str, Any]]] = {
 def test_what_is_unusual_but_good(contract: Contract, name: str) -> None:
     """Legal JSON that keeps the contract is taken, with its exact values."""
     value, expected = GOOD_RECORDS[name]
-    (verdict,) = judge(contract, [value])
-    assert verdict.row is not None, verdict.reasons
+    (result,) = validate(contract, [value])
+    assert result.row is not None, result.reasons
     for field, wanted in expected.items():
-        assert same(wanted, verdict.row[field]), f"{field}: {verdict.row[field]!r}"
+        assert same(wanted, result.row[field]), f"{field}: {result.row[field]!r}"
 
 
 BAD_RECORDS: dict[str, tuple[bytes | None, str]] = {
@@ -280,25 +280,25 @@ BAD_RECORDS: dict[str, tuple[bytes | None, str]] = {
 
 @pytest.mark.parametrize("contract", [CAREFUL, QUICK], ids=["careful", "quick"])
 @pytest.mark.parametrize("name", BAD_RECORDS)
-def test_poison_is_refused_with_a_reason_and_hurts_nobody(contract: Contract, name: str) -> None:
-    """Between good neighbours, on whichever path: the same verdict, and theirs is untouched."""
+def test_poison_is_rejected_with_a_reason_and_hurts_nobody(contract: Contract, name: str) -> None:
+    """Between good neighbours, on whichever path: the same result, and theirs is untouched."""
     value, reason = BAD_RECORDS[name]
     neighbours = [text(), b'{"id":2}', text(id=3)]
-    alone, *_ = judge(contract, [value])
+    alone, *_ = validate(contract, [value])
     assert alone.row is None, alone.row
     assert any(reason in said for said in alone.reasons), alone.reasons
-    regular = judge(contract, [text(), value, text(id=3)])
-    odd = judge(contract, [neighbours[1], value, *neighbours])
+    regular = validate(contract, [text(), value, text(id=3)])
+    odd = validate(contract, [neighbours[1], value, *neighbours])
     assert regular[1] == odd[1] == alone
-    assert regular[0].row == odd[2].row == judge(contract, [text()])[0].row
+    assert regular[0].row == odd[2].row == validate(contract, [text()])[0].row
     assert [v.row and v.row["id"] for v in odd] == [2, None, 1, 2, 3]
 
 
 def test_every_reason_is_given() -> None:
     """A record with many faults tells them all."""
     value = text(id="x", day="x", word="a", colour="x", tags=["x", "x"])
-    (verdict,) = judge(QUICK, [value])
-    named = [reason.partition(":")[0] for reason in verdict.reasons]
+    (result,) = validate(QUICK, [value])
+    named = [reason.partition(":")[0] for reason in result.reasons]
     assert sorted(named) == ["colour", "day", "id", "tags", "word"]
 
 
@@ -306,12 +306,12 @@ def test_wide_decimals_are_exact() -> None:
     """All 38 digits, and none too many."""
     fine = ["1234567890123456789012345678.0123456789", "1e27", "-0.0000000001", "1E-10"]
     for digits in fine:
-        (verdict,) = judge(CAREFUL, [text(amount=digits.encode())])
-        assert verdict.row is not None, verdict.reasons
-        assert verdict.row["amount"] == Decimal(digits)
+        (result,) = validate(CAREFUL, [text(amount=digits.encode())])
+        assert result.row is not None, result.reasons
+        assert result.row["amount"] == Decimal(digits)
     for digits in ["0.12345678901", "1e28", "1.00000000000000000000000000001", "1e-11"]:
-        (verdict,) = judge(CAREFUL, [text(amount=digits.encode())])
-        assert verdict.reasons == (f"amount: does not fit decimal(38,10) (is {digits})",)
+        (result,) = validate(CAREFUL, [text(amount=digits.encode())])
+        assert result.reasons == (f"amount: does not fit decimal(38,10) (is {digits})",)
 
 
 def breaking_rule(document: dict[str, Any]) -> None:
@@ -322,14 +322,14 @@ def breaking_rule(document: dict[str, Any]) -> None:
     )
 
 
-def test_a_record_that_a_rule_cannot_be_computed_for_is_refused_alone() -> None:
-    """The engine's words are its reason; the others are judged."""
+def test_a_record_that_a_rule_cannot_be_computed_for_is_rejected_alone() -> None:
+    """The engine's words are its reason; the others are validated."""
     contract = contract_of(edit=lambda d: (breaking_rule(d), free_word(d)))
     values: list[bytes | None] = [text(word=str(n)) for n in range(10, 40)]
     values[7], values[21] = text(word="ab"), text(word=None)
-    verdicts = judge(contract, values)
-    assert [n for n, v in enumerate(verdicts) if v.row is None] == [7, 21]
-    assert verdicts[7].reasons[0].startswith("value: cannot be judged: Conversion Error")
+    results = validate(contract, values)
+    assert [n for n, v in enumerate(results) if v.row is None] == [7, 21]
+    assert results[7].reasons[0].startswith("value: cannot be validated: Conversion Error")
 
 
 def free_word(document: dict[str, Any]) -> None:
@@ -349,18 +349,16 @@ quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCh
 @pytest.mark.parametrize("contract", [CAREFUL, QUICK], ids=["careful", "quick"])
 @quick
 @given(places=st.lists(st.integers(0, len(POOL) - 1), max_size=30), seed=st.integers(0, 9))
-def test_verdicts_do_not_depend_on_company(
-    contract: Contract, places: list[int], seed: int
-) -> None:
-    """Alone, in any batch, in any order, after any other batch: a record's verdict is its own."""
+def test_results_do_not_depend_on_company(contract: Contract, places: list[int], seed: int) -> None:
+    """Alone, in any batch, in any order, after any other batch: a record's result is its own."""
     values = [POOL[place] for place in places]
-    parser = Parser(contract)
-    together = judged_by(parser, values)
+    parser = Validator(contract)
+    together = validated_by(parser, values)
     order = list(range(len(values)))
     random.Random(seed).shuffle(order)
-    shuffled = judged_by(parser, [values[i] for i in order])
+    shuffled = validated_by(parser, [values[i] for i in order])
     assert [together[i] for i in order] == shuffled
-    alone = [judged_by(parser, [value])[0] for value in values]
+    alone = [validated_by(parser, [value])[0] for value in values]
     assert together == alone
 
 
@@ -426,41 +424,41 @@ def written(record: dict[str, Any]) -> bytes:
 @quick
 @given(st.lists(fields, min_size=1, max_size=20))
 @example([{"id": 1, "ratio": 1e308, "single": 3.4028234663852886e38}])
-def test_generated_records_are_judged_as_by_hand(records: list[dict[str, Any]]) -> None:
-    """Whatever the values: verdict and typed row are those of rules written in plain Python."""
-    verdicts = judge(QUICK, [written(record) for record in records])
-    for record, verdict in zip(records, verdicts, strict=True):
+def test_generated_records_are_validated_as_by_hand(records: list[dict[str, Any]]) -> None:
+    """Whatever the values: result and typed row are those of rules written in plain Python."""
+    results = validate(QUICK, [written(record) for record in records])
+    for record, result in zip(records, results, strict=True):
         row = expected(record)
-        assert (verdict.row is None) == (row is None), (record, verdict)
-        for name, value in (verdict.row or {}).items():
+        assert (result.row is None) == (row is None), (record, result)
+        for name, value in (result.row or {}).items():
             assert row is not None
             wanted = row[name]
             if isinstance(wanted, float):
                 assert math.isclose(wanted, value, rel_tol=1e-6 if name == "single" else 0)
             else:
-                assert wanted == value, (name, record, verdict)
+                assert wanted == value, (name, record, result)
 
 
 def test_every_fault_of_the_simulator_is_found() -> None:
-    """All that it breaks is refused, all else is taken with the oracle's values."""
+    """All that it breaks is rejected, all else is taken with the oracle's values."""
     records = list(simulate("pgr_events", 6_000, seed=5, bad_ratio=0.3))
-    verdicts = judge(PGR_CONTRACT, [record.value for record in records])
-    for record, verdict in zip(records, verdicts, strict=True):
-        assert (verdict.row is None) == (record.fault is not None), (record, verdict)
-        row = judge_pgr(record.value)
-        assert (row is None) == (verdict.row is None)
-        for name, value in (verdict.row or {}).items():
+    results = validate(PGR_CONTRACT, [record.value for record in records])
+    for record, result in zip(records, results, strict=True):
+        assert (result.row is None) == (record.fault is not None), (record, result)
+        row = validate_pgr(record.value)
+        assert (row is None) == (result.row is None)
+        for name, value in (result.row or {}).items():
             assert row is not None
             assert same(row[name], value), (name, record, value)
-        assert all(verdict.reasons)
-        assert bool(verdict.reasons) == (verdict.row is None)
+        assert all(result.reasons)
+        assert bool(result.reasons) == (result.row is None)
 
 
 @quick
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_bytes_get_a_verdict(value: bytes) -> None:
+def test_any_bytes_get_a_result(value: bytes) -> None:
     """Nothing raises, whatever a producer sends; no such bytes happen to be a record."""
-    first, *_ = judge(PGR_CONTRACT, [value, b"{}", value])
+    first, *_ = validate(PGR_CONTRACT, [value, b"{}", value])
     assert first.row is None
     assert first.reasons
 
@@ -468,16 +466,16 @@ def test_any_bytes_get_a_verdict(value: bytes) -> None:
 @quick
 @given(data=st.data())
 def test_a_byte_changed_anywhere_spoils_no_neighbour(data: st.DataObject) -> None:
-    """And the verdict is the oracle's, wherever the oracle can tell."""
+    """And the result is the oracle's, wherever the oracle can tell."""
     value = bytearray(next(simulate("pgr_events", 1, seed=data.draw(st.integers(0, 50)))).value)
     at = data.draw(st.integers(0, len(value) - 1))
     value[at] = data.draw(st.integers(0, 255))
     good = next(simulate("pgr_events", 1)).value
-    verdicts = judge(PGR_CONTRACT, [good, bytes(value), good])
-    assert verdicts[0] == verdicts[2]
-    assert verdicts[0].row is not None
-    row = judge_pgr(bytes(value))
-    assert (row is None) == (verdicts[1].row is None), (bytes(value), verdicts[1])
-    for name, found in (verdicts[1].row or {}).items():
+    results = validate(PGR_CONTRACT, [good, bytes(value), good])
+    assert results[0] == results[2]
+    assert results[0].row is not None
+    row = validate_pgr(bytes(value))
+    assert (row is None) == (results[1].row is None), (bytes(value), results[1])
+    for name, found in (results[1].row or {}).items():
         assert row is not None
         assert same(row[name], found), (name, found)

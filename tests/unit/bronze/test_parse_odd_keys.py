@@ -7,18 +7,18 @@ import json
 import pyarrow as pa
 import pytest
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.streams import declared_streams
 
 GOOD = {"user_id": 1, "age": 30, "gender": "F", "device": "Tablet"}
 
 
 @pytest.mark.parametrize("length", range(60))
-def test_a_record_of_wide_characters_is_judged_like_any_other(length: int) -> None:
-    """Wherever the engine's message ends, the record alone is refused, with the true reason."""
+def test_a_record_of_wide_characters_is_validated_like_any_other(length: int) -> None:
+    """Wherever the engine's message ends, the record alone is rejected, with the true reason."""
     odd = {"€" * length + "𗧖" * 40: [None, "𗧖" * 40], "device": "Tablet", "age": 5, "gender": "F"}
     values = [json.dumps(v, ensure_ascii=a).encode() for v in (GOOD, odd) for a in (True, False)]
-    parsed = Parser(declared_streams()["recomart_users"].contract).parse(
+    parsed = Validator(declared_streams()["recomart_users"].contract).parse(
         pa.array(values, pa.binary())
     )
     assert sorted(parsed.valid.to_pylist()) == [0, 1]

@@ -1,4 +1,4 @@
-"""Refused records: counted, found with their bytes, judged again, discarded and taken back."""
+"""Rejected records: counted, found with their bytes, validated again, discarded and taken back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lake_files import DAY, link_of, put
+from lake_files import DAY, put, segment_of
 from testbed import edited
 
 from ingestion_platform.errors import Permanent
-from ingestion_platform.pipeline import Platform, load_stream
-from ingestion_platform.progress.status import stream_status
-from ingestion_platform.quarantine import (
+from ingestion_platform.operations.quarantine import (
     Choice,
     NotInQuarantine,
     discard,
@@ -24,8 +22,10 @@ from ingestion_platform.quarantine import (
     replay,
     undo,
 )
+from ingestion_platform.operations.verify import slice_counts, verify_stream
+from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.progress.status import stream_status
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import slice_counts, verify_stream
 from ingestion_platform.warehouse.decisions import TABLE
 
 GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
@@ -36,13 +36,13 @@ ME = {"because": "tests", "by": "me"}
 
 
 @pytest.fixture
-def refused(platform: Platform, stream: Stream) -> Stream:
+def rejected(platform: Platform, stream: Stream) -> Stream:
     """Two slices of partition 0 and one of partition 1, with records of three kinds."""
     assert WRONG != GOOD
     t = stream.topic
-    put(platform.store, link_of(t, 0, 6), [GOOD, POISON, WRONG, WRONG, GOOD, None])
-    put(platform.store, link_of(t, 6, 8, window=NEXT, previous=("A", 6)), [WRONG, GOOD])
-    put(platform.store, link_of(t, 0, 2, partition=1), [b"[]", GOOD])
+    put(platform.store, segment_of(t, 0, 6), [GOOD, POISON, WRONG, WRONG, GOOD, None])
+    put(platform.store, segment_of(t, 6, 8, ingest_date=NEXT, previous=("A", 6)), [WRONG, GOOD])
+    put(platform.store, segment_of(t, 0, 2, partition=1), [b"[]", GOOD])
     load_stream(platform, stream, partitions=[0, 1])
     return stream
 
@@ -55,21 +55,21 @@ def lenient(document: dict[str, Any]) -> None:
 
 
 def places(platform: Platform, stream: Stream, **choice: Any) -> list[tuple[int, int]]:
-    """Log partition and offset of the refused records that are meant."""
+    """Log partition and offset of the rejected records that are meant."""
     found = find(platform, stream, Choice(**choice))
     return [(each.partition, each.offset) for each in found]
 
 
-def test_an_overview_counts_by_reason_and_by_slice(platform: Platform, refused: Stream) -> None:
+def test_an_overview_counts_by_reason_and_by_slice(platform: Platform, rejected: Stream) -> None:
     """Values are cut off the reasons; a decision shows wherever its records are counted."""
-    discard(platform, refused, Choice(reason="channel", windows=(DAY,)), **ME)
-    found = overview(platform, refused)
+    discard(platform, rejected, Choice(reason="channel", ingest_dates=(DAY,)), **ME)
+    found = overview(platform, rejected)
     assert (found.records, found.decided, found.open) == (6, 2, 4)
     reasons = {g.name: g for g in found.by_reason}
     (channel,) = (g for name, g in reasons.items() if name.startswith("channel: "))
     assert "PIGEON" not in channel.name
     assert (channel.records, channel.decided) == (3, 2)
-    assert (channel.first_window, channel.last_window) == (DAY, NEXT)
+    assert (channel.first_ingest_date, channel.last_ingest_date) == (DAY, NEXT)
     assert found.by_reason[0] is channel
     assert channel.first_seen is not None
     assert channel.last_seen is not None
@@ -84,7 +84,7 @@ def test_an_overview_counts_by_reason_and_by_slice(platform: Platform, refused: 
     }
 
 
-def test_nothing_refused_is_nothing(platform: Platform, stream: Stream) -> None:
+def test_nothing_rejected_is_nothing(platform: Platform, stream: Stream) -> None:
     """Also before the tables are made."""
     assert overview(platform, stream).records == 0
     assert find(platform, stream, Choice()) == []
@@ -93,41 +93,41 @@ def test_nothing_refused_is_nothing(platform: Platform, stream: Stream) -> None:
         discard(platform, stream, Choice(reason="x"), **ME)
 
 
-def test_a_record_is_found_whole(platform: Platform, refused: Stream) -> None:
+def test_a_record_is_found_whole(platform: Platform, rejected: Stream) -> None:
     """Bytes, headers, origin and time as they were, with every reason."""
-    (found,) = find(platform, refused, Choice(places=((0, 1),)))
+    (found,) = find(platform, rejected, Choice(places=((0, 1),)))
     assert found.value == POISON
     assert (found.key, found.headers) == (b"key", ((b"n", b"1"),))
     assert found.place == ("A", 0, 1)
-    assert found.window == DAY
+    assert found.ingest_date == DAY
     assert found.timestamp is not None
     assert found.timestamp.second == 1
-    assert found.origin == link_of(refused.topic, 0, 6).name.path
+    assert found.origin == segment_of(rejected.topic, 0, 6).name.path
     assert len(found.reasons) == 1
     assert found.decision is None
-    (tombstone,) = find(platform, refused, Choice(places=((0, 5),)))
+    (tombstone,) = find(platform, rejected, Choice(places=((0, 5),)))
     assert tombstone.value is None
 
 
-def test_records_are_chosen_by_any_of_their_marks(platform: Platform, refused: Stream) -> None:
-    """In the order of windows, log partitions and offsets; a limit takes the first."""
+def test_records_are_chosen_by_any_of_their_marks(platform: Platform, rejected: Stream) -> None:
+    """In the order of ingest dates, log partitions and offsets; a limit takes the first."""
     every = [(0, 1), (0, 2), (0, 3), (0, 5), (1, 0), (0, 6)]
-    assert places(platform, refused) == every
-    assert places(platform, refused, reason="CHANNEL") == [(0, 2), (0, 3), (0, 6)]
-    assert places(platform, refused, reason="'; drop") == []
-    assert places(platform, refused, windows=(NEXT,)) == [(0, 6)]
-    assert places(platform, refused, generation="B") == []
-    assert places(platform, refused, places=((0, 3), (1, 0), (1, 3))) == [(0, 3), (1, 0)]
-    limited = find(platform, refused, Choice(), limit=2)
+    assert places(platform, rejected) == every
+    assert places(platform, rejected, reason="CHANNEL") == [(0, 2), (0, 3), (0, 6)]
+    assert places(platform, rejected, reason="'; drop") == []
+    assert places(platform, rejected, ingest_dates=(NEXT,)) == [(0, 6)]
+    assert places(platform, rejected, topic_id="B") == []
+    assert places(platform, rejected, places=((0, 3), (1, 0), (1, 3))) == [(0, 3), (1, 0)]
+    limited = find(platform, rejected, Choice(), limit=2)
     assert [(each.partition, each.offset) for each in limited] == every[:2]
 
 
-def test_a_repaired_contract_brings_records_back(platform: Platform, refused: Stream) -> None:
+def test_a_repaired_contract_brings_records_back(platform: Platform, rejected: Stream) -> None:
     """Told are the slices, what came back, and why the others did not; then all is as verified."""
-    repaired = edited(refused, lenient)
+    repaired = edited(rejected, lenient)
     done = replay(platform, repaired)
     assert (done.slices, done.unchanged, done.before) == (3, 0, 6)
-    assert (done.came_back, done.newly_refused, done.after) == (3, 0, 3)
+    assert (done.came_back, done.newly_rejected, done.after) == (3, 0, 3)
     assert sum(done.reasons.values()) == 3
     assert places(platform, repaired) == [(0, 1), (0, 5), (1, 0)]
     found = verify_stream(platform, repaired)
@@ -135,27 +135,29 @@ def test_a_repaired_contract_brings_records_back(platform: Platform, refused: St
 
 
 def test_an_unchanged_contract_changes_nothing_and_says_so(
-    platform: Platform, refused: Stream
+    platform: Platform, rejected: Stream
 ) -> None:
     """Nothing is loaded, nor committed."""
-    table = platform.catalog.load_table(refused.quarantine_table)
-    done = replay(platform, refused)
+    table = platform.catalog.load_table(rejected.quarantine_table)
+    done = replay(platform, rejected)
     assert (done.slices, done.unchanged, done.came_back) == (3, 3, 0)
     assert table.refresh().metadata_location == table.metadata_location
 
 
-def test_a_replay_of_one_window_leaves_the_others(platform: Platform, refused: Stream) -> None:
-    """And a slice without refused records is not judged again at all."""
-    put(platform.store, link_of(refused.topic, 2, 3, partition=1, window=NEXT,
+def test_a_replay_of_one_ingest_date_leaves_the_others(
+    platform: Platform, rejected: Stream
+) -> None:
+    """And a slice without rejected records is not validated again at all."""
+    put(platform.store, segment_of(rejected.topic, 2, 3, partition=1, ingest_date=NEXT,
                                 previous=("A", 2)), [GOOD])  # fmt: skip
-    load_stream(platform, refused, partitions=[1])
-    repaired = edited(refused, lenient)
-    done = replay(platform, repaired, windows=[NEXT])
+    load_stream(platform, rejected, partitions=[1])
+    repaired = edited(rejected, lenient)
+    done = replay(platform, repaired, ingest_dates=[NEXT])
     assert (done.slices, done.came_back) == (1, 1)
     assert verify_stream(platform, repaired).stale == 6 + 2 + 1
 
 
-def test_a_stricter_contract_may_refuse_more(platform: Platform, refused: Stream) -> None:
+def test_a_stricter_contract_may_reject_more(platform: Platform, rejected: Stream) -> None:
     """Records that were good are told apart from those that stay."""
 
     def strict(document: dict[str, Any]) -> None:
@@ -164,70 +166,72 @@ def test_a_stricter_contract_may_refuse_more(platform: Platform, refused: Stream
             {"name": "new", "logicalType": "string", "required": True}
         )
 
-    done = replay(platform, edited(refused, strict))
-    assert (done.before, done.came_back, done.newly_refused, done.after) == (6, 0, 4, 10)
+    done = replay(platform, edited(rejected, strict))
+    assert (done.before, done.came_back, done.newly_rejected, done.after) == (6, 0, 4, 10)
 
 
-def test_a_discarded_record_stays_and_is_decided(platform: Platform, refused: Stream) -> None:
+def test_a_discarded_record_stays_and_is_decided(platform: Platform, rejected: Stream) -> None:
     """Who, when and why are kept; counts of slices tell it apart, and nothing is missing."""
     decision, records = discard(
-        platform, refused, Choice(places=((0, 1), (0, 2))), because=" a load test ", by="ann"
+        platform, rejected, Choice(places=((0, 1), (0, 2))), because=" a load test ", by="ann"
     )
     assert records == 2
-    (found,) = find(platform, refused, Choice(places=((0, 1),)))
+    (found,) = find(platform, rejected, Choice(places=((0, 1),)))
     assert found.value == POISON
     assert found.decision == decision
     assert (decision.because, decision.by) == ("a load test", "ann")
-    assert places(platform, refused, decided=True) == [(0, 1), (0, 2)]
-    assert places(platform, refused, decided=False) == [(0, 3), (0, 5), (1, 0), (0, 6)]
-    counts = slice_counts(platform, refused, [(DAY, 0), (DAY, 1), (NEXT, 0)])
+    assert places(platform, rejected, decided=True) == [(0, 1), (0, 2)]
+    assert places(platform, rejected, decided=False) == [(0, 3), (0, 5), (1, 0), (0, 6)]
+    counts = slice_counts(platform, rejected, [(DAY, 0), (DAY, 1), (NEXT, 0)])
     assert [(c.quarantined, c.decided) for c in counts.values()] == [(4, 2), (1, 0), (1, 0)]
     assert all(count.ok for count in counts.values())
-    assert verify_stream(platform, refused).ok
+    assert verify_stream(platform, rejected).ok
 
 
-def test_the_last_decision_counts(platform: Platform, refused: Stream) -> None:
+def test_the_last_decision_counts(platform: Platform, rejected: Stream) -> None:
     """Taken back, and made again: all of it stays in the table of decisions."""
     choice = Choice(places=((0, 1),))
-    discard(platform, refused, choice, **ME)
+    discard(platform, rejected, choice, **ME)
     with pytest.raises(NotInQuarantine, match="no open record"):
-        discard(platform, refused, choice, **ME)
-    undo(platform, refused, choice, because="needed after all", by="me")
-    assert places(platform, refused, decided=True) == []
+        discard(platform, rejected, choice, **ME)
+    undo(platform, rejected, choice, because="needed after all", by="me")
+    assert places(platform, rejected, decided=True) == []
     with pytest.raises(NotInQuarantine, match="no discarded record"):
-        undo(platform, refused, choice, **ME)
-    discard(platform, refused, choice, **ME)
-    assert places(platform, refused, decided=True) == [(0, 1)]
+        undo(platform, rejected, choice, **ME)
+    discard(platform, rejected, choice, **ME)
+    assert places(platform, rejected, decided=True) == [(0, 1)]
     assert platform.catalog.load_table(TABLE).scan().count() == 3
 
 
-def test_decisions_outlive_replays_and_rebuilt_tables(platform: Platform, refused: Stream) -> None:
+def test_decisions_outlive_replays_and_rebuilt_tables(platform: Platform, rejected: Stream) -> None:
     """They name records of the log, not rows: a record that came back is no longer counted."""
-    discard(platform, refused, Choice(places=((0, 1), (0, 2))), **ME)
-    repaired = edited(refused, lenient)
+    discard(platform, rejected, Choice(places=((0, 1), (0, 2))), **ME)
+    repaired = edited(rejected, lenient)
     replay(platform, repaired)
     assert overview(platform, repaired).decided == 1
-    replay(platform, refused)
-    for name in (refused.bronze_table, refused.quarantine_table):
+    replay(platform, rejected)
+    for name in (rejected.bronze_table, rejected.quarantine_table):
         platform.catalog.drop_table(name)
-    load_stream(platform, refused, partitions=[0, 1])
-    assert places(platform, refused, decided=True) == [(0, 1), (0, 2)]
+    load_stream(platform, rejected, partitions=[0, 1])
+    assert places(platform, rejected, decided=True) == [(0, 1), (0, 2)]
 
 
-def test_a_recreated_topics_records_are_others(platform: Platform, refused: Stream) -> None:
-    """The same offset of a new generation is open, and has to be told apart when it is named."""
-    discard(platform, refused, Choice(places=((0, 1),)), **ME)
-    link = link_of(refused.topic, 0, 2, generation="B", ordinal=1, window=NEXT, previous=("A", 8))
-    put(platform.store, link, [WRONG, WRONG])
-    load_stream(platform, refused, partitions=[0])
-    found = find(platform, refused, Choice(places=((0, 1),)))
-    assert [(each.generation, each.decision is None) for each in found] == [
+def test_a_recreated_topics_records_are_others(platform: Platform, rejected: Stream) -> None:
+    """The same offset of a new topic id is open, and has to be told apart when it is named."""
+    discard(platform, rejected, Choice(places=((0, 1),)), **ME)
+    segment = segment_of(
+        rejected.topic, 0, 2, topic_id="B", ordinal=1, ingest_date=NEXT, previous=("A", 8)
+    )
+    put(platform.store, segment, [WRONG, WRONG])
+    load_stream(platform, rejected, partitions=[0])
+    found = find(platform, rejected, Choice(places=((0, 1),)))
+    assert [(each.topic_id, each.decision is None) for each in found] == [
         ("A", False),
         ("B", True),
     ]
-    with pytest.raises(Permanent, match="2 generations"):
-        discard(platform, refused, Choice(places=((0, 1),)), **ME)
-    _, records = discard(platform, refused, Choice(places=((0, 1),), generation="B"), **ME)
+    with pytest.raises(Permanent, match="2 topic ids"):
+        discard(platform, rejected, Choice(places=((0, 1),)), **ME)
+    _, records = discard(platform, rejected, Choice(places=((0, 1),), topic_id="B"), **ME)
     assert records == 1
 
 
@@ -242,35 +246,35 @@ def test_a_recreated_topics_records_are_others(platform: Platform, refused: Stre
     ],
 )
 def test_a_decision_needs_records_and_a_reason(
-    platform: Platform, refused: Stream, choice: Choice, because: str, problem: str
+    platform: Platform, rejected: Stream, choice: Choice, because: str, problem: str
 ) -> None:
     """And decides nothing when one of the records named is not there."""
     with pytest.raises(Permanent, match=problem):
-        discard(platform, refused, choice, because=because, by="me")
-    assert places(platform, refused, decided=True) == []
+        discard(platform, rejected, choice, because=because, by="me")
+    assert places(platform, rejected, decided=True) == []
 
 
-def test_decisions_made_at_once_all_count(platform: Platform, refused: Stream) -> None:
+def test_decisions_made_at_once_all_count(platform: Platform, rejected: Stream) -> None:
     """Also the first ones, which make the table."""
 
     def decide(place: tuple[int, int]) -> int:
         own = Platform(platform.settings)
-        return discard(own, refused, Choice(places=(place,)), **ME)[1]
+        return discard(own, rejected, Choice(places=(place,)), **ME)[1]
 
     chosen = [(0, 1), (0, 2), (0, 3), (1, 0)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(decide, chosen)) == [1, 1, 1, 1]
-    assert sorted(places(platform, refused, decided=True)) == chosen
+    assert sorted(places(platform, rejected, decided=True)) == chosen
 
 
 def test_streams_do_not_see_each_others_decisions(
-    platform: Platform, refused: Stream, make_stream: Callable[..., Stream]
+    platform: Platform, rejected: Stream, make_stream: Callable[..., Stream]
 ) -> None:
     """The same place in another stream's log is another record."""
     other = make_stream()
-    put(platform.store, link_of(other.topic, 0, 2), [POISON, POISON])
+    put(platform.store, segment_of(other.topic, 0, 2), [POISON, POISON])
     load_stream(platform, other, partitions=[0])
-    discard(platform, refused, Choice(places=((0, 1),)), **ME)
+    discard(platform, rejected, Choice(places=((0, 1),)), **ME)
     assert places(platform, other, decided=True) == []
 
 
@@ -280,7 +284,7 @@ def test_the_status_tells_what_is_decided(
     """Beside the number of rows in quarantine."""
     platform = Platform(embedded_settings)
     stream = make_stream(embedded_settings)
-    put(platform.store, link_of(stream.topic, 0, 4), [POISON, WRONG, GOOD, GOOD])
+    put(platform.store, segment_of(stream.topic, 0, 4), [POISON, WRONG, GOOD, GOOD])
     load_stream(platform, stream, partitions=[0])
     discard(platform, stream, Choice(reason="channel"), **ME)
     found = stream_status(platform, stream)

@@ -24,7 +24,7 @@ CONTRACT = Contract(
 
 
 def applied(*values: bytes | None) -> list[bytes | None]:
-    """The records as they are judged."""
+    """The records as they are validated."""
     return Renames(CONTRACT).applied(pa.array(values, pa.binary())).to_pylist()
 
 
@@ -46,7 +46,7 @@ def test_keys_are_renamed_at_any_depth_and_values_kept() -> None:
 
 
 def test_what_has_the_present_name_or_is_no_record_stays_as_it_is() -> None:
-    """Byte by byte: poison is judged by what was sent."""
+    """Byte by byte: poison is validated by what was sent."""
     same = [
         b'{"area":"new","ward":"old"}',
         b'{"ward":1,"ward":2}',

@@ -14,15 +14,15 @@ from formats import json_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.bronze.text import TextReader
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.times import read_epoch
 from ingestion_platform.contract.values import read_text
 
 CONTRACT: Contract = load_contract(Path(json_cases.__file__).with_name("json_contract.yaml"))
-PARSER, TEXT = Parser(CONTRACT), TextReader(CONTRACT)
+PARSER, TEXT = Validator(CONTRACT), TextReader(CONTRACT)
 INNER = {f.name: f for f in CONTRACT.column("inner").fields}
 WHOLE = dict.fromkeys(f.name for f in CONTRACT.fields) | {"id": 1}
 
@@ -47,7 +47,7 @@ def rows_of(values: list[bytes], at: int) -> tuple[dict[str, Any] | None, list[s
     """The row of one of some records, and the reasons against it."""
     found = PARSER.parse(pa.array(values, pa.binary()))
     rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
-    reasons = dict(zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
     return rows.get(at), reasons.get(at, [])
 
 

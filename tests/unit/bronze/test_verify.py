@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from lake_files import DAY, link_of, put
+from lake_files import DAY, put, segment_of
 from testbed import edited
 
-from ingestion_platform.lake.chain import ChainBroken
+from ingestion_platform.lake.segments import SegmentLogBroken
+from ingestion_platform.operations.verify import slice_counts, verify_stream
 from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream
-from ingestion_platform.verify import slice_counts, verify_stream
 
 GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 NEXT = DAY + timedelta(days=1)
@@ -31,14 +31,14 @@ NEXT = DAY + timedelta(days=1)
 def loaded(platform: Platform, stream: Stream) -> Stream:
     """Two slices of partition 0, with a gap, and one of partition 1; every third record is bad."""
     t = stream.topic
-    links = [
-        link_of(t, 0, 12),
-        link_of(t, 15, 21, window=NEXT, previous=("A", 12)),
-        link_of(t, 0, 6, partition=1),
+    segments = [
+        segment_of(t, 0, 12),
+        segment_of(t, 15, 21, ingest_date=NEXT, previous=("A", 12)),
+        segment_of(t, 0, 6, partition=1),
     ]
-    for link in links:
-        values = [b"bad" if at % 3 == 0 else GOOD for at in range(link.start, link.end)]
-        put(platform.store, link, values)
+    for segment in segments:
+        values = [b"bad" if at % 3 == 0 else GOOD for at in range(segment.start, segment.end)]
+        put(platform.store, segment, values)
     load_stream(platform, stream, partitions=[0, 1])
     return stream
 
@@ -83,7 +83,7 @@ DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], dict[str, int]]] = {
         {"missing": 1, "mismatched": 1},
     ),
     "a row is of another topic": (
-        lambda r: altered(r, "_generation", "Z"),
+        lambda r: altered(r, "_topic_id", "Z"),
         {"missing": 1, "mismatched": 1},
     ),
     "all rows are gone": (lambda r: r.slice(0, 0), {"missing": 16}),
@@ -148,34 +148,38 @@ def test_rows_of_others_are_no_difference(platform: Platform, loaded: Stream) ->
 
 @pytest.mark.parametrize("lost", ["first", "middle", "last"])
 def test_a_lost_lake_file_is_found(platform: Platform, loaded: Stream, lost: str) -> None:
-    """The chain breaks, or rows are there that the lake does not account for."""
+    """The segment log breaks, or rows are there that the lake does not account for."""
     t = loaded.topic
-    load = link_of(t, 21, 22, window=NEXT, previous=("A", 21))
+    load = segment_of(t, 21, 22, ingest_date=NEXT, previous=("A", 21))
     put(platform.store, load, [GOOD])
     load_stream(platform, loaded, partitions=[0])
-    links = {"first": link_of(t, 0, 12), "middle": link_of(t, 15, 21, window=NEXT), "last": load}
-    platform.store.remove(links[lost].name.path)
+    segments = {
+        "first": segment_of(t, 0, 12),
+        "middle": segment_of(t, 15, 21, ingest_date=NEXT),
+        "last": load,
+    }
+    platform.store.remove(segments[lost].name.path)
     if lost == "last":
         found = verify_stream(platform, loaded)
         assert found.mismatched == 1
         assert "1 rows of bronze." in found.differences[0]
     else:
-        with pytest.raises(ChainBroken):
+        with pytest.raises(SegmentLogBroken):
             verify_stream(platform, loaded)
 
 
 def test_a_changed_lake_file_is_found(platform: Platform, loaded: Stream) -> None:
     """The lake is what rows are compared with."""
-    link = link_of(loaded.topic, 0, 6, partition=1)
-    platform.store.remove(link.name.path)
+    segment = segment_of(loaded.topic, 0, 6, partition=1)
+    platform.store.remove(segment.name.path)
     values = [b"bad" if n % 3 == 0 else GOOD for n in range(6)]
-    put(platform.store, link, [*values[:4], GOOD.replace(b'"W"', b'"V"'), values[5]])
+    put(platform.store, segment, [*values[:4], GOOD.replace(b'"W"', b'"V"'), values[5]])
     assert verify_stream(platform, loaded).mismatched == 1
 
 
 def test_what_is_not_loaded_yet_is_not_missing(platform: Platform, loaded: Stream) -> None:
     """Verification goes as far as bronze has come; so does the count of a slice."""
-    put(platform.store, link_of(loaded.topic, 6, 9, partition=1, previous=("A", 6)), [GOOD] * 3)
+    put(platform.store, segment_of(loaded.topic, 6, 9, partition=1, previous=("A", 6)), [GOOD] * 3)
     found = verify_stream(platform, loaded)
     assert found.ok
     assert found.expected == 24
@@ -191,7 +195,7 @@ def no_web(document: dict[str, Any]) -> None:
 
 
 def test_slices_are_counted(platform: Platform, loaded: Stream) -> None:
-    """Records, gaps and rows of each slice; stale where another contract judged."""
+    """Records, gaps and rows of each slice; stale where another contract validated."""
     slices = [(DAY, 0), (NEXT, 0), (DAY, 1), (NEXT, 1)]
     counts = slice_counts(platform, loaded, slices)
     assert [(k.records, k.gaps, k.bronze, k.quarantined) for k in counts.values()] == [
@@ -202,7 +206,7 @@ def test_slices_are_counted(platform: Platform, loaded: Stream) -> None:
     ]
     assert all(k.ok and k.loaded and not k.stale for k in counts.values())
     other = edited(loaded, no_web)
-    load_stream(platform, other, partitions=[0], windows=[DAY])
+    load_stream(platform, other, partitions=[0], ingest_dates=[DAY])
     counts = slice_counts(platform, other, slices)
     assert [k.stale for k in counts.values()] == [False, True, True, False]
     assert counts[DAY, 0].quarantined == 12
@@ -226,7 +230,7 @@ def test_status_follows_a_stream(
     platform = Platform(embedded_settings)
     status = stream_status(platform, stream)
     assert [p.partition for p in status.partitions] == [0, 1, 2, 3]
-    assert (status.lag, status.bronze_rows, status.generation) == (0, 0, None)
+    assert (status.lag, status.bronze_rows, status.bronze_topic_id) == (0, 0, None)
     assert all(p.lake_position is p.bronze_position is None for p in status.partitions)
 
     produce(embedded_settings, stream.topic, simulate("pgr_events", 400, bad_ratio=0.1))
@@ -234,7 +238,7 @@ def test_status_follows_a_stream(
     run_stream(platform, stream)
     status = stream_status(platform, stream)
     assert (status.lag, status.bronze_rows, status.quarantine_rows) == (0, 360, 40)
-    assert status.generation == status.topic_id
+    assert status.bronze_topic_id == status.topic_id
     for partition in status.partitions:
         end = partition.log_end
         positions = (partition.lake_position, partition.bronze_position)

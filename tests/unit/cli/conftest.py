@@ -17,7 +17,7 @@ OURS = (
     "PYICEBERG_",
     "DAGSTER_",
     "PLATFORM_",
-    "GATEWAY_",
+    "HTTP_API_",
     "DROP_",
     "SINK_",
     "LOG_",

@@ -8,8 +8,8 @@ import pytest
 from command_line import Ingest
 from webhook import Receiver, receiving
 
-from ingestion_platform.alarms import Alarm, Book
-from ingestion_platform.cli.diagnosis import CHECKS, Patient
+from ingestion_platform.alarms import Alarm, AlarmStore
+from ingestion_platform.cli.diagnosis import CHECKS, DoctorContext
 from ingestion_platform.settings import Settings
 
 LAG = Alarm(
@@ -30,7 +30,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 def doctors() -> list[tuple[str, str]]:
     """Status and message of doctor's findings about alarms."""
-    found = CHECKS["alarms"](Patient(Settings.load()))
+    found = CHECKS["alarms"](DoctorContext(Settings.load()))
     return [(each.level.value, each.message) for each in found]
 
 
@@ -43,7 +43,7 @@ def test_nothing_is_on(bare: Ingest) -> None:
 
 def test_what_is_on_is_shown_and_can_be_closed(bare: Ingest, receiver: Receiver) -> None:
     """With the next action and the runbook's section; closing tells the webhook."""
-    book = Book(Settings.load())
+    book = AlarmStore(Settings.load())
     book.saw(LAG)
     book.deliver()
     answer = bare("alarm", "list")
@@ -75,7 +75,7 @@ def test_without_a_webhook_there_is_nothing_to_try(bare: Ingest) -> None:
 
 def test_doctor_tells_what_is_on_and_what_was_not_taken(bare: Ingest, receiver: Receiver) -> None:
     """And sends nothing itself."""
-    book = Book(Settings.load())
+    book = AlarmStore(Settings.load())
     assert [status for status, _ in doctors()] == ["ok"]
     receiver.answers = [500]
     book.saw(LAG)

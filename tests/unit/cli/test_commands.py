@@ -12,9 +12,9 @@ from command_line import Ingest
 
 from ingestion_platform import Client
 from ingestion_platform.errors import NoTopic
+from ingestion_platform.kafka.client import topics
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import topics
-from ingestion_platform.streams import COMPONENT, DEFS
+from ingestion_platform.streams import COMPONENT, DOMAINS_FOLDER
 from ingestion_platform.warehouse.catalog import open_catalog
 
 STATUS = {
@@ -24,7 +24,7 @@ STATUS = {
     "no_topic_yet",
     "error",
     "topic_id",
-    "generation",
+    "bronze_topic_id",
     "bronze_table",
     "quarantine_table",
     "bronze_rows",
@@ -90,13 +90,13 @@ def test_nothing_is_sent_to_a_stream_of_files(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A stream without a topic gets none; the error says how its records come in."""
-    folder = tmp_path / "defs" / "shop"
+    folder = tmp_path / "domains" / "shop"
     folder.mkdir(parents=True)
-    contract = (DEFS / "telemetry" / "app_logs.odcs.yaml").read_text()
+    contract = (DOMAINS_FOLDER / "telemetry" / "app_logs.odcs.yaml").read_text()
     (folder / "refunds.odcs.yaml").write_text(contract)
     attributes = {"name": "refunds", "files": {"folder": "back"}}
     (folder / "defs.yaml").write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes}))
-    monkeypatch.setenv("PLATFORM_DEFS", str(folder.parent))
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(folder.parent))
     answer = ingest("produce", "refunds", "--count", "1")
     assert answer.code == 1
     assert "refunds has no Kafka topic" in answer.err
@@ -173,7 +173,7 @@ def test_run_loads_to_the_end_and_again_does_nothing(loaded: Ingest) -> None:
     assert [(t["landed"], t["bronze"], t["quarantined"]) for t in again.json] == [(0, 0, 0)]
 
 
-def test_run_tells_why_records_were_refused(ingest: Ingest) -> None:
+def test_run_tells_why_records_were_rejected(ingest: Ingest) -> None:
     """The JSON of a run counts rows and reasons."""
     ingest("run", "pgr_events")
     ingest("produce", "pgr_events", "--count", "100", "--bad-ratio", "0.2", "--quiet")

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from command_line import Ingest
 
-from ingestion_platform.streams import COMPONENT, DEFS
+from ingestion_platform.streams import COMPONENT, DOMAINS_FOLDER
 
-CONTRACT = DEFS / "telemetry" / "app_logs.odcs.yaml"
+CONTRACT = DOMAINS_FOLDER / "telemetry" / "app_logs.odcs.yaml"
 
 
 @pytest.mark.parametrize(("key", "code"), [("host", 0), ("nobody", 1)])
@@ -25,7 +25,7 @@ def test_lint_looks_at_declared_keys(
     (folder / "mine.odcs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     attributes = {"name": "mine", "topic": "mine", "key": key}
     (folder / "defs.yaml").write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes}))
-    monkeypatch.setenv("PLATFORM_DEFS", str(tmp_path))
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(tmp_path))
     done = bare("contract", "lint")
     assert done.code == code, done.out
     told = f"{folder / 'defs.yaml'}: stream mine, key: 'nobody' is no field of mine.odcs.yaml"

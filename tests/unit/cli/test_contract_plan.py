@@ -30,12 +30,12 @@ def write(file: Path, properties: Properties) -> None:
 @pytest.fixture
 def contract(bare: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The contract of a stream that takes files, not loaded yet."""
-    folder = tmp_path / "defs" / "post"
+    folder = tmp_path / "domains" / "post"
     folder.mkdir(parents=True)
     attributes = {"name": "letters", "files": {"folder": "letters"}}
     component = "ingestion_platform.orchestration.Stream"
     (folder / "defs.yaml").write_text(yaml.safe_dump({"type": component, "attributes": attributes}))
-    monkeypatch.setenv("PLATFORM_DEFS", str(folder.parent))
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(folder.parent))
     file = folder / "letters.odcs.yaml"
     write(file, [{"name": "id", "logicalType": "integer", "physicalType": "int"}])
     return file
@@ -58,7 +58,7 @@ def test_a_table_that_is_not_there_will_be_made(bare: Ingest, contract: Path) ->
             "table": "bronze.letters",
             "new": True,
             "steps": [],
-            "refused": [],
+            "rejected": [],
             "error": None,
         }
     ]
@@ -94,7 +94,7 @@ def test_what_cannot_be_followed_is_told_with_the_way_out(
     write(contract, [{"name": "id", "logicalType": "string"}])
     answer = bare("contract", "plan", "letters", "--json")
     assert answer.code == 1
-    (problem,) = answer.json[0]["refused"]
+    (problem,) = answer.json[0]["rejected"]
     assert problem["element"] == "property id"
     told = bare("contract", "plan", "letters")
     assert "cannot follow its contract" in told.out
@@ -102,7 +102,7 @@ def test_what_cannot_be_followed_is_told_with_the_way_out(
     assert "beside it" in told.out
     records = tmp_path / "more.jsonl"
     records.write_text('{"id": "x"}\n')
-    refused = bare("load", "letters", str(records))
-    assert refused.code == 1
-    assert "is string in the contract" in refused.err
+    rejected = bare("load", "letters", str(records))
+    assert rejected.code == 1
+    assert "is string in the contract" in rejected.err
     assert bare("query", "select id from bronze.letters", "--json").json == [{"id": 1}]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import Ingest
 
-from ingestion_platform.streams import DEFS
+from ingestion_platform.streams import DOMAINS_FOLDER
 
 DEFINITION = """\
 type: ingestion_platform.orchestration.Stream
@@ -26,13 +26,13 @@ attributes:
 @pytest.fixture
 def delivering(bare: Ingest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingest:
     """A stream of one's own with three users in bronze, delivered to a folder."""
-    domain = tmp_path / "defs" / "mine"
+    domain = tmp_path / "domains" / "mine"
     domain.mkdir(parents=True)
     (domain / "defs.yaml").write_text(DEFINITION)
-    contract = (DEFS / "recomart" / "recomart_users.odcs.yaml").read_text()
+    contract = (DOMAINS_FOLDER / "recomart" / "recomart_users.odcs.yaml").read_text()
     table = "physicalName: recomart_users"
     (domain / "users.odcs.yaml").write_text(contract.replace(table, "physicalName: my_users"))
-    monkeypatch.setenv("PLATFORM_DEFS", str(tmp_path / "defs"))
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(tmp_path / "domains"))
     monkeypatch.setenv("SINK_FILES_URL", (tmp_path / "out").as_uri())
     users = [{"user_id": n, "age": 30, "gender": "F", "device": "Mobile"} for n in (1, 2, 3, 2)]
     file = tmp_path / "users.jsonl"
@@ -45,7 +45,7 @@ def delivering(bare: Ingest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_a_stream_is_delivered_once(delivering: Ingest, tmp_path: Path) -> None:
     """In figures for machines and for people; the second time there is nothing to do."""
     (done,) = delivering("deliver", "my_users", "--json").json
-    assert (done["name"], done["upserted"], done["refused"]) == ("files/mine/users", 3, 0)
+    assert (done["name"], done["upserted"], done["rejected"]) == ("files/mine/users", 3, 0)
     (part,) = (tmp_path / "out" / "mine" / "users").glob("part-*.csv")
     assert part.read_text().count("\n") == 4
     again = delivering("deliver", "my_users")

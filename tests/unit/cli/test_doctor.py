@@ -8,10 +8,10 @@ import pytest
 from command_line import Answer, Ingest
 
 from ingestion_platform.cli import diagnosis
-from ingestion_platform.lake.losses import Loss, note_losses
+from ingestion_platform.kafka import broker
+from ingestion_platform.lake.losses import Loss, record_losses
 from ingestion_platform.lake.store import open_store
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 
@@ -42,7 +42,7 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
         "lake",
         "catalog",
         "tables",
-        "upkeep",
+        "maintenance",
         "streams",
         "sinks",
         "alarms",
@@ -56,17 +56,17 @@ def test_a_healthy_platform_has_no_failure(healthy: Ingest) -> None:
 
 
 def test_tables_that_pile_up_are_told_of(healthy: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to do; none is after upkeep."""
+    """With what to do; none is after maintenance."""
     for _ in range(5):
         healthy("produce", "pgr_events", "--count", "50", "--quiet")
         assert healthy("run", "pgr_events").code == 0
     monkeypatch.setattr(diagnosis, "PILED", 5)
-    (warned,) = lines(healthy("doctor", "--json"), "upkeep", "bronze.service_events_raw")
+    (warned,) = lines(healthy("doctor", "--json"), "maintenance", "bronze.service_events_raw")
     assert warned["status"] == "warn"
     assert "small files" in warned["message"]
-    assert "ingest upkeep" in warned["action"]
-    assert healthy("upkeep", "pgr_events").code == 0
-    assert not lines(healthy("doctor", "--json"), "upkeep", "bronze.service_events_raw")
+    assert "ingest maintain" in warned["action"]
+    assert healthy("maintenance", "pgr_events").code == 0
+    assert not lines(healthy("doctor", "--json"), "maintenance", "bronze.service_events_raw")
 
 
 def test_people_get_a_line_per_finding(healthy: Ingest) -> None:
@@ -178,7 +178,7 @@ def test_a_broker_that_crashed_is_noticed(bare: Ingest, tmp_path: Path) -> None:
 def test_what_was_lost_is_told(healthy: Ingest) -> None:
     """Lost records fail, a recreated topic warns; `ingest status` counts both."""
     store, topic = open_store(Settings.load()), declared_streams()["pgr_events"].topic
-    note_losses(store, topic, [Loss(1, 0, 3, 45), Loss(2, 0, 9, None)])
+    record_losses(store, topic, [Loss(1, 0, 3, 45), Loss(2, 0, 9, None)])
     answer = healthy("doctor", "--json")
     assert answer.code == 1
     (lost,) = lines(answer, "streams", "lost")
@@ -215,6 +215,6 @@ def test_dotenv_that_others_reach_is_warned_of(
     monkeypatch.chdir(tmp_path)
     settings = Settings.load()
     assert settings.dotenv_file == file
-    found = [f for f in diagnosis._settings(diagnosis.Patient(settings)) if f.level != "ok"]
+    found = [f for f in diagnosis._settings(diagnosis.DoctorContext(settings)) if f.level != "ok"]
     assert [f.message.partition(f" {file}")[0] for f in found] == ([said] if said else [])
     assert all("chmod" in f.action for f in found)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from command_line import Ingest
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.model import Kind
-from ingestion_platform.streams import DEFS, declared_streams
+from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 
 RECORDS = [
     {"order_id": n, "status": ["new", "paid"][n % 2], "at": f"2026-03-01T10:00:{n:02}Z"}
@@ -29,9 +29,9 @@ def sample(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def defs(tmp_path: Path, bare: Ingest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the user's own, named by PLATFORM_DEFS; it is not there yet."""
-    monkeypatch.setenv("PLATFORM_DEFS", "own/defs")
-    return tmp_path / "own" / "defs"
+    """A folder of the user's own, named by PLATFORM_DOMAINS; it is not there yet."""
+    monkeypatch.setenv("PLATFORM_DOMAINS", "own/domains")
+    return tmp_path / "own" / "domains"
 
 
 def test_a_sample_becomes_a_declared_stream(bare: Ingest, defs: Path, sample: Path) -> None:
@@ -42,11 +42,11 @@ def test_a_sample_becomes_a_declared_stream(bare: Ingest, defs: Path, sample: Pa
     assert done.out.strip() == str(file)
     assert "ingest contract lint" in done.err
     streams = declared_streams()
-    assert len(streams) == len(declared_streams(DEFS)) + 1
+    assert len(streams) == len(declared_streams(DOMAINS_FOLDER)) + 1
     stream = streams["shop_orders"]
     assert (stream.topic, stream.domain) == ("shop-orders", "shop")
     assert stream.contract.primary_key == ("order_id",)
-    assert Parser(stream.contract).code_version
+    assert Validator(stream.contract).code_version
     lint = bare("contract", "lint", str(file), "--json")
     assert lint.code == 0
     assert any("placeholder" in finding["problem"] for finding in lint.json)
@@ -88,7 +88,7 @@ def test_a_csv_sample_gives_typed_fields(bare: Ingest, defs: Path, tmp_path: Pat
 def test_a_given_contract_is_taken_as_it_is(bare: Ingest, defs: Path, tmp_path: Path) -> None:
     """The file is copied byte by byte under the stream's name, into its own domain."""
     defs.mkdir(parents=True)
-    assert bare("new", "a", "--from", _one_record(tmp_path), "--defs", "elsewhere").code == 0
+    assert bare("new", "a", "--from", _one_record(tmp_path), "--domains", "elsewhere").code == 0
     given = (tmp_path / "elsewhere" / "a" / "a.odcs.yaml").rename(tmp_path / "mine.yaml")
     done = bare("new", "b", "--contract", str(given))
     assert done.code == 0, done.err
@@ -96,10 +96,10 @@ def test_a_given_contract_is_taken_as_it_is(bare: Ingest, defs: Path, tmp_path: 
 
 
 def test_another_folder_is_used_and_told(bare: Ingest, tmp_path: Path) -> None:
-    """With --defs the way to have the folder found is among the next steps."""
-    done = bare("new", "a", "--from", _one_record(tmp_path), "--defs", "mine")
+    """With --domains the way to have the folder found is among the next steps."""
+    done = bare("new", "a", "--from", _one_record(tmp_path), "--domains", "mine")
     assert done.code == 0, done.err
-    assert f"export PLATFORM_DEFS={tmp_path / 'mine'}" in done.err
+    assert f"export PLATFORM_DOMAINS={tmp_path / 'mine'}" in done.err
     assert list(declared_streams(tmp_path / "mine")) == ["a"]
     assert "a" not in declared_streams()
 
@@ -116,7 +116,7 @@ def test_another_folder_is_used_and_told(bare: Ingest, tmp_path: Path) -> None:
         (["mine", "--contract", "x.yaml"], "give a sample or a contract"),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(
+def test_what_cannot_be_is_rejected_and_leaves_nothing(
     bare: Ingest, defs: Path, sample: Path, arguments: list[str], said: str
 ) -> None:
     """A name that is taken or malformed is told; no file is written."""
@@ -138,7 +138,7 @@ def test_an_existing_contract_is_not_overwritten(bare: Ingest, defs: Path, sampl
 
 
 @pytest.mark.parametrize("content", ["", "[1]\n", "{}\n"])
-def test_a_sample_without_records_is_refused(
+def test_a_sample_without_records_is_rejected(
     bare: Ingest, defs: Path, tmp_path: Path, content: str
 ) -> None:
     """Nothing can be proposed from it; the error says so and names the file."""
@@ -150,10 +150,10 @@ def test_a_sample_without_records_is_refused(
 
 
 def test_a_missing_folder_of_own_streams_is_told(bare: Ingest, defs: Path) -> None:
-    """A misspelled PLATFORM_DEFS is an error, not an absence of streams."""
+    """A misspelled PLATFORM_DOMAINS is an error, not an absence of streams."""
     done = bare("contract", "lint")
     assert done.code == 2
-    assert "PLATFORM_DEFS" in done.err
+    assert "PLATFORM_DOMAINS" in done.err
 
 
 def _one_record(folder: Path) -> str:

@@ -11,9 +11,9 @@ import pytest
 from command_line import Ingest
 from confluent_kafka import Consumer, TopicPartition
 
+from ingestion_platform.kafka import broker
+from ingestion_platform.kafka.client import client_config
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
-from ingestion_platform.sources.client import client_config
 
 DATA = Path(__file__).parents[3] / "data"
 TOPICS = ("tmdb-movie", "tmdb-tv_series", "tmdb-person")
@@ -88,9 +88,9 @@ def test_undelivered_records_fail_the_command(own: Ingest, monkeypatch: pytest.M
     answer = own("produce", "tmdb", "--data", str(DATA))
     assert answer.code == 1
     assert "were not acknowledged" in answer.err
-    refused = 54 - len(sent())
-    assert 0 < refused < 54
-    assert f"{refused} records were not acknowledged" in answer.err
+    rejected = 54 - len(sent())
+    assert 0 < rejected < 54
+    assert f"{rejected} records were not acknowledged" in answer.err
 
 
 @pytest.mark.parametrize(

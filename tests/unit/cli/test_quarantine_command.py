@@ -39,15 +39,15 @@ RECORDS = [
 
 @pytest.fixture
 def contract(bare: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The contract of a stream of letters, of which one is good and three are refused."""
-    folder = tmp_path / "defs" / "post"
+    """The contract of a stream of letters, of which one is good and three are rejected."""
+    folder = tmp_path / "domains" / "post"
     folder.mkdir(parents=True)
     attributes = {"name": "letters", "files": {"folder": "letters"}}
     component = "ingestion_platform.orchestration.Stream"
     (folder / "defs.yaml").write_text(yaml.safe_dump({"type": component, "attributes": attributes}))
     file = folder / "letters.odcs.yaml"
     file.write_text(yaml.safe_dump(CONTRACT, sort_keys=False))
-    monkeypatch.setenv("PLATFORM_DEFS", str(folder.parent))
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(folder.parent))
     records = tmp_path / "letters.jsonl"
     records.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     assert bare("load", "letters", str(records)).code == 0
@@ -103,7 +103,7 @@ def test_records_are_shown_by_reason_up_to_a_limit(bare: Ingest, contract: Path)
     assert bare("quarantine", "show", "letters", "--reason", "nobody").code == 1
     assert bare("quarantine", "show", "letters", "files").code == 2
     assert bare("quarantine", "show", "letters", "x", "1").code == 2
-    assert bare("quarantine", "show", "letters", "--window", "today").code == 2
+    assert bare("quarantine", "show", "letters", "--ingest-date", "today").code == 2
     assert bare("quarantine", "show", "nobodys").code == 2
 
 
@@ -163,13 +163,13 @@ def test_a_decision_is_recorded_and_taken_back(bare: Ingest, contract: Path) -> 
 def test_a_decision_without_reason_or_records_is_none(
     bare: Ingest, contract: Path, arguments: tuple[str, ...], code: int
 ) -> None:
-    """Wrong use and refusals end with the usual codes."""
+    """Wrong use and rejections end with the usual codes."""
     assert bare("quarantine", "discard", *arguments).code == code
     (found,) = bare("quarantine", "list", "letters", "--json").json
     assert found["decided"] == 0
 
 
-def test_python_reads_refused_records(bare: Ingest, contract: Path) -> None:
+def test_python_reads_rejected_records(bare: Ingest, contract: Path) -> None:
     """As the command does, and nothing else."""
     found = Client().quarantine("letters", reason="required")
     assert [each.offset for each in found] == [3]

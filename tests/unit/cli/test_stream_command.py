@@ -17,10 +17,10 @@ import yaml
 from testbed import PGR
 
 from ingestion_platform.pipeline import Platform
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ class Shop:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         own = uuid.uuid4().hex[:8]
-        home = folder / "defs" / "shop"
+        home = folder / "domains" / "shop"
         home.mkdir(parents=True)
         documents = []
         for number in range(3):
@@ -59,7 +59,7 @@ class Shop:
         self.platform = Platform(settings)
         self.streams = list(declared_streams(home.parent).values())
         self.env = {
-            "PLATFORM_DEFS": str(home.parent),
+            "PLATFORM_DOMAINS": str(home.parent),
             "PLATFORM_HOME": str(settings.home),
             "DAGSTER_HOME": "",
             "LAKE_URL": settings.lake_url,

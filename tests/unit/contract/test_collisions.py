@@ -1,4 +1,4 @@
-"""Streams whose derived names would be mixed up: refused with both, before anything is mixed."""
+"""Streams whose derived names would be mixed up: rejected with both, before anything is mixed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Declare = Callable[..., Path]
 
 @pytest.fixture
 def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
-    """Declares streams of a domain of PLATFORM_DEFS: attributes, and a table's name if given."""
-    monkeypatch.setenv("PLATFORM_DEFS", str(tmp_path))
+    """Declares streams of a domain of PLATFORM_DOMAINS: attributes, and a table's name if given."""
+    monkeypatch.setenv("PLATFORM_DOMAINS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
     def declared(*streams: dict[str, Any]) -> Path:

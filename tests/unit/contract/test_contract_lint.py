@@ -11,9 +11,9 @@ import pytest
 from ingestion_platform.contract.lint import Severity, lint
 from ingestion_platform.contract.model import Kind
 from ingestion_platform.contract.odcs import load_contract
-from ingestion_platform.streams import DEFS
+from ingestion_platform.streams import DOMAINS_FOLDER
 
-DECLARED = sorted(DEFS.glob("*/*.odcs.yaml"))
+DECLARED = sorted(DOMAINS_FOLDER.glob("*/*.odcs.yaml"))
 TEXT = {"name": "text", "logicalType": "string"}
 PGR_COLUMNS = {
     "event_date": Kind.DATE,
@@ -52,7 +52,7 @@ def test_the_declared_contracts_pass_datacontract_lint(file):
 
 def test_the_contract_of_grievances():
     """Columns, table and partitions are those that existing readers know."""
-    contract = load_contract(DEFS / "pgr" / "pgr_events.odcs.yaml")
+    contract = load_contract(DOMAINS_FOLDER / "pgr" / "pgr_events.odcs.yaml")
 
     assert {f.name: f.kind for f in contract.fields} == PGR_COLUMNS
     assert [f.name for f in contract.fields] == list(PGR_COLUMNS)

@@ -134,7 +134,7 @@ def test_bronze_rows_go_into_the_table_and_come_back(catalog):
     schema = iceberg_schema(contract)
     table = catalog.create_table("n.x", schema, partition_spec=partition_spec(contract))
     row = {"day": date(2026, 11, 20), "kind": "a", "items": [{"n": 1}, None], "price": None}
-    row |= {columns.WINDOW: date(2026, 11, 20), columns.PARTITION: 0, columns.OFFSET: 7}
+    row |= {columns.INGEST_DATE: date(2026, 11, 20), columns.PARTITION: 0, columns.OFFSET: 7}
     rows = pa.Table.from_pylist([row], schema=bronze_arrow_schema(contract))
 
     table.append(rows)
@@ -153,7 +153,7 @@ def test_quarantine_rows_go_into_the_table_and_come_back(catalog):
     table = catalog.create_table("n.q", schema, partition_spec=quarantine_partition_spec())
     row = dict.fromkeys(columns.QUARANTINE_COLUMNS)
     row |= {
-        columns.WINDOW: date(2026, 11, 20),
+        columns.INGEST_DATE: date(2026, 11, 20),
         columns.TIMESTAMP: datetime(2026, 11, 20, 10, tzinfo=UTC),
         columns.VALUE: b"\x00\xff",
         columns.HEADERS: [{"key": b"\xff", "value": b"\x01"}, {"key": b"k", "value": None}],
@@ -164,7 +164,7 @@ def test_quarantine_rows_go_into_the_table_and_come_back(catalog):
     table.append(rows)
 
     assert table.schema() == schema
-    assert table.spec().fields[0].name == columns.WINDOW
+    assert table.spec().fields[0].name == columns.INGEST_DATE
     assert table.scan().to_arrow().to_pylist() == [row]
 
 
@@ -176,7 +176,7 @@ def test_platform_columns_follow_the_fields():
     )  # fmt: skip
 
     assert iceberg_schema(contract).column_names == [
-        "a", "_window", "_generation", "_partition", "_offset", "_ingested_at", "_contract"
+        "a", "_ingest_date", "_topic_id", "_partition", "_offset", "_ingested_at", "_contract"
     ]  # fmt: skip
     assert arrow_schema(contract).names == ["a"]
     assert bronze_arrow_schema(contract).names == iceberg_schema(contract).column_names

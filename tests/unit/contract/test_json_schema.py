@@ -13,11 +13,11 @@ from formats import json_cases
 from formats.case import FormatCase
 from jsonschema import Draft202012Validator
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.json_schema import example, field_schema, json_schema
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.odcs import load_contract
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
 
 STREAMS = declared_streams()
@@ -30,7 +30,7 @@ def prop(name: str, kind: str, **more: Any) -> dict[str, Any]:
 
 def accepted(contract: Contract, values: list[bytes]) -> set[int]:
     """The places of the records that the contract accepts."""
-    return set(Parser(contract).parse(pa.array(values, pa.binary())).valid.to_pylist())
+    return set(Validator(contract).parse(pa.array(values, pa.binary())).valid.to_pylist())
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)

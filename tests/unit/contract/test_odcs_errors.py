@@ -15,7 +15,7 @@ from ingestion_platform.contract.lint import Severity, lint
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.problems import ContractProblems
 from ingestion_platform.errors import ContractError
-from ingestion_platform.streams import DEFS
+from ingestion_platform.streams import DOMAINS_FOLDER
 
 TEXT = {"name": "text", "logicalType": "string"}
 X = "schema[0].properties[0] (x)"
@@ -359,7 +359,7 @@ def test_a_file_that_is_not_a_document(tmp_path, content, element, problem):
     assert str(file) in str(caught.value)
 
 
-EDITED = yaml.safe_load((DEFS / "pgr" / "pgr_events.odcs.yaml").read_text())
+EDITED = yaml.safe_load((DOMAINS_FOLDER / "pgr" / "pgr_events.odcs.yaml").read_text())
 EDITED["schema"][0]["properties"] += [
     options("integer", format="i32", minimum=1, maximum=9),
     {"name": "amount", "logicalType": "number", "physicalType": "decimal(9,2)",

@@ -50,7 +50,7 @@ def test_the_standards_own_tool_accepts_previous_names(odcs):
     ],
 )
 def test_a_previous_name_is_plain_and_nobody_elses(problems, properties, problem):
-    """Whatever would make two columns of one name is refused with the file's element."""
+    """Whatever would make two columns of one name is rejected with the file's element."""
     (found,) = problems(*properties)
     assert problem in found.problem
     assert "customProperties[0].value" in found.element
@@ -73,7 +73,7 @@ def test_previous_names_change_the_fingerprint_only_where_there_are_some(load):
     ],
     ids=["object", "array"],
 )
-def test_a_decimal_inside_is_refused_with_a_way_out(problems, holder):
+def test_a_decimal_inside_is_rejected_with_a_way_out(problems, holder):
     """Nothing would check its scale, so it is not let in."""
     inner = {"logicalType": "number", "physicalType": "decimal(9,2)"}
     (found,) = problems({"name": "x", **holder(inner)})

@@ -14,13 +14,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestion_platform.bronze.parse import Parser
 from ingestion_platform.bronze.text import TextReader
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.lint import Severity, lint
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.propose import PLACEHOLDER, propose
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import declared_streams
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -89,14 +89,14 @@ def proposed(
     return load_contract(file)
 
 
-def refusals(
+def rejections(
     contract: Contract, records: Sequence[Mapping[str, Any]], *, text: bool = False
 ) -> list[list[str]]:
     """The reasons that the contract has against these records."""
     values = pa.array([json.dumps(r).encode() for r in records], pa.binary())
     if text:
         values = TextReader(contract).typed(values)
-    return Parser(contract).parse(values).reasons.to_pylist()
+    return Validator(contract).parse(values).reasons.to_pylist()
 
 
 def fields(contract: Contract) -> dict[str, Kind]:
@@ -124,7 +124,7 @@ def test_any_json_sample_is_valid_by_its_own_contract(
         assert not any(_declarable(record) for record in records)
         return
     ours = [record for record in records if fields(contract).keys() & record.keys()]
-    assert refusals(contract, ours) == []
+    assert rejections(contract, ours) == []
 
 
 def _declarable(record: Mapping[str, Any]) -> bool:
@@ -137,12 +137,12 @@ def _declarable(record: Mapping[str, Any]) -> bool:
 def test_any_sample_of_text_is_valid_by_its_own_contract(
     records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Cells of a CSV file are read as the proposed types, and none is refused."""
+    """Cells of a CSV file are read as the proposed types, and none is rejected."""
     try:
         contract = proposed(tmp_path, records, text=True)
     except ValueError:
         return
-    assert refusals(contract, records, text=True) == []
+    assert rejections(contract, records, text=True) == []
 
 
 @pytest.mark.parametrize("stream", declared_streams())
@@ -152,7 +152,7 @@ def test_the_records_of_a_declared_stream_suit_the_contract_proposed_for_them(
     """Realistic records give a contract without errors, a key and a date to partition by."""
     records = [json.loads(r.value) for r in simulate(stream, 120, seed=3, start=START)]
     contract = proposed(tmp_path, records, name=stream)
-    assert refusals(contract, records) == []
+    assert rejections(contract, records) == []
     findings = lint([Path(contract.file)])
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     assert any("placeholder" in f.problem for f in findings)
@@ -204,7 +204,7 @@ def test_types_come_from_all_values(tmp_path: Path) -> None:
     assert (contract.primary_key, contract.partition_by) == (("order_id",), ("event_date",))
     assert contract.quarantine_share == 0.05
     assert contract.table == "shop_orders"
-    assert refusals(contract, [varied[0] | {"status": "lost"}])
+    assert rejections(contract, [varied[0] | {"status": "lost"}])
 
 
 def test_text_spells_types(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_text_spells_types(tmp_path: Path) -> None:
         "day": Kind.DATE,
     }
     assert (contract.primary_key, contract.partition_by) == (("id",), ("day",))
-    assert refusals(contract, rows, text=True) == []
+    assert rejections(contract, rows, text=True) == []
 
 
 def test_required_is_what_is_never_missing(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_required_is_what_is_never_missing(tmp_path: Path) -> None:
 
 
 def test_nothing_can_be_proposed_from_nothing() -> None:
-    """A sample without records, or without a field that can be a column, is refused."""
+    """A sample without records, or without a field that can be a column, is rejected."""
     for records in ([], [{}], [{"_a": 1}]):
         with pytest.raises(ValueError, match="no"):
             propose("orders", "shop", records)

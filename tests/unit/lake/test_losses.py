@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform.lake.chain import Link
+from ingestion_platform.kafka.topic_log import Topic, Watermarks
 from ingestion_platform.lake.losses import (
     Loss,
     merged,
-    note_losses,
-    noted_losses,
     present_losses,
+    record_losses,
+    recorded_losses,
 )
 from ingestion_platform.lake.names import Name
+from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import LocalStore
-from ingestion_platform.sources.kafka import Topic, Watermarks
 
 TOPIC = Topic("events", "new", "cluster", (0, 1))
 
 
-def tail(partition: int, end: int, generation: str = "new", ordinal: int = 1) -> Link:
+def tail(partition: int, end: int, topic_id: str = "new", ordinal: int = 1) -> Segment:
     """The last file of a log partition."""
     name = Name(ordinal, 0, date(2026, 11, 20), partition, "events")
-    return Link(name, generation, "cluster", end, end)
+    return Segment(name, topic_id, "cluster", end, end)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def tail(partition: int, end: int, generation: str = "new", ordinal: int = 1) ->
         ),
     ],
 )
-def test_losses_are_what_lies_between_a_chain_and_the_log(
-    start: int, end: int, tails: list[Link], losses: list[Loss]
+def test_losses_are_what_lies_between_a_segment_log_and_the_log(
+    start: int, end: int, tails: list[Segment], losses: list[Loss]
 ) -> None:
-    """Of the present generation by number, of an earlier one without an end."""
-    ends = {link.name.partition: link for link in tails}
+    """Of the present topic id by number, of an earlier one without an end."""
+    ends = {segment.name.partition: segment for segment in tails}
     assert present_losses(TOPIC, {0: Watermarks(start, end)}, ends) == losses
 
 
@@ -57,19 +57,19 @@ def test_losses_are_noted_once_and_read_by_one_listing(tmp_path: Path) -> None:
     """In the order of the log, with the time; the longest of those that began at one offset."""
     store = LocalStore(tmp_path)
     losses = [Loss(0, 1, 0, 5), Loss(0, 0, 10, None), Loss(3, 0, 7, 9)]
-    note_losses(store, "events", losses)
+    record_losses(store, "events", losses)
     (first, *_) = sorted(tmp_path.rglob("*.json"))
     stamp = first.stat().st_mtime_ns
-    note_losses(store, "events", [*losses, Loss(3, 0, 7, 12)])
+    record_losses(store, "events", [*losses, Loss(3, 0, 7, 12)])
     assert first.stat().st_mtime_ns == stamp
-    found = noted_losses(store, "events")
+    found = recorded_losses(store, "events")
     assert [(x.ordinal, x.partition, x.start, x.end) for x in found] == [
         (0, 0, 10, None),
         (0, 3, 7, 12),
         (1, 0, 0, 5),
     ]
     assert all(x.recent and x.noticed is not None for x in found)
-    assert noted_losses(store, "others") == []
+    assert recorded_losses(store, "others") == []
 
 
 def test_a_loss_is_an_alarm_for_a_week() -> None:

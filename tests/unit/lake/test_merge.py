@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_files import DAY, link_of, put, records
+from lake_files import DAY, put, records, segment_of
 
-from ingestion_platform.errors import PositionMoved
+from ingestion_platform.errors import WriteConflict
 from ingestion_platform.lake import merge as merge_module
-from ingestion_platform.lake.chain import Chain, ChainBroken, Link, Source
 from ingestion_platform.lake.land import write_sidecar
 from ingestion_platform.lake.merge import Differing, Merged, Piece, closed, grouped, merge_closed
 from ingestion_platform.lake.names import FILES, Name
 from ingestion_platform.lake.records import decode, encode, read
+from ingestion_platform.lake.segments import Segment, SegmentLog, SegmentLogBroken, Source
 from ingestion_platform.lake.store import LocalStore, Store, open_store
-from ingestion_platform.progress.positions import Position
+from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from services import Services
 
@@ -51,29 +51,39 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(Settings.load(env, root=tmp_path))
 
 
-def land(store: Store, link: Link) -> Link:
+def land(store: Store, segment: Segment) -> Segment:
     """A file as landing puts it, with its metadata; a record's value is its offset."""
-    put(store, link, [b"%d" % at for at in range(link.start, link.end)])
-    data = store.read(link.name.path)
-    write_sidecar(store, link, decode(data), data)
-    return link
+    put(store, segment, [b"%d" % at for at in range(segment.start, segment.end)])
+    data = store.read(segment.name.path)
+    write_sidecar(store, segment, decode(data), data)
+    return segment
 
 
 def landed(
-    store: Store, edges: Sequence[int], *, window: date = DAY, follow: bool = True, **how: Any
-) -> list[Link]:
-    """Files between edges, each following the one ahead; then one of the next window."""
-    links = []
+    store: Store, edges: Sequence[int], *, ingest_date: date = DAY, follow: bool = True, **how: Any
+) -> list[Segment]:
+    """Files between edges, each following the one ahead; then one of the next ingest date."""
+    segments = []
     for start, end in pairwise(edges):
         previous = ("A", start) if start else None
-        links.append(land(store, link_of("t", start, end, window=window, previous=previous, **how)))
+        segments.append(
+            land(
+                store,
+                segment_of("t", start, end, ingest_date=ingest_date, previous=previous, **how),
+            )
+        )
     if follow:
         end = edges[-1]
-        last = link_of(
-            "t", end, end + 1, window=window + timedelta(days=1), previous=("A", end), **how
+        last = segment_of(
+            "t",
+            end,
+            end + 1,
+            ingest_date=ingest_date + timedelta(days=1),
+            previous=("A", end),
+            **how,
         )
         land(store, last)
-    return links
+    return segments
 
 
 def merge(store: Store, **how: Any) -> list[Merged]:
@@ -81,9 +91,9 @@ def merge(store: Store, **how: Any) -> list[Merged]:
     return merge_closed(store, "t", today=TODAY, **how)
 
 
-def names(store: Store, window: date = DAY, partition: int = 0) -> list[tuple[int, int]]:
+def names(store: Store, ingest_date: date = DAY, partition: int = 0) -> list[tuple[int, int]]:
     """Start and end of the files of a slice, as their names tell them (end 0: not merged)."""
-    found = Chain(store, "t").names(window).get(partition, [])
+    found = SegmentLog(store, "t").names(ingest_date).get(partition, [])
     return [(name.start, name.end) for name in found]
 
 
@@ -98,34 +108,34 @@ def reading(store: Store, position: tuple[str, int] | None = None) -> list[int]:
     found: list[int] = []
     at = position[1] if position else 0
     behind = None if position is None else Position(*position)
-    for link in Chain(store, "t").after(0, behind):
-        table = read(store, link)
+    for segment in SegmentLog(store, "t").after(0, behind):
+        table = read(store, segment)
         for offset, value in zip(
             table["offset"].to_pylist(), table["value"].to_pylist(), strict=True
         ):
             if offset >= at:
                 assert value == b"%d" % offset
                 found.append(offset)
-        at = max(at, link.end)
+        at = max(at, segment.end)
     return found
 
 
 def test_small_files_become_one(lake: Store) -> None:
     """The records, their order and all columns stay; parts and their metadata are gone."""
-    links = landed(lake, [0, 3, 4, 10, 12])
-    before = [read(lake, link) for link in links]
+    segments = landed(lake, [0, 3, 4, 10, 12])
+    before = [read(lake, segment) for segment in segments]
     (merged,) = merge(lake)
-    assert (merged.window, merged.partition) == (DAY, 0)
+    assert (merged.ingest_date, merged.partition) == (DAY, 0)
     assert (merged.files_before, merged.files_after) == (4, 1)
     assert merged.bytes_after < merged.bytes_before
-    (link,) = Chain(lake, "t").slice(DAY, 0)
-    assert link == replace(links[0], name=replace(links[0].name, end=12), end=12, rows=12)
-    assert read(lake, link).to_pylist() == [row for part in before for row in part.to_pylist()]
-    said = json.loads(lake.read(link.name.sidecar))
+    (segment,) = SegmentLog(lake, "t").slice(DAY, 0)
+    assert segment == replace(segments[0], name=replace(segments[0].name, end=12), end=12, rows=12)
+    assert read(lake, segment).to_pylist() == [row for part in before for row in part.to_pylist()]
+    said = json.loads(lake.read(segment.name.sidecar))
     assert (said["record_count"], said["start"], said["end"]) == (12, 0, 12)
-    assert said["file_size_bytes"] == len(lake.read(link.name.path))
-    last = link_of("t", 12, 13, window=NEXT).name
-    assert paths(lake) == {link.name.path, link.name.sidecar, last.path, last.sidecar}
+    assert said["file_size_bytes"] == len(lake.read(segment.name.path))
+    last = segment_of("t", 12, 13, ingest_date=NEXT).name
+    assert paths(lake) == {segment.name.path, segment.name.sidecar, last.path, last.sidecar}
     assert reading(lake) == list(range(13))
 
 
@@ -139,53 +149,54 @@ def test_what_is_merged_is_not_merged_again(lake: Store) -> None:
     assert {entry.path: entry.version for entry in lake.files("")} == before
 
 
-def test_only_closed_windows_are_merged(store: Store) -> None:
-    """A window is closed for a log partition when it is over and a later one has a file of it."""
+def test_only_closed_ingest_dates_are_merged(store: Store) -> None:
+    """An ingest date is closed for a log partition when it is over and a later one has a file of
+    it."""
     for partition in (0, 1, 3, FILES):
         landed(store, [0, 1, 2], partition=partition, follow=False)
     for partition in (0, FILES):
-        landed(store, [2, 3, 4], window=NEXT, partition=partition, follow=False)
-    landed(store, [2, 3, 4], window=TODAY, partition=1, follow=False)
-    landed(store, [4, 5, 6], window=TODAY, partition=0, follow=False)
-    landed(store, [6, 7], window=TODAY + timedelta(days=1), partition=0, follow=False)
-    chain = Chain(store, "t")
-    assert closed(chain, TODAY) == [(DAY, 0), (DAY, 1), (NEXT, 0)]
-    assert closed(chain, NEXT) == [(DAY, 0), (DAY, 1)]
-    assert closed(chain, TODAY, since=NEXT) == [(NEXT, 0)]
-    assert closed(chain, DAY) == []
-    assert [(m.window, m.partition) for m in merge(store)] == [(DAY, 0), (DAY, 1), (NEXT, 0)]
+        landed(store, [2, 3, 4], ingest_date=NEXT, partition=partition, follow=False)
+    landed(store, [2, 3, 4], ingest_date=TODAY, partition=1, follow=False)
+    landed(store, [4, 5, 6], ingest_date=TODAY, partition=0, follow=False)
+    landed(store, [6, 7], ingest_date=TODAY + timedelta(days=1), partition=0, follow=False)
+    segment_log = SegmentLog(store, "t")
+    assert closed(segment_log, TODAY) == [(DAY, 0), (DAY, 1), (NEXT, 0)]
+    assert closed(segment_log, NEXT) == [(DAY, 0), (DAY, 1)]
+    assert closed(segment_log, TODAY, since=NEXT) == [(NEXT, 0)]
+    assert closed(segment_log, DAY) == []
+    assert [(m.ingest_date, m.partition) for m in merge(store)] == [(DAY, 0), (DAY, 1), (NEXT, 0)]
     assert names(store, DAY, FILES) == [(0, 0), (1, 0)]
 
 
 def test_a_gap_stays_recorded(store: Store) -> None:
     """Nothing is merged across what retention took; offsets without records are counted on."""
     landed(store, [0, 2, 4], follow=False)
-    land(store, link_of("t", 9, 11, previous=("A", 4)))
-    put(store, link_of("t", 11, 15, previous=("A", 11), rows=2), [b"11", b"12"])
-    land(store, link_of("t", 15, 16, window=NEXT, previous=("A", 15)))
-    gaps = sum(link.gaps for link in Chain(store, "t").after(0, None))
+    land(store, segment_of("t", 9, 11, previous=("A", 4)))
+    put(store, segment_of("t", 11, 15, previous=("A", 11), rows=2), [b"11", b"12"])
+    land(store, segment_of("t", 15, 16, ingest_date=NEXT, previous=("A", 15)))
+    gaps = sum(segment.gaps for segment in SegmentLog(store, "t").after(0, None))
     assert gaps == 7
     merge(store)
     assert names(store) == [(0, 4), (9, 15)]
-    links = Chain(store, "t").after(0, None)
-    assert sum(link.gaps for link in links) == gaps
-    assert (links[1].gap_start, links[1].gaps, links[1].rows) == (4, 7, 4)
-    assert Chain(store, "t").after(0, Position("A", 4)) == links[1:]
+    segments = SegmentLog(store, "t").after(0, None)
+    assert sum(segment.gaps for segment in segments) == gaps
+    assert (segments[1].gap_start, segments[1].gaps, segments[1].rows) == (4, 7, 4)
+    assert SegmentLog(store, "t").after(0, Position("A", 4)) == segments[1:]
 
 
 @pytest.mark.parametrize(
-    "other", [{"generation": "B", "ordinal": 1}, {"generation": "B"}, {"ordinal": 1}]
+    "other", [{"topic_id": "B", "ordinal": 1}, {"topic_id": "B"}, {"ordinal": 1}]
 )
-def test_generations_are_kept_apart(store: Store, other: dict[str, Any]) -> None:
+def test_topic_ids_are_kept_apart(store: Store, other: dict[str, Any]) -> None:
     """A recreated topic's files are not put together with the old one's."""
     landed(store, [0, 1, 2], follow=False)
-    generation = other.get("generation", "A")
-    land(store, link_of("t", 2, 3, previous=("A", 2), **other))
-    land(store, link_of("t", 3, 4, previous=(generation, 3), **other))
-    land(store, link_of("t", 4, 5, window=NEXT, previous=(generation, 4), **other))
+    topic_id = other.get("topic_id", "A")
+    land(store, segment_of("t", 2, 3, previous=("A", 2), **other))
+    land(store, segment_of("t", 3, 4, previous=(topic_id, 3), **other))
+    land(store, segment_of("t", 4, 5, ingest_date=NEXT, previous=(topic_id, 4), **other))
     merge(store)
     assert names(store) == [(0, 2), (2, 4)]
-    assert len(Chain(store, "t").after(0, None)) == 3
+    assert len(SegmentLog(store, "t").after(0, None)) == 3
 
 
 def test_a_merged_file_has_its_size(store: Store) -> None:
@@ -206,7 +217,7 @@ def test_groups_are_as_large_as_they_may_be(
     """Within the limits, each file once, in order; no two neighbours could have been one."""
     pieces, at = [], 0
     for count, weight in files:
-        pieces.append(Piece(link_of("t", at, at + count), "", weight))
+        pieces.append(Piece(segment_of("t", at, at + count), "", weight))
         at += count
     found = grouped(reversed(pieces), rows, size)
     assert [piece for group in found for piece in group.pieces] == pieces
@@ -246,7 +257,7 @@ def test_it_may_die_at_any_instant(lake: Store, monkeypatch: pytest.MonkeyPatch)
     """Each record can be read once after each single change; the next merge ends the work."""
     monkeypatch.setattr(merge_module, "ThreadPoolExecutor", OneThread)
     edges = [0, 3, 4, 8, 9, 12]
-    links = landed(lake, edges)
+    segments = landed(lake, edges)
     every = {path: lake.read(path) for path in paths(lake)}
     merge(lake)
     done, changes = paths(lake), 0
@@ -265,10 +276,10 @@ def test_it_may_die_at_any_instant(lake: Store, monkeypatch: pytest.MonkeyPatch)
         assert reading(lake) == list(range(13))
         for at in edges:
             assert reading(lake, ("A", at)) == list(range(at, 13))
-        assert sum(link.rows for link in Chain(lake, "t").slice(DAY, 0)) == 12
+        assert sum(segment.rows for segment in SegmentLog(lake, "t").slice(DAY, 0)) == 12
         merge(lake)
         assert paths(lake) == done
-    assert changes == 2 + 2 * len(links)
+    assert changes == 2 + 2 * len(segments)
 
 
 STALE = [(3, 4), (3, 5), (3, 11), (3, 14), (4, 5), (9, 13), (0, 3), (0, 9), (0, 12), (0, 14)]
@@ -281,15 +292,15 @@ def test_a_writer_that_slept_does_no_harm(lake: Store, start_end: tuple[int, int
     start, end = start_end
     landed(lake, [0, 3, 4, 8, 9, 12])
     merge(lake)
-    land(lake, link_of("t", start, end, previous=("A", start) if start else None))
+    land(lake, segment_of("t", start, end, previous=("A", start) if start else None))
     assert reading(lake) == list(range(max(13, end)))
     (merged,) = merge(lake)
     assert (merged.files_before, merged.files_after) == (2, 1)
     assert names(lake) == [(0, max(12, end))]
     assert merge(lake) == []
     # The lake's end is where it was; who goes on from there lands again what lies beyond.
-    assert Chain(lake, "t").tails([0])[0].end == 13
-    land(lake, link_of("t", 13, 20, window=NEXT, previous=("A", 13)))
+    assert SegmentLog(lake, "t").tails([0])[0].end == 13
+    land(lake, segment_of("t", 13, 20, ingest_date=NEXT, previous=("A", 13)))
     for at in range(21):
         assert reading(lake, ("A", at)) == list(range(at, 20))
 
@@ -299,11 +310,11 @@ def test_it_may_go_on_from_there(store: Store) -> None:
     landed(store, [0, 3, 6, 9])
     merge(store)
     for start, end in ((3, 7), (7, 12), (12, 14)):
-        land(store, link_of("t", start, end, previous=("A", start)))
+        land(store, segment_of("t", start, end, previous=("A", start)))
         assert reading(store) == list(range(max(end, 10)))
-    tail = Chain(store, "t").tails([0])[0]
-    assert (tail.end, tail.name.window) == (10, NEXT)
-    land(store, link_of("t", 10, 20, window=NEXT, previous=("A", 10)))
+    tail = SegmentLog(store, "t").tails([0])[0]
+    assert (tail.end, tail.name.ingest_date) == (10, NEXT)
+    land(store, segment_of("t", 10, 20, ingest_date=NEXT, previous=("A", 10)))
     assert reading(store) == list(range(20))
     for at in range(20):
         assert reading(store, ("A", at)) == list(range(at, 20))
@@ -312,12 +323,12 @@ def test_it_may_go_on_from_there(store: Store) -> None:
     assert reading(store) == list(range(20))
 
 
-def test_offsets_go_before_windows(store: Store) -> None:
-    """What a late clock put into the window before follows a file of the next one, if the file
+def test_offsets_go_before_ingest_dates(store: Store) -> None:
+    """What a late clock put into the ingest date before follows a file of the next one, if the file
     that it followed there is gone."""
     landed(store, [0, 3, 6], follow=False)
-    land(store, link_of("t", 6, 14, window=NEXT, previous=("A", 6)))
-    late = [land(store, link_of("t", at, at + 2, previous=("A", at))) for at in (6, 8, 10)]
+    land(store, segment_of("t", 6, 14, ingest_date=NEXT, previous=("A", 6)))
+    late = [land(store, segment_of("t", at, at + 2, previous=("A", at))) for at in (6, 8, 10)]
     store.remove(late[0].name.path)
     assert reading(store) == list(range(14))
     merge(store)
@@ -330,7 +341,7 @@ def test_merges_of_other_sizes_agree(store: Store) -> None:
     """The smaller of two merged files gives way, never the larger one for it."""
     landed(store, [0, 3, 6, 9])
     rows = records([b"%d" % at for at in range(6)])
-    small = link_of("t", 0, 6)
+    small = segment_of("t", 0, 6)
     small = replace(small, name=replace(small.name, end=6))
     merge(store)
     assert store.create(small.name.path, encode(rows, small))  # one that slept
@@ -342,37 +353,37 @@ def test_merges_of_other_sizes_agree(store: Store) -> None:
 
 
 def test_a_reader_of_what_was_merged_looks_again(store: Store) -> None:
-    """Links of before tell that they moved, also when another file has the name by now; a chain
-    whose listing is old finds the merged file."""
-    links = landed(store, [0, 3, 6])
-    old = Chain(store, "t")
+    """Links of before tell that they moved, also when another file has the name by now; a segment
+    log whose listing is old finds the merged file."""
+    segments = landed(store, [0, 3, 6])
+    old = SegmentLog(store, "t")
     assert [name.start for name in old.names(DAY)[0]] == [0, 3]
     merge(store)
-    for link in links:
-        with pytest.raises(PositionMoved, match="was merged into another file"):
-            read(store, link)
+    for segment in segments:
+        with pytest.raises(WriteConflict, match="was merged into another file"):
+            read(store, segment)
     assert [(k.start, k.end) for k in old.slice(DAY, 0)] == [(0, 6)]
     assert [(k.start, k.end) for k in old.after(0, None)] == [(0, 6), (6, 7)]
-    land(store, link_of("t", 3, 5, previous=("A", 3)))
-    with pytest.raises(PositionMoved):
-        read(store, links[1])
+    land(store, segment_of("t", 3, 5, previous=("A", 3)))
+    with pytest.raises(WriteConflict):
+        read(store, segments[1])
 
 
-def test_a_torn_listing_is_not_a_broken_chain(store: Store) -> None:
+def test_a_torn_listing_is_not_a_broken_segment_log(store: Store) -> None:
     """A listing that took longer than a merge misses the new file and some of the old ones."""
     landed(store, [0, 3, 6, 9])
-    chain = Chain(store, "t")
+    segment_log = SegmentLog(store, "t")
     merge(store)
     for torn in ([3], [3, 6], [6]):
-        chain._names[DAY] = {0: [Name(0, start, DAY, 0, "t") for start in torn]}
+        segment_log._names[DAY] = {0: [Name(0, start, DAY, 0, "t") for start in torn]}
         for start in torn:
-            land(store, link_of("t", start, start + 3, previous=("A", start)))
-        assert chain.after(0, None)[0].end == 9
+            land(store, segment_of("t", start, start + 3, previous=("A", start)))
+        assert segment_log.after(0, None)[0].end == 9
         merge(store)
-    for name in Chain(store, "t").names(DAY)[0]:
+    for name in SegmentLog(store, "t").names(DAY)[0]:
         store.remove(name.path)
-    with pytest.raises(ChainBroken, match="does not follow the start of the log"):
-        chain.after(0, None)
+    with pytest.raises(SegmentLogBroken, match="does not follow the start of the log"):
+        segment_log.after(0, None)
 
 
 def test_other_records_are_never_removed(store: Store) -> None:
@@ -381,13 +392,13 @@ def test_other_records_are_never_removed(store: Store) -> None:
     landed(store, [0, 3, 6])
     merge(store)
     landed(store, [0, 3, 6], partition=1)
-    link = link_of("t", 3, 6, previous=("A", 3))
-    put(store, link, [b"3", b"other", b"5"])
+    segment = segment_of("t", 3, 6, previous=("A", 3))
+    put(store, segment, [b"3", b"other", b"5"])
     with pytest.raises(Differing, match=r"does not have the records of .*0003\.parquet"):
         merge(store)
     assert names(store) == [(0, 6), (3, 0)]
     assert names(store, DAY, 1) == [(0, 6)]
-    store.remove(link.name.path)
+    store.remove(segment.name.path)
     assert merge(store) == []
 
 
@@ -411,17 +422,17 @@ class Overtaken:
 def test_only_what_was_read_is_removed(store: Store) -> None:
     """Another merge removed a file and a writer that slept took its name, before this merge came
     to remove it: what is there now was never merged."""
-    links = landed(store, [0, 3, 6])
-    other = link_of("t", 3, 11, previous=("A", 3))
+    segments = landed(store, [0, 3, 6])
+    other = segment_of("t", 3, 11, previous=("A", 3))
 
     def overtake() -> None:
-        store.remove(links[1].name.path)
+        store.remove(segments[1].name.path)
         land(store, other)
 
     (merged,) = merge_closed(Overtaken(store, overtake), "t", today=TODAY)
     assert (merged.files_before, merged.files_after) == (2, 2)
     assert names(store) == [(0, 6), (3, 0)]
-    assert Chain(store, "t").slice(DAY, 0)[-1] == other
+    assert SegmentLog(store, "t").slice(DAY, 0)[-1] == other
     merge(store)
     assert names(store) == [(0, 11)]
     assert reading(store) == list(range(11))
@@ -429,14 +440,14 @@ def test_only_what_was_read_is_removed(store: Store) -> None:
 
 def test_metadata_follow_their_files(store: Store) -> None:
     """What a dead merge did not write is written; what a sleeping writer wrote too late goes."""
-    links = landed(store, [0, 3, 6])
+    segments = landed(store, [0, 3, 6])
     merge(store)
-    merged = Chain(store, "t").slice(DAY, 0)[0].name
+    merged = SegmentLog(store, "t").slice(DAY, 0)[0].name
     store.remove(merged.sidecar)
-    store.write(links[1].name.sidecar, b"{}")
-    land(store, links[0])
+    store.write(segments[1].name.sidecar, b"{}")
+    land(store, segments[0])
     merge(store)
-    last = link_of("t", 6, 7, window=NEXT).name
+    last = segment_of("t", 6, 7, ingest_date=NEXT).name
     assert paths(store) == {merged.path, merged.sidecar, last.path, last.sidecar}
 
 
@@ -444,8 +455,8 @@ def test_a_dropped_files_parts_are_left_alone(store: Store) -> None:
     """They are found by their names, and tell of the file that they came in."""
     source = Source("x.csv", "0" * 64, 0, 4, "csv", "text")
     for start in (0, 2):
-        land(store, replace(link_of("t", start, start + 2, partition=FILES), file=source))
-    land(store, link_of("t", 4, 5, partition=FILES, window=NEXT, previous=("A", 4)))
+        land(store, replace(segment_of("t", start, start + 2, partition=FILES), file=source))
+    land(store, segment_of("t", 4, 5, partition=FILES, ingest_date=NEXT, previous=("A", 4)))
     assert merge(store) == []
 
 
@@ -550,34 +561,36 @@ class Stepped:
             behind = page[-1].path
 
 
-LOG, CLOSING = 18, 12  # offsets of the log, and those of them that are of the first window
+LOG, CLOSING = 18, 12  # offsets of the log, and those of them that are of the first ingest date
 
 
 @dataclass
 class Writer:
     """Lands the log from where the lake ends, in files of some size; a clock that is late knows
-    the first window only."""
+    the first ingest date only."""
 
     size: int
     late: bool = False
     end: int = LOG
 
     def __call__(self, store: Store) -> None:
-        tail = Chain(store, "t").tails([0]).get(0)
+        tail = SegmentLog(store, "t").tails([0]).get(0)
         at = 0 if tail is None else tail.end
-        floor = DAY if tail is None else tail.name.window
+        floor = DAY if tail is None else tail.name.ingest_date
         while at < self.end:
-            window = max(floor, DAY if self.late or at < CLOSING else NEXT)
+            ingest_date = max(floor, DAY if self.late or at < CLOSING else NEXT)
             end = min(at + self.size, self.end)
             if not self.late and at < CLOSING:
                 end = min(end, CLOSING)
-            link = link_of("t", at, end, window=window, previous=("A", at) if at else None)
+            segment = segment_of(
+                "t", at, end, ingest_date=ingest_date, previous=("A", at) if at else None
+            )
             table = records([b"%d" % n for n in range(at, end)], start=at)
-            data = encode(table, link)
-            if not store.create(link.name.path, data):
+            data = encode(table, segment)
+            if not store.create(segment.name.path, data):
                 return
-            write_sidecar(store, link, table, data)
-            at, floor = end, window
+            write_sidecar(store, segment, table, data)
+            at, floor = end, ingest_date
 
 
 @dataclass
@@ -592,18 +605,18 @@ class Bronze:
         while True:
             start = self.at
             try:
-                links = Chain(store, "t").after(0, Position("A", start))
-                if not links:
+                segments = SegmentLog(store, "t").after(0, Position("A", start))
+                if not segments:
                     return
-                for link in links:
-                    if link.end <= start:
+                for segment in segments:
+                    if segment.end <= start:
                         continue
-                    offsets = read(store, link)["offset"].to_pylist()
+                    offsets = read(store, segment)["offset"].to_pylist()
                     if self.at != start:
-                        raise PositionMoved("another loader")
+                        raise WriteConflict("another loader")
                     self.rows += [at for at in offsets if at >= start]
-                    self.at = start = link.end
-            except PositionMoved:
+                    self.at = start = segment.end
+            except WriteConflict:
                 continue
 
 
@@ -612,7 +625,7 @@ def scan(store: Store) -> None:
     while True:
         try:
             found = reading(store)
-        except PositionMoved:
+        except WriteConflict:
             continue
         assert found == list(range(len(found)))
         return
@@ -651,7 +664,7 @@ def test_any_play_leaves_each_record_once(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, first: int, play: Any
 ) -> None:
     """Writers awake and asleep, merges, loads and scans, step by step in any order, any of them
-    killed: nobody sees a broken chain, and every record is read once, then and in the end."""
+    killed: nobody sees a broken segment log, and every record is read once, then and in the end."""
     monkeypatch.setattr(merge_module, "ThreadPoolExecutor", OneThread)
     store = LocalStore(tmp_path_factory.mktemp("lake"))
     who, turns, dying = play

@@ -11,7 +11,7 @@ import pytest
 
 from ingestion_platform.lake.drop import DropZone
 from ingestion_platform.lake.store import store_at
-from ingestion_platform.streams import FileDoor
+from ingestion_platform.streams import FileSource
 
 KEYS = ["zone/", "zone/good.csv", "zone//empty.csv", "zone/../up.csv", "zone/line\nfeed.csv"]
 _LISTING = """<?xml version="1.0" encoding="UTF-8"?>
@@ -60,7 +60,7 @@ def endpoint() -> Iterator[str]:
 def test_odd_keys_hide_no_others(endpoint: str) -> None:
     """Empty and relative parts, control characters; a folder's marker is no file."""
     s3 = {"endpoint": endpoint, "access_key_id": "a", "secret_access_key": "b", "region": "r"}
-    zone = DropZone(store_at("s3://bucket", s3), FileDoor("zone"))
+    zone = DropZone(store_at("s3://bucket", s3), FileSource("zone"))
     good, *odd = zone.waiting()
     assert (good.name, good.problem, good.entry.size) == ("good.csv", "", 3)
     assert {each.name for each in odd} == {"/empty.csv", "../up.csv", r"line\nfeed.csv"}

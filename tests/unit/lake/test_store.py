@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from lake_files import link_of, put
+from lake_files import put, segment_of
 
 from ingestion_platform.errors import Permanent, StoreUnavailable
-from ingestion_platform.lake.chain import Chain
 from ingestion_platform.lake.land import heal_sidecar
+from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.lake.store import Store, open_store, store_at
 from ingestion_platform.settings import Settings
 from services import Services
@@ -40,7 +40,7 @@ def store(settings: Settings) -> Store:
 
 
 def test_an_object_is_created_once(store: Store) -> None:
-    """A second creation is refused, unless it has the very same content."""
+    """A second creation is rejected, unless it has the very same content."""
     path = "topic=t/date=2026-11-20/partition=0/0000-0.parquet"
     assert store.create(path, b"one")
     assert not store.create(path, b"two")
@@ -182,8 +182,8 @@ def test_the_url_tells_where_it_is(store: Store, settings: Settings) -> None:
 
 def test_a_sidecar_that_was_never_written_is_made_up_for(store: Store) -> None:
     """The writer died after the file and before its metadata."""
-    put(store, link_of("t", 0, 3))
-    tail = Chain(store, "t").tails([0])[0]
+    put(store, segment_of("t", 0, 3))
+    tail = SegmentLog(store, "t").tails([0])[0]
     for _ in range(2):
         heal_sidecar(store, tail)
         assert b'"record_count": 3' in store.read(tail.name.sidecar)

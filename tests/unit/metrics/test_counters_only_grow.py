@@ -1,4 +1,5 @@
-"""Counters through all that takes rows out of a table: repairs, upkeep, decisions, rollbacks."""
+"""Counters through all that takes rows out of a table: repairs, maintenance, decisions,
+rollbacks."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lake_files import DAY, link_of, put
+from lake_files import DAY, put, segment_of
 from testbed import edited, new_stream
 
-from ingestion_platform.metrics.catalogue import REFUSED, ROWS
-from ingestion_platform.metrics.exposition import PlatformCollector
-from ingestion_platform.metrics.read import Reader
+from ingestion_platform.operations.maintenance import maintain_stream
+from ingestion_platform.operations.metrics.catalogue import REJECTED, ROWS
+from ingestion_platform.operations.metrics.exposition import PlatformCollector
+from ingestion_platform.operations.metrics.read import Reader
+from ingestion_platform.operations.quarantine import Choice, discard, overview
 from ingestion_platform.pipeline import Platform, load_stream
-from ingestion_platform.quarantine import Choice, discard, overview
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
-from ingestion_platform.upkeep import upkeep_stream
 from ingestion_platform.warehouse.retention import KEEP_PROPERTY
 
 GOOD = (Path(__file__).parents[1] / "bronze" / "good.json").read_bytes().strip()
@@ -32,38 +33,38 @@ class World:
 
     platform: Platform
     stream: Stream
-    generation: int = 0
+    topic_id: int = 0
     end: int = 0
     previous: tuple[str, int] | None = None
     good: int = 0
-    refused: int = 0
+    rejected: int = 0
     pigeons: bool = False
     log: list[str] = field(default_factory=list)
 
-    def load(self, *windows: object) -> None:
+    def load(self, *ingest_dates: object) -> None:
         """Make the tables equal to the lake."""
-        load_stream(self.platform, self.stream, partitions=[0], windows=windows)  # type: ignore[arg-type]
+        load_stream(self.platform, self.stream, partitions=[0], ingest_dates=ingest_dates)  # type: ignore[arg-type]
 
     def arrive(self) -> None:
         """Ten records: six good ones, three that a contract may come to allow, a bad one."""
         values = [GOOD] * 6 + [REPAIRABLE] * 3 + [b"bad"]
-        name = f"g{self.generation}"
-        link = link_of(
+        name = f"g{self.topic_id}"
+        segment = segment_of(
             self.stream.topic,
             self.end,
             self.end + 10,
-            generation=name,
-            ordinal=self.generation,
+            topic_id=name,
+            ordinal=self.topic_id,
             previous=self.previous,
         )
-        put(self.platform.store, link, values)
-        self.end, self.previous = link.end, (name, link.end)
+        put(self.platform.store, segment, values)
+        self.end, self.previous = segment.end, (name, segment.end)
         self.good += 9 if self.pigeons else 6
-        self.refused += 1 if self.pigeons else 4
+        self.rejected += 1 if self.pigeons else 4
         self.load()
 
     def repair(self) -> None:
-        """The contract changes, and all is judged again: rows leave or enter quarantine."""
+        """The contract changes, and all is validated again: rows leave or enter quarantine."""
         self.pigeons = not self.pigeons
         self.stream = edited(self.stream, allow if self.pigeons else forbid)
         self.load(DAY)
@@ -71,15 +72,15 @@ class World:
     def decide(self) -> None:
         """What is in quarantine is discarded."""
         if overview(self.platform, self.stream).open:
-            discard(self.platform, self.stream, Choice(windows=(DAY,)), because="old", by="me")
+            discard(self.platform, self.stream, Choice(ingest_dates=(DAY,)), because="old", by="me")
 
     def tidy(self) -> None:
         """Files are compacted, snapshots expire."""
-        upkeep_stream(self.platform, self.stream)
+        maintain_stream(self.platform, self.stream)
 
     def recreate(self) -> None:
         """The topic starts again at offset 0."""
-        self.generation += 1
+        self.topic_id += 1
         self.end = 0
 
     def counted(self) -> tuple[float, float]:
@@ -90,8 +91,8 @@ class World:
         found = {
             family.name: family.samples for family in PlatformCollector(lambda: facts).collect()
         }
-        rows, refused = (found[each.name.removesuffix("_total")] for each in (ROWS, REFUSED))
-        return rows[0].value, refused[0].value
+        rows, rejected = (found[each.name.removesuffix("_total")] for each in (ROWS, REJECTED))
+        return rows[0].value, rejected[0].value
 
 
 def allow(document: dict) -> None:
@@ -133,12 +134,12 @@ STEPS = ("arrive", "repair", "decide", "tidy", "recreate")
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=3, max_size=5))
 @example(steps=["repair", "decide", "arrive", "recreate", "tidy", "repair"])
 def test_counters_tell_first_judgements(make_world: Callable[[], World], steps: list[str]) -> None:
-    """Whatever happens to rows afterwards, counters are what was judged, each record once."""
+    """Whatever happens to rows afterwards, counters are what was validated, each record once."""
     world = make_world()
     for step in ("arrive", *steps, "arrive"):
         getattr(world, step)()
         world.log.append(step)
-        assert world.counted() == (world.good, world.refused), world.log
+        assert world.counted() == (world.good, world.rejected), world.log
 
 
 def test_counters_outlive_expired_snapshots_and_rollbacks(make_world: Callable[[], World]) -> None:

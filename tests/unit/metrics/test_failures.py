@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform.errors import Permanent, PositionMoved, StoreUnavailable
-from ingestion_platform.failures import counts, note, noting
+from ingestion_platform.errors import Permanent, StoreUnavailable, WriteConflict
+from ingestion_platform.failures import counting_failures, counts, note
+from ingestion_platform.kafka.topic_log import LogChanged
 from ingestion_platform.pipeline import Platform, land_stream
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.kafka import Moved
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.worker import Noted
 
 
 def test_errors_are_counted_by_kind(tmp_path: Path) -> None:
     """What passes by itself, what waits for a person, what is a mistake; races are no errors."""
-    for error in (StoreUnavailable("x"), Permanent("x"), KeyError("x"), PositionMoved("x")):
-        with pytest.raises(type(error)), noting(tmp_path, "a/b"):
+    for error in (StoreUnavailable("x"), Permanent("x"), KeyError("x"), WriteConflict("x")):
+        with pytest.raises(type(error)), counting_failures(tmp_path, "a/b"):
             raise error
     kinds = ("transient", "permanent", "unexpected")
     assert counts(tmp_path) == {("a/b", kind): 1 for kind in kinds}
@@ -37,7 +37,7 @@ def test_counting_never_fails(tmp_path: Path) -> None:
     """Where nothing can be written, the error itself still arrives."""
     home = tmp_path / "a file"
     home.write_text("")
-    with pytest.raises(KeyError), noting(home, "s"):
+    with pytest.raises(KeyError), counting_failures(home, "s"):
         raise KeyError("s")
     assert counts(home) == {}
 
@@ -62,9 +62,9 @@ def test_a_worker_s_failures_count(tmp_path: Path) -> None:
         def close(self) -> None:
             """Nothing is open."""
 
-    errors = iter([StoreUnavailable("x"), Moved("x"), StoreUnavailable("x"), KeyError("x")])
+    errors = iter([StoreUnavailable("x"), LogChanged("x"), StoreUnavailable("x"), KeyError("x")])
     line = Noted(Line(), tmp_path)
-    for error in (StoreUnavailable, Moved, StoreUnavailable, KeyError):
+    for error in (StoreUnavailable, LogChanged, StoreUnavailable, KeyError):
         with pytest.raises(error):
             line.step()
     assert counts(tmp_path) == {("s", "transient"): 2, ("s", "unexpected"): 1}

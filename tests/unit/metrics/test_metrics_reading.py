@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from ingestion_platform.errors import StoreUnavailable
-from ingestion_platform.metrics import exposition
-from ingestion_platform.metrics.exposition import Latest, PlatformCollector
-from ingestion_platform.metrics.facts import Facts
-from ingestion_platform.metrics.read import LOOK, RECOUNT, Reader
+from ingestion_platform.operations.metrics import exposition
+from ingestion_platform.operations.metrics.exposition import Latest, PlatformCollector
+from ingestion_platform.operations.metrics.facts import Samples
+from ingestion_platform.operations.metrics.read import LOOK, RECOUNT, Reader
 from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.simulators import simulate
 from ingestion_platform.streams import Destination, Stream
 
 
@@ -91,8 +91,8 @@ def test_a_stream_from_nothing_to_delivered(bench: Bench) -> None:
     assert told["ingestion_sink_lag_records"] == {("files", bench.delivery.label, name): 0}
     run_stream(bench.platform, bench.stream)
     told = bench.read(LOOK + 1)
-    refused = told["failed_validations"][name,]
-    assert refused == 8
+    rejected = told["failed_validations"][name,]
+    assert rejected == 8
     assert told["ingested_rows"] == {(name,): 32}
     assert told["ingestion_lag_records"].keys() == {(name, str(p)) for p in range(4)}
     assert not any(told["ingestion_lag_records"].values())
@@ -110,11 +110,12 @@ def test_a_stream_from_nothing_to_delivered(bench: Bench) -> None:
     deliver(bench.platform, bench.delivery)
     told = bench.read(LOOK + 1)
     assert told["ingestion_sink_lag_records"] == {target: 0}
-    assert told["ingestion_sink_refused_rows"] == {target: 0}
+    assert told["ingestion_sink_rejected_rows"] == {target: 0}
 
 
 def test_an_unchanged_lake_is_not_read_again(bench: Bench) -> None:
-    """However often it is scraped; hours later days gone by are listed once, for upkeep's sake."""
+    """However often it is scraped; hours later days gone by are listed once, for maintenance's
+    sake."""
     bench.send(20)
     run_stream(bench.platform, bench.stream)
     bench.read()
@@ -165,9 +166,9 @@ def test_a_scrape_does_not_wait_for_a_slow_reading(monkeypatch: pytest.MonkeyPat
     count = iter(range(1, 10))
 
     class Slow:
-        def read(self) -> Facts:
+        def read(self) -> Samples:
             go.wait(30)
-            return Facts(read_at=float(next(count)))
+            return Samples(read_at=float(next(count)))
 
     latest = Latest(Slow(), patience=0.2)  # type: ignore[arg-type]
     assert latest().read_at == 1

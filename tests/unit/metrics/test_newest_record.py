@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from lake_files import link_of, records
+from lake_files import records, segment_of
 
+from ingestion_platform.kafka.times import SKEW
 from ingestion_platform.lake.records import SCHEMA, encode
 from ingestion_platform.lake.store import LocalStore
-from ingestion_platform.metrics.read import _newest
-from ingestion_platform.sources.times import SKEW
+from ingestion_platform.operations.metrics.read import _newest
 
 NOW = 1_795_000_000.0
 
@@ -30,11 +30,11 @@ def test_future_times_are_passed_over(
     tmp_path: Path, times: list[float | None], expected: float | None
 ) -> None:
     """The latest time that is not in the future counts; None when there is none."""
-    store, link = LocalStore(tmp_path), link_of("t", 0, len(times))
+    store, segment = LocalStore(tmp_path), segment_of("t", 0, len(times))
     millis = pa.array([None if t is None else int(t * 1000) for t in times], pa.int64())
     column = SCHEMA.get_field_index("timestamp")
     table = records([b"v"] * len(times)).set_column(
         column, SCHEMA.field(column), millis.cast(SCHEMA.field(column).type)
     )
-    assert store.create(link.name.path, encode(table, link))
-    assert _newest(store, link.name.path, NOW) == expected
+    assert store.create(segment.name.path, encode(table, segment))
+    assert _newest(store, segment.name.path, NOW) == expected

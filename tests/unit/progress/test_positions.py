@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_platform.progress.positions import Position, TopicOrder, lower, waiting
+from ingestion_platform.positions import Position, TopicOrder, lower, waiting
 
 IDS = ("A", "B", "C")
 OFFSETS = st.integers(0, 12)

@@ -46,7 +46,7 @@ def test_only_types_that_lose_nothing_are_widened() -> None:
 
 
 @pytest.mark.parametrize("given", [{"folder": "../x"}, {"format": "xlsx"}, {"parts": 0}, {"a": 1}])
-def test_wrong_options_of_files_are_refused(given: dict[str, object]) -> None:
+def test_wrong_options_of_files_are_rejected(given: dict[str, object]) -> None:
     """By the option's name."""
     with pytest.raises(ValueError, match=next(iter(given))):
         files.options(given, "shop", "users")
@@ -69,7 +69,7 @@ def test_a_wrong_delivery_of_a_model_is_told(
         model_deliveries(attributes, tmp_path / "shop")
 
 
-def test_two_deliveries_to_one_target_are_refused(tmp_path: Path) -> None:
+def test_two_deliveries_to_one_target_are_rejected(tmp_path: Path) -> None:
     """They would undo each other."""
     document = (
         "type: ingestion_platform.orchestration.Delivery\n"

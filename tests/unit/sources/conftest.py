@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform.errors import SourceUnavailable
+from ingestion_platform.kafka import broker
+from ingestion_platform.kafka.client import ensure_topic
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
-from ingestion_platform.sources.client import ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
 
 ROOT = Path(__file__).parents[3]
 
@@ -88,9 +88,7 @@ def serving(home: Path) -> list[str]:
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split() for line in shown.stdout.splitlines()]
     return [
-        line[0]
-        for line in lines
-        if str(home) in line and "ingestion_platform.sources.broker" in line
+        line[0] for line in lines if str(home) in line and "ingestion_platform.kafka.broker" in line
     ]
 
 
@@ -152,7 +150,7 @@ def test_stop_waits_for_a_killed_starters_broker(home: Path) -> None:
     """A broker whose starter died before it was ready keeps the turn, and ends by `stop`."""
     code = """
 import os, pathlib, signal, sys
-from ingestion_platform.sources import broker
+from ingestion_platform.kafka import broker
 spawn = broker._spawn
 def spawn_and_die(home, turn):
     child = spawn(home, turn)
@@ -180,7 +178,7 @@ def test_a_starters_own_broker_ends_if_another_serves(
     with ThreadPoolExecutor(1) as pool:
         start = pool.submit(broker.start, home)
         assert eventually(lambda: len(halted) > 0)
-        other = python("-m", "ingestion_platform.sources.broker", str(home))
+        other = python("-m", "ingestion_platform.kafka.broker", str(home))
         assert start.result().pid == other.pid
     assert serving(home) == [str(other.pid)]
     other.terminate()
@@ -198,7 +196,7 @@ def test_a_turn_that_never_comes_is_an_error(home: Path) -> None:
     assert not broker.stop(home)
 
 
-def test_a_restart_is_a_new_generation_without_the_records(home: Path) -> None:
+def test_a_restart_is_a_new_topic_id_without_the_records(home: Path) -> None:
     """Nobody can take the offsets of a new broker for those of the one before."""
     settings = Settings.load({"PLATFORM_HOME": str(home)}, root=home)
     first = broker.start(home)
@@ -206,7 +204,7 @@ def test_a_restart_is_a_new_generation_without_the_records(home: Path) -> None:
     assert produce(settings, "events", [Record(b"k", b"v")]).delivered == 1
     broker.stop(home)
     second = broker.start(home)
-    assert second.generation != first.generation
+    assert second.topic_id != first.topic_id
     ensure_topic(settings, "events")
     assert stored(second, "events") == 0
 
@@ -232,14 +230,14 @@ def test_a_killed_broker_has_no_address_and_can_be_started_again(home: Path) -> 
     os.kill(first.pid, signal.SIGKILL)
     assert eventually(lambda: broker.address(home) is None)
     assert (home / "broker.json").exists()
-    assert broker.start(home).generation != first.generation
+    assert broker.start(home).topic_id != first.topic_id
 
 
 def test_a_file_about_a_recycled_pid_is_not_believed(home: Path) -> None:
     """A process that merely has the number of a dead broker is left alone."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         servers = f"127.0.0.1:{server.getsockname()[1]}"
-        written(home, broker.BrokerAddress(servers, os.getpid(), "long ago", "", "generation"))
+        written(home, broker.BrokerAddress(servers, os.getpid(), "long ago", "", "topic_id"))
         assert broker.address(home) is None
         assert not broker.stop(home)
     assert not (home / "broker.json").exists()
@@ -265,7 +263,7 @@ def test_a_damaged_file_is_no_address(home: Path, content: str) -> None:
 
 def test_a_broker_outlives_the_process_that_started_it(home: Path) -> None:
     """`start` detaches the broker."""
-    code = "import sys, pathlib; from ingestion_platform.sources import broker as b;"
+    code = "import sys, pathlib; from ingestion_platform.kafka import broker as b;"
     child = python("-c", f"{code} print(b.start(pathlib.Path(sys.argv[1])).pid)", str(home))
     pid, errors = child.communicate(timeout=30)
     assert child.returncode == 0, errors
@@ -274,10 +272,10 @@ def test_a_broker_outlives_the_process_that_started_it(home: Path) -> None:
     assert found.pid == int(pid)
 
 
-def test_a_second_broker_in_the_foreground_is_refused(home: Path) -> None:
+def test_a_second_broker_in_the_foreground_is_rejected(home: Path) -> None:
     """Two brokers never share a home."""
     started = broker.start(home)
-    second = python("-m", "ingestion_platform.sources.broker", str(home))
+    second = python("-m", "ingestion_platform.kafka.broker", str(home))
     _, errors = second.communicate(timeout=30)
     assert second.returncode != 0
     assert "already serves" in errors
@@ -287,7 +285,7 @@ def test_a_second_broker_in_the_foreground_is_refused(home: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_foreground_broker_ends_cleanly_on_a_signal(home: Path, number: int) -> None:
     """`serve` tells its servers when it is ready, and takes its file along when it ends."""
-    code = "import sys, pathlib; from ingestion_platform.sources.broker import serve;"
+    code = "import sys, pathlib; from ingestion_platform.kafka.broker import serve;"
     ready = "serve(pathlib.Path(sys.argv[1]), ready=lambda servers: print(servers, flush=True))"
     child = python("-c", f"{code} {ready}", str(home))
     assert child.stdout is not None

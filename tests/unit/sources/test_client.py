@@ -9,14 +9,14 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 from ingestion_platform.errors import Permanent, SettingError, SourceUnavailable
-from ingestion_platform.settings import Settings
-from ingestion_platform.sources import client
-from ingestion_platform.sources.client import (
+from ingestion_platform.kafka import client
+from ingestion_platform.kafka.client import (
     bootstrap_servers,
     checked,
     client_config,
     ensure_topic,
 )
+from ingestion_platform.settings import Settings
 
 NOWHERE = "127.0.0.1:1"
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from ingestion_platform.dialect import PLAIN, Dialect, dialect_of
 from ingestion_platform.errors import ContractError
-from ingestion_platform.sources import csv_files, reading
-from ingestion_platform.sources.csv_files import read_csv
-from ingestion_platform.sources.reading import LONGEST, UnreadableFile
+from ingestion_platform.files import csv_files, reading
+from ingestion_platform.files.csv_files import read_csv
+from ingestion_platform.files.reading import LONGEST, UnreadableFile
 
 Found = tuple[list[tuple[bytes, list[str]]], str]
-"""Values with their problems, and what the file was refused for."""
+"""Values with their problems, and what the file was rejected for."""
 
 DIALECTS = (
     PLAIN,
@@ -94,8 +94,8 @@ def test_written_values_come_back(
     writer.writerows([["a", "b"], *rows])
     path = tmp_path_factory.getbasetemp() / "written.csv"
     data = out.getvalue().encode(encoding)
-    found, refused = read(path, data, Dialect(delimiter=delimiter, quote=quote))
-    assert refused == ""
+    found, rejected = read(path, data, Dialect(delimiter=delimiter, quote=quote))
+    assert rejected == ""
     assert [json.loads(value) for value, _ in found] == [{"a": a, "b": b} for a, b in rows]
 
 
@@ -146,7 +146,7 @@ def test_too_long_rows_keep_their_beginning(tmp_path: Path) -> None:
         ({"null_values": "x"}, "files, null_values: is no list of texts"),
     ],
 )
-def test_impossible_settings_are_refused(given: dict[str, Any], problem: str) -> None:
+def test_impossible_settings_are_rejected(given: dict[str, Any], problem: str) -> None:
     """With the setting, its value and what it may be."""
     with pytest.raises(ContractError) as caught:
         dialect_of(given, "defs.yaml")

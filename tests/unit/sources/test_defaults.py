@@ -1,4 +1,4 @@
-"""Defaults that doors fill in: the present time, where a record says nothing."""
+"""Defaults that sources fill in: the present time, where a record says nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_platform.sources.defaults import completer
+from ingestion_platform.produce.defaults import completer
 from ingestion_platform.streams import declared_streams
 
 STREAMS = declared_streams()
@@ -43,7 +43,7 @@ def test_the_present_is_filled_in(said: dict[str, Any]) -> None:
     ],
 )
 def test_what_has_a_value_or_is_no_record_stays(value: bytes) -> None:
-    """Byte for byte, for the contract to judge."""
+    """Byte for byte, for the contract to validate."""
     assert COMPLETE(value) == value
 
 
@@ -61,7 +61,7 @@ def test_only_streams_that_declare_a_default_are_touched() -> None:
 
 
 def test_a_default_changes_no_judgement() -> None:
-    """Bronze need not be made anew when a door's default is declared or removed."""
+    """Bronze need not be made again when a source's default is declared or removed."""
     contract = STREAMS["recomart_transactions"].contract
     without = tuple(replace(field, default=None) for field in contract.fields)
     assert without != contract.fields

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from ingestion_platform.bronze.parse import Parser
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.bronze.validate import Validator
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import declared_streams
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -23,10 +23,12 @@ def records(stream: str, count: int = 2000, **how: float) -> list[Record]:
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_the_contract_refuses_exactly_the_records_that_are_labelled(stream: str) -> None:
+def test_the_contract_rejects_exactly_the_records_that_are_labelled(stream: str) -> None:
     """The labels can be trusted as an oracle for quarantine."""
     made = records(stream, 6000, seed=zlib.crc32(stream.encode()) % 100, bad_ratio=0.5)
-    parsed = Parser(STREAMS[stream].contract).parse(pa.array([r.value for r in made], pa.binary()))
+    parsed = Validator(STREAMS[stream].contract).parse(
+        pa.array([r.value for r in made], pa.binary())
+    )
     valid = set(parsed.valid.to_pylist())
     assert len(valid) == 3000
     assert [

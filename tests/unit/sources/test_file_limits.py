@@ -17,17 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingestion_platform.errors import ContractError, SettingError
-from ingestion_platform.settings import FileLimits, Settings, bytes_of, in_units
-from ingestion_platform.sources import files, reading
-from ingestion_platform.sources.files import (
+from ingestion_platform.files import formats as files
+from ingestion_platform.files import reading
+from ingestion_platform.files.formats import (
     BeyondLimit,
     Content,
     copy_in,
     format_of,
     open_copy,
 )
-from ingestion_platform.sources.reading import UnreadableFile
-from ingestion_platform.sources.spool import NoRoom, Spool
+from ingestion_platform.files.reading import UnreadableFile
+from ingestion_platform.files.spool import NoRoom, Spool
+from ingestion_platform.settings import FileLimits, Settings, bytes_of, in_units
 from ingestion_platform.streams import stream_of
 
 MIB = 1024 * 1024
@@ -76,7 +77,7 @@ def test_decompressed_size_is_bounded(spool: Spool, tmp_path: Path, name: str) -
     assert used(tmp_path) < 102 * MIB
 
 
-def test_zstd_window_beyond_memory_is_refused(spool: Spool) -> None:
+def test_zstd_ingest_date_beyond_memory_is_refused(spool: Spool) -> None:
     """A frame that declares a window of 2 GiB takes no memory."""
     # Magic, a descriptor with neither size nor checksum, a window of 2 GiB, an empty last block.
     frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(31 - 10) << 3]) + b"\x01\x00\x00"

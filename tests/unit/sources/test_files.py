@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion_platform.sources import reading
-from ingestion_platform.sources.files import (
+from ingestion_platform.files import reading
+from ingestion_platform.files.formats import (
     copy_file,
     copy_in,
     format_of,
     open_copy,
 )
-from ingestion_platform.sources.reading import LONGEST, UnreadableFile
-from ingestion_platform.sources.spool import Spool
+from ingestion_platform.files.reading import LONGEST, UnreadableFile
+from ingestion_platform.files.spool import Spool
 
 Read = Callable[[str, bytes], list[bytes]]
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.errors import ContractError
-from ingestion_platform.sources.keys import key_of
-from ingestion_platform.streams import DEFS, Stream, declared_streams, stream_of
+from ingestion_platform.produce.keys import key_of
+from ingestion_platform.streams import DOMAINS_FOLDER, Stream, declared_streams, stream_of
 
 STREAMS = declared_streams()
-CONTRACTS = DEFS / "telemetry"
+CONTRACTS = DOMAINS_FOLDER / "telemetry"
 
 
 def declared(folder: Path, name: str = "app_logs", **attributes: Any) -> Stream:
@@ -97,25 +97,25 @@ def test_a_caller_may_ask_for_another_field(tmp_path: Path) -> None:
         ("fields", "'fields' is derived or nested"),
     ],
 )
-def test_a_key_that_producers_do_not_send_is_refused(
+def test_a_key_that_producers_do_not_send_is_rejected(
     tmp_path: Path, key: str, problem: str
 ) -> None:
     """The error names the file, the stream and what could be declared instead."""
-    with pytest.raises(ContractError) as refused:
+    with pytest.raises(ContractError) as rejected:
         _ = declared(tmp_path, key=key).contract
-    assert f"{tmp_path / 'defs.yaml'}: stream app_logs, key: {problem}" in str(refused.value)
-    assert "use one of: timestamp, level, service" in refused.value.action
-    assert "log_date" not in refused.value.action
+    assert f"{tmp_path / 'defs.yaml'}: stream app_logs, key: {problem}" in str(rejected.value)
+    assert "use one of: timestamp, level, service" in rejected.value.action
+    assert "log_date" not in rejected.value.action
 
 
 @pytest.mark.parametrize(
     ("attributes", "problem"),
     [({"key": 7}, "no name of a field"), ({"key": "service", "topic": None, "files": {}}, "topic")],
 )
-def test_a_key_without_a_meaning_is_refused(
+def test_a_key_without_a_meaning_is_rejected(
     tmp_path: Path, attributes: dict[str, Any], problem: str
 ) -> None:
     """A key is a name, and only a topic has keys."""
-    with pytest.raises(ContractError, match=problem) as refused:
+    with pytest.raises(ContractError, match=problem) as rejected:
         declared(tmp_path, **attributes)
-    assert "key: user_id" in refused.value.action
+    assert "key: user_id" in rejected.value.action

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_platform.bronze.parse import Parser
+from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.errors import Permanent
-from ingestion_platform.sources.labelled import Found, clean, find
-from ingestion_platform.sources.record import Record
+from ingestion_platform.produce.labelled import Found, clean, find
+from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import Stream, declared_streams
 
 DATA = Path(__file__).parents[3] / "data"
@@ -68,9 +68,9 @@ def test_the_sample_data_are_all_valid() -> None:
     )
     for stream in streams():
         values = [record.value for record in records if record.topic == stream.topic]
-        judged = Parser(stream.contract).parse(pa.array(values, pa.binary()))
-        assert judged.reasons.to_pylist() == []
-        assert len(judged.valid) == len(values) > 0
+        validated = Validator(stream.contract).parse(pa.array(values, pa.binary()))
+        assert validated.reasons.to_pylist() == []
+        assert len(validated.valid) == len(values) > 0
 
 
 def test_the_mix_is_random_and_a_seed_repeats_it() -> None:
@@ -182,7 +182,7 @@ def test_lines_that_are_no_records_are_told_and_the_rest_goes_on(write: Any, fou
         (["movie/fresh/1.jsonl"], "'fresh' is not a label of tmdb_movie"),
     ],
 )
-def test_a_folder_that_cannot_be_meant_is_refused(
+def test_a_folder_that_cannot_be_meant_is_rejected(
     write: Any, found: Any, names: list[str], says: str
 ) -> None:
     """What is missing or misnamed is said, with what to do."""

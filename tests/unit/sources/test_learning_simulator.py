@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ENVELOPE = ["event_id", "event_type", "timestamp", "user_id", "session_id", "device"]

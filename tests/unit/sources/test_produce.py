@@ -15,12 +15,12 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from ingestion_platform.errors import SettingError, SourceUnavailable
+from ingestion_platform.kafka import broker
+from ingestion_platform.kafka.client import client_config, ensure_topic
+from ingestion_platform.produce.producer import produce
+from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources import broker
-from ingestion_platform.sources.client import client_config, ensure_topic
-from ingestion_platform.sources.produce import produce
-from ingestion_platform.sources.record import Record
-from ingestion_platform.sources.simulators import simulate
 
 
 @pytest.fixture

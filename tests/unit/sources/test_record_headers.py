@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.errors import SourceUnavailable
+from ingestion_platform.kafka.client import bootstrap_servers, ensure_topic
+from ingestion_platform.kafka.librdkafka import FAR, Reader, _neighbours
+from ingestion_platform.kafka.topic_log import Log, LogChanged, plain_headers
 from ingestion_platform.settings import Settings
-from ingestion_platform.sources.client import bootstrap_servers, ensure_topic
-from ingestion_platform.sources.kafka import Log, Moved, plain_headers
-from ingestion_platform.sources.librdkafka import FAR, Reader, _neighbours
 
 HEADERS: list[tuple[tuple[bytes, bytes | None], ...]] = [
     ((b"ok", b"1"),),
@@ -81,7 +81,7 @@ def test_unreadable_headers_are_absent(
     [
         (KafkaError._TIMED_OUT, SourceUnavailable),
         (KafkaError._TRANSPORT, SourceUnavailable),
-        (KafkaError.UNKNOWN_TOPIC_OR_PART, Moved),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, LogChanged),
     ],
 )
 def test_a_silent_broker_costs_no_headers(

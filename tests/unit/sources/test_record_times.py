@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ingestion_platform.sources.times import SKEW, first_plausible
+from ingestion_platform.kafka.times import SKEW, first_plausible
 
 SINCE = date(2026, 1, 1)
 START = datetime(2026, 1, 1, tzinfo=UTC).timestamp()

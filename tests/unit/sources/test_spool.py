@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform.errors import StoreUnavailable
-from ingestion_platform.sources.spool import Spool
+from ingestion_platform.files.spool import Spool
 
 
 def test_copies_are_gone_at_the_end(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_platform.gateway import staging
-from ingestion_platform.gateway.staging import append_rows
-from ingestion_platform.sources.files import copy_file, format_of, open_copy
-from ingestion_platform.sources.spool import Spool
-from ingestion_platform.sources.staged import guarded, unguarded
+from ingestion_platform.files.formats import copy_file, format_of, open_copy
+from ingestion_platform.files.spool import Spool
+from ingestion_platform.files.staged import guarded, unguarded
+from ingestion_platform.http_api import staging
+from ingestion_platform.http_api.staging import append_rows
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "x;=1", "x|=1", "x\n=1"]
 TEXTS = [*FORMULAS, "", "NULL", "'", "'=1", "%3B", " =1", "a,b", 'say "x"', "plain", "é'", "a %"]
@@ -64,7 +64,7 @@ def test_other_files_keep_their_apostrophes(tmp_path: Path) -> None:
     assert read_back(file, tmp_path / "spool") == [{"a": "'=1"}]
 
 
-def test_staging_never_writes_through_links(
+def test_staging_never_writes_through_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may drop files cannot have the API write elsewhere, nor make it wait for ever."""

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -46,7 +46,7 @@ def test_readings_follow_the_time_of_day() -> None:
 
 
 def test_a_request_leaves_entries_in_order_in_one_trace() -> None:
-    """It enters at the gateway, and either completes or fails, there and behind it."""
+    """It enters at the HTTP API, and either completes or fails, there and behind it."""
     traces = defaultdict(list)
     for event in feed("app_logs", 30_000, "service"):
         if event not in traces[event["trace_id"]]:  # an exact duplicate is no new entry

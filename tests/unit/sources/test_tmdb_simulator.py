@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_platform.sources.simulators import simulate
+from ingestion_platform.produce.simulators import simulate
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 KINDS = ("movie", "tv_series", "person")

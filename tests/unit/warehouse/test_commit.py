@@ -13,23 +13,23 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.types import IntegerType, LongType, NestedField, StringType
 
-from ingestion_platform.errors import CatalogUnavailable, PositionMoved
-from ingestion_platform.progress.positions import Position
+from ingestion_platform.errors import CatalogUnavailable, WriteConflict
+from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
-from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
+from ingestion_platform.warehouse.commit import Change, commit, read_committed
+from ingestion_platform.warehouse.committed import PREFIX, CommittedRanges, Span
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.ledger import PREFIX, Ledger, Span
 from ingestion_platform.warehouse.tables import PROPERTIES, ensure_table
 
 SCHEMA = Schema(
-    NestedField(1, "_generation", StringType(), required=False),
+    NestedField(1, "_topic_id", StringType(), required=False),
     NestedField(2, "_partition", IntegerType(), required=False),
     NestedField(3, "_offset", LongType(), required=False),
     NestedField(4, "who", StringType(), required=False),
 )
 NAME = "bronze.things"
-GENERATION = "a-topic-id-of-22-chars"
+TOPIC_ID = "a-topic-id-of-22-chars"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def rows(span: Span, partition: int, who: str) -> pa.Table:
     offsets = list(range(span.start, span.end))
     return pa.table(
         {
-            "_generation": [span.generation] * len(offsets),
+            "_topic_id": [span.topic_id] * len(offsets),
             "_partition": pa.array([partition] * len(offsets), pa.int32()),
             "_offset": pa.array(offsets, pa.int64()),
             "who": [who] * len(offsets),
@@ -56,16 +56,16 @@ def change(
     start: int,
     end: int,
     *,
-    base: Ledger | None = None,
+    base: CommittedRanges | None = None,
     partition: int = 0,
     contract: str = "x",
     who: str = "me",
     replace: bool = False,
 ) -> Change:
-    """A change with its files written; based on the table's ledger, or on another."""
+    """A change with its files written; based on the table's committed offsets, or on another."""
     if base is None:
-        base = read_ledgers(table.refresh()).get(partition, Ledger())
-    span = Span(GENERATION, start, end, contract)
+        base = read_committed(table.refresh()).get(partition, CommittedRanges())
+    span = Span(TOPIC_ID, start, end, contract)
     files = write_data_files(table, rows(span, partition, who))
     return Change(partition, base, span, files, replace)
 
@@ -79,51 +79,54 @@ def found(table: Table) -> list[tuple[int, int, str]]:
 def test_rows_and_position_are_one(table: Table) -> None:
     """The position is in the table's properties and in the snapshot's summary, with the rows."""
     commit(table.catalog, NAME, [change(table, 0, 3)])
-    ledger = Ledger((Span(GENERATION, 0, 3, "x"),))
-    assert read_ledgers(table.refresh()) == {0: ledger}
-    assert table.properties[f"{PREFIX}0"] == ledger.to_json()
+    committed = CommittedRanges((Span(TOPIC_ID, 0, 3, "x"),))
+    assert read_committed(table.refresh()) == {0: committed}
+    assert table.properties[f"{PREFIX}0"] == committed.to_json()
     snapshot = table.current_snapshot()
     assert snapshot is not None
     assert snapshot.summary is not None
-    assert snapshot.summary.additional_properties[f"{PREFIX}0"] == ledger.to_json()
+    assert snapshot.summary.additional_properties[f"{PREFIX}0"] == committed.to_json()
     assert found(table) == [(0, n, "me") for n in range(3)]
 
 
 def test_no_rows_still_move_the_position(table: Table) -> None:
-    """A span of nothing but gaps is committed as well, and refused when it is stale."""
-    nothing = Change(0, Ledger(), Span(GENERATION, 0, 5, "x"), (), replace=False)
+    """A span of nothing but gaps is committed as well, and rejected when it is stale."""
+    nothing = Change(0, CommittedRanges(), Span(TOPIC_ID, 0, 5, "x"), (), replace=False)
     commit(table.catalog, NAME, [nothing])
-    assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 5)
-    with pytest.raises(PositionMoved):
+    assert read_committed(table.refresh())[0].position == Position(TOPIC_ID, 5)
+    with pytest.raises(WriteConflict):
         commit(table.catalog, NAME, [nothing])
 
 
-def test_a_moved_position_refuses(table: Table) -> None:
-    """What was made on an older ledger cannot land, whether it is ahead, behind or the same."""
+def test_a_moved_position_rejects(table: Table) -> None:
+    """What was made on an older committed offsets cannot land, whether it is ahead, behind or the
+    same."""
     commit(table.catalog, NAME, [change(table, 0, 3)])
     for start, end in ((0, 3), (0, 9), (3, 6)):
-        with pytest.raises(PositionMoved, match="log partition 0"):
-            commit(table.catalog, NAME, [change(table, start, end, base=Ledger())])
+        with pytest.raises(WriteConflict, match="log partition 0"):
+            commit(table.catalog, NAME, [change(table, start, end, base=CommittedRanges())])
     assert found(table) == [(0, n, "me") for n in range(3)]
 
 
-def test_one_stale_change_refuses_all(table: Table) -> None:
+def test_one_stale_change_rejects_all(table: Table) -> None:
     """Several changes are made together or not at all."""
     commit(table.catalog, NAME, [change(table, 0, 3)])
-    both = [change(table, 0, 4, partition=1), change(table, 0, 3, base=Ledger())]
-    with pytest.raises(PositionMoved):
+    both = [change(table, 0, 4, partition=1), change(table, 0, 3, base=CommittedRanges())]
+    with pytest.raises(WriteConflict):
         commit(table.catalog, NAME, both)
-    assert 1 not in read_ledgers(table.refresh())
+    assert 1 not in read_committed(table.refresh())
 
 
 def test_changes_of_one_commit_follow_each_other(table: Table) -> None:
-    """A later one is based on the ledger that the one ahead leaves."""
+    """A later one is based on the committed offsets that the one ahead leaves."""
     first = change(table, 0, 3)
-    second = change(table, 3, 5, base=Ledger().with_span(first.span), who="again")
+    second = change(table, 3, 5, base=CommittedRanges().with_span(first.span), who="again")
     commit(table.catalog, NAME, [first, second])
-    assert read_ledgers(table.refresh())[0].position == Position(GENERATION, 5)
-    with pytest.raises(PositionMoved):  # not in the other order
-        commit(table.catalog, NAME, [change(table, 8, 9, base=Ledger()), change(table, 5, 8)])
+    assert read_committed(table.refresh())[0].position == Position(TOPIC_ID, 5)
+    with pytest.raises(WriteConflict):  # not in the other order
+        commit(
+            table.catalog, NAME, [change(table, 8, 9, base=CommittedRanges()), change(table, 5, 8)]
+        )
 
 
 class Meddling:
@@ -145,7 +148,7 @@ def test_an_unrelated_commit_in_between_is_no_conflict(table: Table) -> None:
     catalog = table.catalog
     ours = change(table, 0, 3)
     other = change(table, 0, 2, partition=1, who="other")
-    foreign = rows(Span(GENERATION, 0, 1, ""), 9, "foreign")
+    foreign = rows(Span(TOPIC_ID, 0, 1, ""), 9, "foreign")
 
     def meddle() -> None:
         commit(catalog, NAME, [other])
@@ -153,7 +156,7 @@ def test_an_unrelated_commit_in_between_is_no_conflict(table: Table) -> None:
 
     commit(Meddling(catalog, meddle), NAME, [ours])  # type: ignore[arg-type]
     assert [who for *_, who in found(table)] == ["me"] * 3 + ["other"] * 2 + ["foreign"]
-    assert set(read_ledgers(table)) == {0, 1}
+    assert set(read_committed(table)) == {0, 1}
 
 
 def test_a_commit_in_between_that_was_rolled_back_is_no_conflict(table: Table) -> None:
@@ -161,13 +164,13 @@ def test_a_commit_in_between_that_was_rolled_back_is_no_conflict(table: Table) -
     catalog = table.catalog
     commit(catalog, NAME, [change(table, 0, 3)])
     table.refresh()
-    ours = change(table, 3, 6, base=read_ledgers(table)[0])
+    ours = change(table, 3, 6, base=read_committed(table)[0])
 
     def meddle() -> None:
         other = catalog.load_table(NAME)
         before = other.current_snapshot()
         assert before is not None
-        other.append(rows(Span(GENERATION, 0, 1, ""), 9, "foreign"))
+        other.append(rows(Span(TOPIC_ID, 0, 1, ""), 9, "foreign"))
         other.manage_snapshots().rollback_to_snapshot(before.snapshot_id).commit()
 
     commit(Meddling(catalog, meddle), NAME, [ours])  # type: ignore[arg-type]
@@ -181,7 +184,7 @@ def test_the_same_range_in_between_is_a_conflict(table: Table, retries: str) -> 
     with table.transaction() as transaction:
         transaction.set_properties({"commit.retry.num-retries": retries})
     ours, theirs = change(table, 0, 3, who="me"), change(table, 0, 3, who="they")
-    with pytest.raises(PositionMoved):
+    with pytest.raises(WriteConflict):
         commit(
             Meddling(catalog, lambda: commit(catalog, NAME, [theirs])),  # type: ignore[arg-type]
             NAME,
@@ -202,13 +205,13 @@ def test_racing_threads_leave_one_copy_of_each_range(
         mine = catalog.load_table(NAME)
         barrier.wait()
         for start in range(0, 36, 3):
-            base = read_ledgers(mine.refresh()).get(0, Ledger())
+            base = read_committed(mine.refresh()).get(0, CommittedRanges())
             if base.position is not None and base.position.offset > start:
                 continue
             try:
                 commit(catalog, NAME, [change(mine, start, start + 3, base=base, who=who)])
                 landed += 1
-            except (PositionMoved, CatalogUnavailable):
+            except (WriteConflict, CatalogUnavailable):
                 continue
         return landed
 
@@ -224,24 +227,24 @@ def test_racing_threads_leave_one_copy_of_each_range(
 def test_replacing_takes_exactly_the_span(table: Table) -> None:
     """Rows of other spans, partitions and writers in the same files stay."""
     everything = [
-        rows(Span(GENERATION, 0, 10, ""), 0, "old"),
-        rows(Span(GENERATION, 0, 10, ""), 1, "old"),
+        rows(Span(TOPIC_ID, 0, 10, ""), 0, "old"),
+        rows(Span(TOPIC_ID, 0, 10, ""), 1, "old"),
         rows(Span("another-topic-of-22-ch", 0, 10, ""), 0, "old"),
-        rows(Span(GENERATION, 0, 2, ""), 0, "foreign").set_column(
+        rows(Span(TOPIC_ID, 0, 2, ""), 0, "foreign").set_column(
             2, "_offset", pa.nulls(2, pa.int64())
         ),
     ]
-    span = Span(GENERATION, 0, 10, "x")
+    span = Span(TOPIC_ID, 0, 10, "x")
     files = write_data_files(table, pa.concat_tables(everything))
-    commit(table.catalog, NAME, [Change(0, Ledger(), span, files, replace=False)])
+    commit(table.catalog, NAME, [Change(0, CommittedRanges(), span, files, replace=False)])
     commit(table.catalog, NAME, [change(table, 4, 7, contract="y", who="new", replace=True)])
     content = table.refresh().scan().to_arrow().to_pylist()
-    ours = {r["_offset"]: r["who"] for r in content if r["_generation"] == GENERATION
+    ours = {r["_offset"]: r["who"] for r in content if r["_topic_id"] == TOPIC_ID
             and r["_partition"] == 0 and r["_offset"] is not None}  # fmt: skip
     assert ours == {n: "new" if 4 <= n < 7 else "old" for n in range(10)}
     assert len(content) == 32
     assert sum(r["who"] == "foreign" for r in content) == 2
-    spans = [(s.start, s.end, s.contract) for s in read_ledgers(table)[0].spans]
+    spans = [(s.start, s.end, s.contract) for s in read_committed(table)[0].spans]
     assert spans == [(0, 4, "x"), (4, 7, "y"), (7, 10, "x")]
 
 

@@ -17,15 +17,15 @@ from pyiceberg.types import IntegerType, LongType, NestedField, StringType
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse import rewrite
 from ingestion_platform.warehouse.catalog import open_catalog
-from ingestion_platform.warehouse.commit import Change, commit, read_ledgers
+from ingestion_platform.warehouse.commit import Change, commit, read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.datafiles import write_data_files
-from ingestion_platform.warehouse.ledger import Ledger, Span
+from ingestion_platform.warehouse.maintenance import compact
+from ingestion_platform.warehouse.maintenance.table import maintenance
 from ingestion_platform.warehouse.tables import ensure_table
-from ingestion_platform.warehouse.upkeep import compact
-from ingestion_platform.warehouse.upkeep.table import upkeep
 
 SCHEMA = Schema(
-    NestedField(1, "_generation", StringType(), required=False),
+    NestedField(1, "_topic_id", StringType(), required=False),
     NestedField(2, "_partition", IntegerType(), required=False),
     NestedField(3, "_offset", LongType(), required=False),
     NestedField(4, "who", StringType(), required=False),
@@ -43,11 +43,11 @@ def table(local_settings: Settings) -> Table:
 
 
 def change(table: Table, start: int, end: int, who: str, *, replace: bool = False) -> Change:
-    """Some rows of log partition 0, judged by a contract of its maker's name."""
-    columns: dict[str, Any] = {"_generation": "A", "_partition": 0, "who": who}
+    """Some rows of log partition 0, validated by a contract of its maker's name."""
+    columns: dict[str, Any] = {"_topic_id": "A", "_partition": 0, "who": who}
     made = [columns | {"_offset": offset} for offset in range(start, end)]
     files = write_data_files(table, pa.Table.from_pylist(made, table.schema().as_arrow()))
-    base = read_ledgers(table.refresh()).get(0, Ledger())
+    base = read_committed(table.refresh()).get(0, CommittedRanges())
     return Change(0, base, Span("A", start, end, who), files, replace)
 
 
@@ -93,11 +93,11 @@ def test_a_replacement_looks_again(table: Table, monkeypatch: pytest.MonkeyPatch
     assert makers(table) == expected
 
 
-def test_upkeep_gives_up(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance_gives_up(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was about to rewrite is left to the next time."""
     act = once(lambda: optimize_and_expire(table), compact.compact)
     monkeypatch.setattr(compact, "compact", act)
-    done = upkeep(table.catalog, NAME)
+    done = maintenance(table.catalog, NAME)
     assert done is not None
     assert (done.given_up, done.rewritten) == (6, 0)
     assert makers(table) == dict.fromkeys(range(18), "first")
@@ -110,4 +110,4 @@ def test_files_that_nobody_replaced_are_missed(table: Table) -> None:
     with pytest.raises(FileNotFoundError, match="parquet"):
         commit(table.catalog, NAME, [late])
     with pytest.raises(FileNotFoundError, match="parquet"):
-        upkeep(table.catalog, NAME)
+        maintenance(table.catalog, NAME)

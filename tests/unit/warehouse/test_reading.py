@@ -356,7 +356,7 @@ def test_connect_has_every_table(platform: Settings, table: Table) -> None:
         "select no_such_column from ns.events",
     ],
 )
-def test_query_refuses_what_does_not_only_read(platform: Settings, table: Table, sql: str) -> None:
+def test_query_rejects_what_does_not_only_read(platform: Settings, table: Table, sql: str) -> None:
     """Writing, several statements, files of the machine and mistakes are one kind of error."""
     with pytest.raises(QueryError) as caught:
         query(platform, sql)

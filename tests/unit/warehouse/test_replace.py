@@ -18,7 +18,7 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.replace import (
-    ContentMoved,
+    ContentChanged,
     Outcome,
     Replacement,
     SchemaConflict,
@@ -186,7 +186,7 @@ def test_another_writer_of_the_same_rows_is_a_conflict(catalog: Catalog, tmp_pat
     base = catalog.load_table(NAME)
     catalog.load_table(NAME).append(some([DAYS[0]], 1).cast(base.schema().as_arrow()))
     files, before = parquet_files(tmp_path), content(catalog)
-    with pytest.raises(ContentMoved, match=r"gold\.cases"):
+    with pytest.raises(ContentChanged, match=r"gold\.cases"):
         put(catalog, some([DAYS[0]], 7), base, day=DAYS[0])
     assert content(catalog) == before
     assert parquet_files(tmp_path) == files
@@ -207,7 +207,7 @@ def test_any_other_writer_is_a_conflict_for_a_full_replacement(catalog: Catalog)
     put(catalog, some(DAYS))
     base = catalog.load_table(NAME)
     put(catalog, some([DAYS[2]], 1), catalog.load_table(NAME), day=DAYS[2])
-    with pytest.raises(ContentMoved):
+    with pytest.raises(ContentChanged):
         put(catalog, some(DAYS), base)
 
 
@@ -217,7 +217,7 @@ def test_two_creators_are_one_table(catalog: Catalog) -> None:
     with Replacement(catalog, NAME, None, rows.schema, BY_DAY) as slow:
         slow.write(rows.to_batches())
         put(catalog, rows)
-        with pytest.raises(ContentMoved):
+        with pytest.raises(ContentChanged):
             slow.commit()
     assert len(content(catalog)) == 9
 
@@ -253,7 +253,7 @@ def test_a_wider_type_widens_the_column(catalog: Catalog) -> None:
         (pa.array([1.5] * 9), "number is long, the result has double"),
     ],
 )
-def test_another_type_is_refused(catalog: Catalog, values: pa.Array, says: str) -> None:
+def test_another_type_is_rejected(catalog: Catalog, values: pa.Array, says: str) -> None:
     """A column never changes its meaning silently."""
     put(catalog, some(DAYS))
     changed = some(DAYS).set_column(1, "number", values)

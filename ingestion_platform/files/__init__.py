@@ -1,0 +1,1 @@
+"""Files as sequences of records: formats, and a spool for their bytes."""

@@ -1,0 +1,308 @@
+"""Reading JSON Lines and JSON arrays as records, verbatim: an invalid one costs itself only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from ingestion_platform.files import reading
+from ingestion_platform.files.reading import (
+    BATCH,
+    LONGEST,
+    Problem,
+    Readable,
+    Records,
+    UnreadableFile,
+    at_line,
+    marked_encoding,
+    too_long,
+    utf8_chunks,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ESCAPE = 16  # characters of the longest token that the end of a piece may cut, but for strings
+
+
+def read_lines(name: str, path: Readable) -> Iterator[Records]:
+    """Each line of a file as it is; empty ones are passed over.
+
+    Raises:
+        UnreadableFile: it is not in the encoding that its mark tells.
+    """
+    import msgspec
+    import pyarrow as pa
+
+    check = msgspec.json.Decoder(msgspec.Raw).decode
+    for lines in _lines(utf8_chunks(name, path)):
+        kept: list[bytes] = []
+        problems: dict[int, list[Problem]] = {}
+        for number, line, length in lines:
+            if line.isspace() or not line:
+                continue
+            if length > LONGEST:
+                problems[len(kept)] = [too_long(length, number)]
+            else:
+                try:
+                    check(line)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    problems[len(kept)] = [at_line(_not_json(error), number)]
+            kept.append(line.rstrip(b"\r"))
+        if kept:
+            values = pa.array(kept, pa.binary())
+            _mark_other_encodings(values, lines, problems)
+            yield Records(values, problems)
+
+
+_Line = tuple[int, bytes, int]
+"""A line's number, its bytes (at most LONGEST), and how many it has in the file."""
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[list[_Line]]:
+    """The lines of a file, some thousand at a time, without their ends."""
+    number, rest, beyond = 1, b"", 0
+    for chunk in chunks:
+        if beyond:  # in a line whose beginning is kept
+            end = chunk.find(b"\n")
+            beyond += len(chunk) if end < 0 else end
+            if end < 0:
+                continue
+            yield [(number, rest, len(rest) + beyond)]
+            number, rest, beyond, chunk = number + 1, b"", 0, chunk[end + 1 :]
+        *lines, rest = (rest + chunk).split(b"\n")
+        for start in range(0, len(lines), BATCH):
+            some = lines[start : start + BATCH]
+            yield [(number + i, line[:LONGEST], len(line)) for i, line in enumerate(some)]
+            number += len(some)
+        if len(rest) > LONGEST:
+            rest, beyond = rest[:LONGEST], len(rest) - LONGEST
+    if rest:
+        yield [(number, rest, len(rest) + beyond)]
+
+
+def _mark_other_encodings(
+    values: pa.BinaryArray, lines: list[_Line], problems: dict[int, list[Problem]]
+) -> None:
+    """Add the problems of lines that are not UTF-8."""
+    import pyarrow as pa
+
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        numbers = [number for number, line, _ in lines if line and not line.isspace()]
+        for at, value in enumerate(values.to_pylist()):
+            if at not in problems and not _is_utf8(value):
+                problems[at] = [at_line("is not valid UTF-8", numbers[at])]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    said = str(error).removeprefix("JSON is malformed: ")
+    said = said.replace("Input data was truncated", "cut off")
+    return f"is not valid JSON: {said[:1].lower()}{said[1:]}"
+
+
+def read_array(name: str, path: Readable) -> Iterator[Records]:
+    """Each item of an array as it is written.
+
+    Raises:
+        UnreadableFile: it holds no array, or where its items begin and end cannot be told.
+    """
+    import pyarrow as pa
+
+    encoding = marked_encoding(path) or "utf-8"
+    # A byte that is no UTF-8 is no part of the structure: it costs its item.
+    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+        items = _Items(name, file)
+        while found := items.take(BATCH):
+            values = [item.encode(errors="surrogateescape") for item, _ in found]
+            problems = {at: [each] for at, (_, each) in enumerate(found) if each is not None}
+            yield Records(pa.array(values, pa.binary()), problems)
+
+
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
+_BYTES = re.compile("[\ud800-\udfff]")
+_OPENS = {"]": "[", "}": "{"}
+
+
+class _Constant(ValueError):
+    """NaN or an infinity stands in an item."""
+
+
+class _Items:
+    """Cuts the items out of a JSON array that is read piece by piece."""
+
+    def __init__(self, name: str, file: IO[str]) -> None:
+        self._name = name
+        self._file = file
+        self._text = ""
+        self._at = 0
+        self._line = 1
+        self._more = True
+        self._started = False
+        self._ended = False
+        # Only where an item ends is of interest: numbers are not made.
+        self._decode = json.JSONDecoder(
+            parse_int=str, parse_float=str, parse_constant=_no_constant
+        ).raw_decode
+
+    def take(self, count: int) -> list[tuple[str, Problem | None]]:
+        """The next items, at most `count`, each with its problem; none at the end of the array."""
+        found: list[tuple[str, Problem | None]] = []
+        size = 0
+        if not self._started:
+            self._start()
+        while len(found) < count and size < LONGEST and not self._ended:
+            found.append(self._item())
+            size += len(found[-1][0])
+            self._after_item()
+        return found
+
+    def _start(self) -> None:
+        self._started = True
+        first = self._peek()
+        if first == "":
+            self._ended = True
+            return
+        if first != "[":
+            raise self._error("starts with no [: a .json file holds one array of records")
+        self._at += 1
+        if self._peek() == "]":
+            self._end()
+
+    def _after_item(self) -> None:
+        if self._peek() == ",":
+            self._at += 1
+        else:  # an item ends at nothing else
+            self._end()
+
+    def _end(self) -> None:
+        self._at += 1
+        self._ended = True
+        if (rest := self._peek()) != "":
+            raise self._error(f"{rest!r} follows the end of the array")
+
+    def _item(self) -> tuple[str, Problem | None]:
+        self._peek()
+        end, problem = self._read_item()
+        if end is None:
+            end = self._behind_item(problem)
+        item = self._text[self._at : end].rstrip(" \t\r\n")
+        if problem is None and _BYTES.search(item):
+            problem = "is not valid UTF-8"
+        told = None if problem is None else at_line(problem, self._line_here())
+        self._at = end
+        return item, told
+
+    def _read_item(self) -> tuple[int | None, str | None]:
+        """Read on until the item is in memory; gives its end, or what is wrong with it."""
+        while True:
+            try:
+                _, end = self._decode(self._text, self._at)
+                behind = self._solid(end)
+                if behind < len(self._text):
+                    if self._text[behind] in ",]":
+                        return end, None
+                    return None, "is not valid JSON: a comma is missing, or a quote"
+                # A number at the end of the piece may go on in the next one.
+                if not self._read():
+                    raise self._error("ends before its array does")
+            except RecursionError:
+                return None, "is nested too deeply"
+            except _Constant as constant:
+                return None, f"is not valid JSON: {constant} is no value"
+            except json.JSONDecodeError as error:
+                place = error.pos - self._at
+                if self._is_wrong(error) or not self._read():
+                    self._check_unfinished(error, self._at + place)
+                    return None, f"is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+            self._check_length()
+
+    def _solid(self, at: int) -> int:
+        """Where the next character stands that is no blank, or the text ends."""
+        while at < len(self._text) and self._text[at] in " \t\r\n":
+            at += 1
+        return at
+
+    def _check_length(self) -> None:
+        if len(self._text) - self._at > LONGEST:
+            raise self._error(f"an item is longer than {LONGEST:,} bytes")
+
+    def _is_wrong(self, error: json.JSONDecodeError) -> bool:
+        """Whether reading on cannot help: what is wrong is not that the piece ends."""
+        unfinished = error.msg.startswith("Unterminated string")
+        return not unfinished and error.pos < len(self._text) - _ESCAPE
+
+    def _check_unfinished(self, error: json.JSONDecodeError, place: int) -> None:
+        if error.msg.startswith("Unterminated") or place >= len(self._text.rstrip()):
+            raise self._error("ends before its array does")
+
+    def _behind_item(self, problem: str | None) -> int:
+        """Where the item ends: at the comma or bracket behind it."""
+        while True:
+            end = self._structural_end(problem)
+            if end is not None:
+                return end
+            if not self._read():
+                raise self._error("ends before its array does")
+            self._check_length()
+
+    def _structural_end(self, problem: str | None) -> int | None:
+        """The same as far as the text goes; None when it does not go far enough."""
+        opened: list[str] = []
+        for found in _STRUCTURE.finditer(self._text, self._at):
+            token = found[0]
+            if token == '"':
+                return None
+            if token in ("[", "{"):
+                opened.append(token)
+            elif token in (",", "]") and not opened:
+                return found.start()
+            elif token in ("]", "}") and (not opened or opened.pop() != _OPENS[token]):
+                raise self._error(f"{problem}; where the item ends cannot be told")
+        return None
+
+    def _peek(self) -> str:
+        """The next character that is no blank, empty at the end of the file."""
+        while True:
+            self._at = self._solid(self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read():
+                return ""
+
+    def _read(self) -> bool:
+        """Read on, and drop what is behind; False at the end of the file."""
+        if not self._more:
+            return False
+        try:
+            piece = self._file.read(reading.CHUNK)
+        except UnicodeError as error:
+            raise self._error(f"is not valid text: {error}") from None
+        self._more = bool(piece)
+        self._line = self._line_here()
+        self._text = self._text[self._at :] + piece
+        self._at = 0
+        return self._more
+
+    def _line_here(self) -> int:
+        return self._line + self._text.count("\n", 0, self._at)
+
+    def _error(self, problem: str) -> UnreadableFile:
+        return UnreadableFile(self._name, problem, line=self._line_here())
+
+
+def _no_constant(name: str) -> Any:
+    raise _Constant(name)

@@ -1,0 +1,211 @@
+"""CloudEvents 1.0.2 over HTTP: structured, batched and binary, checked as the specification says.
+
+An event's data is the record; its attributes become Kafka headers, named by the Kafka binding.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from ingestion_platform.http_api import media
+from ingestion_platform.http_api.envelopes import Envelope, Headers
+from ingestion_platform.http_api.findings import Finding
+
+HEADER = "ce-"
+"""What the HTTP headers of an event in binary mode begin with."""
+
+_REQUIRED = ("specversion", "id", "source", "type")
+_TEXTS = (*_REQUIRED, "subject", "time", "datacontenttype", "dataschema", "partitionkey")
+_NAME = re.compile(r"[a-z0-9]+")
+# A String has no control characters, surrogates or noncharacters.
+_NO_TEXT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr((plane << 16) + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+_PART = r"(?:[A-Za-z0-9\-._~:/?@!$&'()*+,;=\[\]]|%[0-9A-Fa-f]{2})*"
+_URI_REFERENCE = re.compile(rf"(?!$|:){_PART}(?:\#{_PART})?")
+_URI = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*:{_PART}(?:\#{_PART})?")
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|[+-](\d\d):(\d\d))", re.ASCII
+)
+_INTEGERS = range(-(2**31), 2**31)
+
+Attributes = dict[str, Any]
+
+
+def structured(event: bytes) -> Envelope:
+    """Return the record of an event in the JSON format."""
+    try:
+        members = msgspec.json.decode(event, type=dict[str, msgspec.Raw])
+        data = members.pop("data", None)
+        attributes: Attributes = {n: msgspec.json.decode(raw) for n, raw in members.items()}
+        repeated = _repeated_members(event)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return Envelope(event, findings=(Finding("value", "json", f"is no CloudEvent: {error}"),))
+    findings = [_unique(name) for name in repeated]
+    encoded = attributes.pop("data_base64", None)
+    value = b"" if data is None else bytes(data)
+    if data is not None and encoded is not None:
+        findings.append(Finding("data_base64", "exclusive", "must not stand beside data"))
+    elif encoded is not None:
+        try:
+            value = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            findings.append(Finding("data_base64", "format", "must be base64"))
+    elif data is None:
+        findings.append(Finding("data", "required", "is required: it is the record"))
+    # An attribute that is null is not set.
+    return _checked(value, {n: v for n, v in attributes.items() if v is not None}, findings)
+
+
+def batch(events: Iterable[bytes]) -> list[Envelope]:
+    """Return the records of a batch; an event that repeats source and id of another is rejected.
+
+    The specification demands that the two together are unique for each distinct event.
+    """
+    found: list[Envelope] = []
+    seen: dict[tuple[bytes, bytes], int] = {}
+    for place, event in enumerate(events):
+        envelope = structured(event)
+        if not envelope.findings:
+            headers = dict(envelope.headers)
+            first = seen.setdefault((headers["ce_source"], headers["ce_id"]), place)
+            if first != place:
+                repeats = f"source and id are those of event {first} of this batch"
+                envelope = envelope._replace(findings=(Finding("id", "unique", repeats),))
+        found.append(envelope)
+    return found
+
+
+def binary(body: bytes, content_type: str, headers: Iterable[tuple[str, str]]) -> Envelope:
+    """Return the record of an event whose attributes are HTTP headers, its data the body."""
+    attributes: Attributes = {}
+    findings: list[Finding] = []
+    for header, text in headers:
+        name = header.removeprefix(HEADER)
+        if name in attributes:
+            findings.append(_unique(name))
+        if name == "datacontenttype":
+            findings.append(Finding(name, "exclusive", "is the Content-Type in binary mode"))
+            continue
+        try:
+            attributes[name] = _decoded(text)
+        except ValueError:
+            attributes[name] = "?"
+            findings.append(Finding(name, "format", "must be ASCII, or percent-encoded UTF-8"))
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    return _checked(body, attributes, findings)
+
+
+def _decoded(value: str) -> str:
+    """Return a header's value as the HTTP binding reads it: unquoted, then percent-decoded once.
+
+    Raises:
+        ValueError: it is not ASCII, or what it encodes is not UTF-8.
+    """
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    value.encode("ascii")
+    return unquote_to_bytes(value).decode()
+
+
+def _repeated_members(event: bytes) -> list[str]:
+    """Return the members that stand more than once in a JSON object, but for those within it."""
+    names: list[str] = []
+
+    def of(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object ends last
+
+    json.loads(event, object_pairs_hook=of, parse_int=str, parse_float=str)
+    return [name for name, times in Counter(names).items() if times > 1]
+
+
+def _checked(data: bytes, attributes: Attributes, findings: list[Finding]) -> Envelope:
+    wrong = {finding.field for finding in findings}
+    findings += [
+        Finding(name, "required", "is required, as a string that is not empty")
+        for name in _REQUIRED
+        if not isinstance(attributes.get(name), str) or not attributes[name]
+    ]
+    wrong |= {finding.field for finding in findings}
+    for name, value in attributes.items():
+        if name not in wrong and (finding := _objection(name, value)) is not None:
+            findings.append(finding)
+    if findings:
+        return Envelope(data, findings=tuple(findings))
+    return Envelope(data, _kafka_headers(attributes), attributes.get("partitionkey"))
+
+
+def _objection(name: str, value: Any) -> Finding | None:
+    """Return what is wrong with an attribute by its name and type."""
+    if name == "data" or not _NAME.fullmatch(name):
+        return Finding(name, "pattern", "must be of lower-case letters and digits")
+    if name in _TEXTS and not (isinstance(value, str) and value):
+        return Finding(name, "type", "must be a string that is not empty")
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        if value in _INTEGERS:
+            return None
+        return Finding(name, "maximum", "must be an integer of 32 bits")
+    if not isinstance(value, str):
+        return Finding(name, "type", "must be a string, an integer or a boolean")
+    if _NO_TEXT.search(value):
+        return Finding(name, "pattern", "must have no control characters")
+    rule, holds, meant = _FORMATS.get(name, ("", lambda _: True, ""))
+    return None if holds(value) else Finding(name, rule, f"{meant} (is {value[:40]})")
+
+
+def _is_time(text: str) -> bool:
+    """Return whether a text is a time by RFC 3339; a second of 60 is a leap second."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return False
+    year, month, day, hour, minute, second = map(int, found.groups()[:6])
+    try:
+        datetime(year, month, day, hour, minute, min(second, 59))
+    except ValueError:
+        return False
+    return second <= 60 and int(found[7] or 0) < 24 and int(found[8] or 0) < 60
+
+
+def _is_json(text: str) -> bool:
+    found = media.parse(text)
+    return found is not None and media.is_json(found.essence)
+
+
+_FORMATS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "specversion": ("enum", lambda text: text == "1.0", "must be 1.0"),
+    "source": ("format", _URI_REFERENCE.fullmatch, "must be a URI reference"),
+    "dataschema": ("format", _URI.fullmatch, "must be a URI with a scheme"),
+    "time": ("format", _is_time, "must be a time by RFC 3339"),
+    "datacontenttype": ("enum", _is_json, "must be JSON"),
+}
+
+
+def _unique(name: str) -> Finding:
+    return Finding(name, "unique", "stands more than once")
+
+
+def _kafka_headers(attributes: Attributes) -> Headers:
+    """Return attributes as the Kafka protocol binding of CloudEvents names them."""
+    return tuple(
+        ("content-type" if name == "datacontenttype" else f"ce_{name}", _text(value).encode())
+        for name, value in attributes.items()
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

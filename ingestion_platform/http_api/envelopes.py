@@ -1,0 +1,124 @@
+"""What a body holds: one record, an array, lines, or CloudEvents; each record as its own bytes.
+
+Records are cut out, not decoded, so that Kafka gets them exactly as they were sent. Arrays and
+lines are read by the readers of files: the same bytes give the same records and reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ingestion_platform.files.json_files import read_array, read_lines
+from ingestion_platform.files.reading import (
+    InMemory,
+    Records,
+    UnreadableFile,
+    marked_encoding,
+    utf8_chunks,
+)
+from ingestion_platform.http_api import media
+from ingestion_platform.http_api.findings import RECORD, Finding, finding
+from ingestion_platform.http_api.problems import Problem
+
+_NAME = "the body"  # what readers call it
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Envelope(NamedTuple):
+    """A record as it came: its bytes, what goes along as Kafka headers and key, and what is wrong
+    with its envelope already."""
+
+    value: bytes
+    headers: Headers = ()
+    key: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def split(
+    body: bytes, content_type: str, headers: Iterable[tuple[str, str]], *, arrays: bool = True
+) -> list[Envelope]:
+    """Return the records of a request, in their order; without `arrays` a JSON array is one.
+
+    `headers` are pairs of lower-case names and values, repeated ones included.
+
+    Raises:
+        Problem: the content type is not known, or the body cannot be cut into records.
+    """
+    from ingestion_platform.http_api import cloudevents
+
+    essence = media.content_type(content_type)
+    attributes = [(name, value) for name, value in headers if name.startswith(cloudevents.HEADER)]
+    if essence == media.EVENTS:
+        return cloudevents.batch(array(unmarked(body)))
+    if essence == media.EVENT:
+        return [cloudevents.structured(unmarked(body))]
+    if attributes and not essence.startswith("application/cloudevents"):
+        return [cloudevents.binary(body, content_type.strip(), attributes)]
+    if essence in media.LINE_TYPES:
+        return _read(read_lines(_NAME, InMemory(body)))
+    if essence == "" or (media.is_json(essence) and not essence.startswith("application/cloud")):
+        whole = unmarked(body).strip(b" \t\r\n")
+        if arrays and whole[:1] == b"[":
+            return _read(read_array(_NAME, InMemory(body)))
+        return [Envelope(whole)] if whole else []
+    raise media.unsupported(f"Content-Type {essence[:100]} is not supported")
+
+
+def _read(batches: Iterator[Records]) -> list[Envelope]:
+    """Return what a reader finds; a record that it objects to is rejected for that.
+
+    Raises:
+        Problem: the reader cannot tell where the records are.
+    """
+    found: list[Envelope] = []
+    try:
+        for batch in batches:
+            for place, value in enumerate(batch.values.to_pylist()):
+                problems = batch.problems.get(place, ())
+                findings = tuple(finding(f"{RECORD}: {each.text}") for each in problems)
+                found.append(Envelope(value, findings=findings))
+    except UnreadableFile as error:
+        raise _malformed(error) from None
+    return found
+
+
+def unmarked(body: bytes) -> bytes:
+    """Return a body in UTF-8 and without the byte order mark that it may have.
+
+    Raises:
+        Problem: it is not in the encoding that its mark tells.
+    """
+    if marked_encoding(InMemory(body)) is None:
+        return body
+    try:
+        return b"".join(utf8_chunks(_NAME, InMemory(body)))
+    except UnreadableFile as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: UnreadableFile) -> Problem:
+    return Problem(
+        "malformed",
+        f"the body cannot be cut into records: {error.problem}",
+        action="nothing of it was taken; mend it, or send lines (application/x-ndjson)",
+    )
+
+
+def array(body: bytes) -> list[bytes]:
+    """Return the items of a JSON array as they are written.
+
+    Raises:
+        Problem: it is not one.
+    """
+    try:
+        return [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(
+            "malformed",
+            f"the body is not a JSON array: {error}",
+            action="nothing of it was taken; mend it, or send lines (application/x-ndjson)",
+        ) from None

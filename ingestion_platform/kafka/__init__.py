@@ -1,0 +1,1 @@
+"""Kafka: clients, topics as logs, the embedded broker."""

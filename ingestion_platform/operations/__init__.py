@@ -1,0 +1,1 @@
+"""Operating what flowed: verification, quarantine, maintenance, alarms, metrics."""

@@ -1,0 +1,427 @@
+"""Rejected records as people handle them: looked at, validated again, or discarded with a reason.
+
+No record's bytes ever go: discarding is a decision beside them (see `warehouse.decisions`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from ingestion_platform.bronze.load import Loaded, SegmentValidator
+from ingestion_platform.contract import columns as c
+from ingestion_platform.errors import Permanent
+from ingestion_platform.lake.names import partition_label
+from ingestion_platform.pipeline import Platform, reload_slices
+from ingestion_platform.streams import Stream
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.decisions import (
+    DISCARD,
+    UNDO,
+    Decision,
+    Place,
+    decide,
+    discarded,
+)
+from ingestion_platform.warehouse.reading import register
+from ingestion_platform.warehouse.tables import load_or_none
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Slice = tuple[date, int]
+Row = Mapping[str, Any]
+
+_PLACE = f"{c.TOPIC_ID}, {c.PARTITION}, {c.OFFSET}"
+_ORDER = f"{c.INGEST_DATE}, {c.PARTITION}, {c.TOPIC_ID}, {c.OFFSET}"
+# A row that somebody inserted by SQL has no place.
+_REJECTED = f"""
+    SELECT q.*, d.decided IS NOT NULL AS decided
+    FROM quarantined q LEFT JOIN discarded d USING ({_PLACE})
+    WHERE {c.OFFSET} IS NOT NULL"""
+_GROUPS = f"""
+    SELECT name, count(*) AS records, count(*) FILTER (WHERE decided) AS decided,
+        min({c.INGEST_DATE}) AS first_ingest_date, max({c.INGEST_DATE}) AS last_ingest_date,
+        list_sort(list(DISTINCT {c.PARTITION})) AS partitions,
+        min({c.TIMESTAMP}) AS first_seen, max({c.TIMESTAMP}) AS last_seen"""
+# As `bronze.load.count_reasons` counts them: without the value that gave the reason.
+_BY_REASON = f"""{_GROUPS}
+    FROM (
+        SELECT *, unnest(list_distinct([split_part(x, ' (is ', 1) FOR x IN {c.REASONS}])) AS name
+        FROM rejected)
+    GROUP BY name ORDER BY records DESC, name"""
+_BY_SLICE = f"""{_GROUPS}
+    FROM (SELECT *, {c.INGEST_DATE}::VARCHAR || '|' || {c.PARTITION} AS name FROM rejected)
+    GROUP BY name ORDER BY first_ingest_date, partitions"""
+
+
+class NotInQuarantine(Permanent):
+    """No rejected record is where, or is rejected for what, was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rejected records that have something in common; `decided` of them are discarded.
+
+    `name` is a kind of reason, or a slice. Seen means the broker's timestamps.
+    """
+
+    name: str
+    records: int
+    decided: int
+    first_ingest_date: date
+    last_ingest_date: date
+    partitions: tuple[int, ...]
+    first_seen: datetime | None
+    last_seen: datetime | None
+
+    @property
+    def open(self) -> int:
+        """Records that nobody has decided about."""
+        return self.records - self.decided
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a stream has in quarantine, by kind of reason (a record may have several) and slice,
+    most records first and in the order of the log."""
+
+    stream: str
+    table: str
+    records: int
+    decided: int
+    by_reason: tuple[Group, ...] = ()
+    by_slice: tuple[Group, ...] = ()
+
+    @property
+    def open(self) -> int:
+        """Records that nobody has decided about."""
+        return self.records - self.decided
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A rejected record: where it came from, as it was sent, every reason, and what was decided.
+
+    `timestamp` is the broker's; None beyond the years 1970 to 9999. `headers` are none, too,
+    where the client could not read them: then the lake has null.
+    """
+
+    stream: str
+    ingest_date: date
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp: datetime | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[bytes, bytes | None], ...]
+    reasons: tuple[str, ...]
+    origin: str
+    ingested_at: datetime
+    contract: str
+    decision: Decision | None
+
+    @property
+    def place(self) -> Place:
+        """What names it for ever."""
+        return self.topic_id, self.partition, self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rejected records are meant: all that match whatever is given.
+
+    `places` holds pairs of log partition and offset; `reason` is part of one of a record's
+    reasons, in any case of letters.
+    """
+
+    places: tuple[tuple[int, int], ...] = ()
+    topic_id: str | None = None
+    reason: str | None = None
+    ingest_dates: tuple[date, ...] = ()
+    decided: bool | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether it means all there are."""
+        return self == Choice(decided=self.decided)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What validating again has brought: of `slices` with rejected records, `unchanged` were
+    validated by the present contract and parser already, so that nothing could change there."""
+
+    stream: str
+    slices: int
+    unchanged: int
+    before: int
+    came_back: int = 0
+    newly_rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def after(self) -> int:
+        """Rejected records of the slices now."""
+        return self.before - self.came_back + self.newly_rejected
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it brought as plain data, for JSON."""
+        figures = ("slices", "unchanged", "before", "came_back", "newly_rejected", "after")
+        told = {name: getattr(self, name) for name in figures}
+        return {"stream": self.stream, **told, "reasons": dict(self.reasons)}
+
+
+def overview(platform: Platform, stream: Stream) -> Overview:
+    """Count what a stream has in quarantine; its records' bytes are not read.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    with _rejected_records(platform, stream, Choice()) as ask:
+        (totals,) = ask("SELECT count(*) AS records, count(*) FILTER (WHERE decided) AS decided"
+                        " FROM rejected")  # fmt: skip
+        return Overview(
+            stream.name,
+            stream.quarantine_table,
+            **totals,
+            by_reason=tuple(_group(row) for row in ask(_BY_REASON)),
+            by_slice=tuple(_named_for_slice(_group(row)) for row in ask(_BY_SLICE)),
+        )
+
+
+def find(
+    platform: Platform, stream: Stream, choice: Choice, *, limit: int | None = None
+) -> list[Rejected]:
+    """The rejected records that are meant, in the order of their log, with their bytes.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    decisions = discarded(platform.catalog, stream.name)
+    most = "" if limit is None else f"LIMIT {limit}"
+    with _rejected_records(platform, stream, choice) as ask:
+        rows = ask(f"SELECT * FROM rejected ORDER BY {_ORDER} {most}")
+    return [_rejected(stream, row, decisions.get(_place(row))) for row in rows]
+
+
+def discard(
+    platform: Platform, stream: Stream, choice: Choice, *, because: str, by: str
+) -> tuple[Decision, int]:
+    """Decide that some rejected records need nothing more; gives the decision and their number.
+
+    They stay in quarantine, and no longer count when a slice is held against its contract.
+
+    Raises:
+        NotInQuarantine: a record that was named is not there, or none is that is still open.
+        Permanent: no reason, or no record, was given.
+        CatalogUnavailable, StoreUnavailable: one of them does not answer.
+    """
+    return _decide(platform, stream, choice, DISCARD, because, by)
+
+
+def undo(
+    platform: Platform, stream: Stream, choice: Choice, *, because: str, by: str
+) -> tuple[Decision, int]:
+    """Take back that some records were discarded: they are open again.
+
+    Raises:
+        As `discard`.
+    """
+    return _decide(platform, stream, choice, UNDO, because, by)
+
+
+def replay(
+    platform: Platform,
+    stream: Stream,
+    *,
+    ingest_dates: Sequence[date] = (),
+    on_loaded: Callable[[Loaded], None] = lambda _: None,
+) -> Replayed:
+    """Validate the slices that have rejected records again, where contract or parser have changed.
+
+    It is what materializing these slices does, so good rows of theirs are made again as well.
+
+    Raises:
+        Transient, Permanent: as `pipeline.load_stream`.
+    """
+    before = _places(platform, stream, ingest_dates)
+    version = SegmentValidator(stream.contract).version
+    stale = {of for of, rows in before.items() if {row[1] for row in rows} != {version}}
+    result = Replayed(
+        stream.name,
+        slices=len(before),
+        unchanged=len(before) - len(stale),
+        before=sum(map(len, before.values())),
+    )
+
+    def note(loaded: Loaded) -> None:
+        result.reasons.update(loaded.reasons)
+        on_loaded(loaded)
+
+    if not stale:
+        return result
+    reload_slices(platform, stream, sorted(stale), on_loaded=note)
+    after = _places(platform, stream, sorted({ingest_date for ingest_date, _ in stale}))
+    then = {place for of in stale for place, _ in before[of]}
+    now = {place for of in stale for place, _ in after.get(of, ())}
+    result.came_back = len(then - now)
+    result.newly_rejected = len(now - then)
+    return result
+
+
+def _decide(
+    platform: Platform, stream: Stream, choice: Choice, action: str, because: str, by: str
+) -> tuple[Decision, int]:
+    if not because.strip():
+        raise Permanent("a decision needs its reason", action="say why, in a few words")
+    if choice.empty:
+        problem = "which records are meant is not said"
+        raise Permanent(
+            problem, action="name a reason, ingest dates, or a log partition and offsets"
+        )
+    with _rejected_records(platform, stream, choice) as ask:
+        rows = ask(f"SELECT {c.INGEST_DATE}, {_PLACE}, decided FROM rejected ORDER BY {_ORDER}")
+    _check_named(stream, choice, rows)
+    due = [row for row in rows if row["decided"] == (action == UNDO)]
+    if not due:
+        state = "discarded" if action == UNDO else "open"
+        raise NotInQuarantine(
+            f"{stream.quarantine_table} has no {state} record that is meant ({len(rows)} in all)",
+            action=f"see which there are with `ingest quarantine list {stream.name}`",
+        )
+    records = [(row[c.INGEST_DATE], _place(row)) for row in due]
+    made = decide(
+        platform.catalog, stream.name, records, action=action, because=because.strip(), by=by
+    )
+    return made, len(records)
+
+
+def _check_named(stream: Stream, choice: Choice, rows: Sequence[Row]) -> None:
+    """Each record that was named is there, and is one."""
+    topic_ids: dict[tuple[int, int], set[str]] = {place: set() for place in choice.places}
+    for row in rows:
+        if choice.places:
+            topic_ids[row[c.PARTITION], row[c.OFFSET]].add(row[c.TOPIC_ID])
+    for (partition, offset), found in topic_ids.items():
+        where = f"offset {offset} of log partition {partition_label(partition)}"
+        if not found:
+            raise NotInQuarantine(
+                f"{stream.quarantine_table} has no record at {where}",
+                action=f"see what there is with `ingest quarantine show {stream.name}`",
+            )
+        if len(found) > 1:
+            raise Permanent(
+                f"{where}: the topic was recreated, and {len(found)} topic ids have a record",
+                action=f"say which with --topic-id: {', '.join(sorted(found))}",
+            )
+
+
+def _places(
+    platform: Platform, stream: Stream, ingest_dates: Sequence[date]
+) -> dict[Slice, list[tuple[Place, str]]]:
+    """Places of the rejected records by slice, each with the contract that rejected it."""
+    found: dict[Slice, list[tuple[Place, str]]] = {}
+    with _rejected_records(platform, stream, Choice(ingest_dates=tuple(ingest_dates))) as ask:
+        for row in ask(f"SELECT {c.INGEST_DATE}, {_PLACE}, {c.CONTRACT} FROM rejected"):
+            of = row[c.INGEST_DATE], row[c.PARTITION]
+            found.setdefault(of, []).append((_place(row), row[c.CONTRACT]))
+    return found
+
+
+Ask = Callable[[str], list[dict[str, Any]]]
+
+
+@contextmanager
+def _rejected_records(platform: Platform, stream: Stream, choice: Choice) -> Iterator[Ask]:
+    """Asks SQL over `rejected`: the records that are meant, `decided` when they are discarded."""
+    import duckdb
+    import pyarrow as pa
+
+    from ingestion_platform.contract.schemas import quarantine_arrow_schema
+
+    table = load_or_none(platform.catalog, stream.quarantine_table)
+    places = discarded(platform.catalog, stream.name) if table is not None else {}
+    columns = zip(*places, strict=True) if places else ([], [], [])
+    names, types = _PLACE.split(", "), (pa.string(), pa.int32(), pa.int64())
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone='UTC'")
+        decided = pa.repeat(True, len(places))
+        connection.register("discarded", pa.table([*arrays, decided], names=[*names, "decided"]))
+        if table is None:
+            connection.register("quarantined", quarantine_arrow_schema().empty_table())
+        else:
+            register(connection, "quarantined", table)
+        where = " AND ".join(["true", *_conditions(choice)])
+        given = {"reason": choice.reason, "topic_id": choice.topic_id}
+        used = {name: value for name, value in given.items() if value is not None}
+
+        def ask(sql: str) -> list[dict[str, Any]]:
+            with answering():
+                return _rows(
+                    connection, sql.replace(" rejected", f" ({_REJECTED} AND {where})"), used
+                )
+
+        yield ask
+
+
+def _rows(
+    connection: DuckDBPyConnection, sql: str, parameters: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = connection.execute(sql, parameters).to_arrow_table().to_pylist()
+    return rows
+
+
+def _conditions(choice: Choice) -> Iterator[str]:
+    """SQL for each part of a choice; texts are parameters."""
+    if choice.ingest_dates:
+        days = ", ".join(f"DATE '{ingest_date}'" for ingest_date in choice.ingest_dates)
+        yield f"{c.INGEST_DATE} IN ({days})"
+    if choice.topic_id is not None:
+        yield f"{c.TOPIC_ID} = $topic_id"
+    if choice.places:
+        offsets = ", ".join(str(offset) for _, offset in choice.places)
+        pairs = ", ".join(f"({partition}, {offset})" for partition, offset in choice.places)
+        yield f"{c.OFFSET} IN ({offsets}) AND ({c.PARTITION}, {c.OFFSET}) IN ({pairs})"
+    if choice.reason is not None:
+        yield f"len([x FOR x IN {c.REASONS} IF contains(lower(x), lower($reason))]) > 0"
+    if choice.decided is not None:
+        yield f"(d.decided IS NOT NULL) = {choice.decided}"
+
+
+def _group(row: Row) -> Group:
+    return Group(**{**row, "partitions": tuple(row["partitions"])})
+
+
+def _named_for_slice(group: Group) -> Group:
+    label = partition_label(group.partitions[0])
+    return replace(group, name=f"{group.first_ingest_date}|{label}")
+
+
+def _place(row: Row) -> Place:
+    return row[c.TOPIC_ID], row[c.PARTITION], row[c.OFFSET]
+
+
+def _rejected(stream: Stream, row: Row, decision: Decision | None) -> Rejected:
+    return Rejected(
+        stream=stream.name,
+        ingest_date=row[c.INGEST_DATE],
+        topic_id=row[c.TOPIC_ID],
+        partition=row[c.PARTITION],
+        offset=row[c.OFFSET],
+        timestamp=row[c.TIMESTAMP],
+        key=row[c.KEY],
+        value=row[c.VALUE],
+        headers=tuple((h["key"], h["value"]) for h in row[c.HEADERS] or ()),
+        reasons=tuple(row[c.REASONS] or ()),
+        origin=row[c.ORIGIN],
+        ingested_at=row[c.INGESTED_AT],
+        contract=row[c.CONTRACT],
+        decision=decision,
+    )

@@ -1,0 +1,1 @@
+"""Producing records: keys, defaults, delivery; simulators of the example domains."""

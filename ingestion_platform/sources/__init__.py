@@ -1,1 +1,0 @@
-"""Where records come from: Kafka topics, the embedded broker, producing to both, simulators."""

@@ -1,0 +1,372 @@
+"""Commits that change how a table is kept and nothing of what it holds.
+
+Each is based on one snapshot: what it replaces is looked for in that snapshot first, and the
+catalog refuses it when another came in between. It tells the positions on, so that no expiry of
+older snapshots can lose them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.manifest import (
+    DataFile,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+)
+from pyiceberg.table import Transaction
+from pyiceberg.table.snapshots import (
+    Operation,
+    SnapshotSummaryCollector,
+    Summary,
+    update_snapshot_summaries,
+)
+from pyiceberg.table.update.snapshot import _SnapshotProducer
+from pyiceberg.typedef import EMPTY_DICT
+
+from ingestion_platform.warehouse import committed as committed_by_partition
+from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.commit import read_committed
+from ingestion_platform.warehouse.committed import CommittedRanges
+from ingestion_platform.warehouse.maintenance.choose import runs
+from ingestion_platform.warehouse.maintenance.compact import Rewritten
+from ingestion_platform.warehouse.maintenance.live import Live, LiveReader
+from ingestion_platform.warehouse.retention import (
+    expendable,
+    is_full,
+    summary_of,
+    tells_positions,
+)
+from ingestion_platform.warehouse.snapshots import begin, live_files, merged
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+ATTEMPTS = 30
+_CONFLICTS = (CommitFailedException, ValidationException)
+# Manifests: eight that are alike become one, up to a size that is still read in a moment.
+_FAN = 8
+_FLOOR = 64 * 1024
+_LARGE = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rewriting snapshot does: files by path that go, files that come, and manifests (by
+    path) that become one."""
+
+    removed: frozenset[str] = frozenset()
+    added: Sequence[DataFile] = ()
+    together: Sequence[Sequence[ManifestFile]] = field(default_factory=list)
+
+
+def replace_files(
+    catalog: Catalog, name: str, rewritten: Sequence[Rewritten]
+) -> tuple[list[Rewritten], list[Rewritten]]:
+    """Put new files in the place of those that they were made of, in one commit; gives those that
+    are in, and those that are not.
+
+    A group of which a file has gone meanwhile, or has got other deletes, is left out.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: the outcome is unknown, and either is right.
+    """
+    reader = LiveReader()
+    valid: list[Rewritten] = []
+
+    def plan(table: Table) -> tuple[Plan, Live] | None:
+        nonlocal valid
+        live = reader.read(table)
+        valid = [each for each in rewritten if _is_live(each, live)]
+        if not valid:
+            return None
+        removed = {task.file.file_path for each in valid for task in each.group.tasks}
+        added = [each.file for each in valid if each.file is not None]
+        return Plan(frozenset(removed), added), live
+
+    if not _commit(catalog, name, plan):
+        valid = []
+    return valid, [each for each in rewritten if each not in valid]
+
+
+def merge_manifests(catalog: Catalog, name: str) -> int:
+    """Make few manifests of many small ones; gives how many are gone.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: the outcome is unknown, and either is right.
+    """
+    reader = LiveReader()
+    gone = 0
+
+    def plan(table: Table) -> tuple[Plan, Live] | None:
+        nonlocal gone
+        live = reader.read(table)
+        together = to_merge(manifest for manifest, _ in live.manifests)
+        gone = sum(len(run) - 1 for run in together)
+        return (Plan(together=together), live) if together else None
+
+    return gone if _commit(catalog, name, plan) else 0
+
+
+def to_merge(manifests: Iterable[ManifestFile]) -> list[list[ManifestFile]]:
+    """The manifests that are worth being merged, those that become one together."""
+    by_spec: dict[int, list[ManifestFile]] = defaultdict(list)
+    for manifest in manifests:
+        small = manifest.manifest_length < _LARGE
+        if manifest.content == ManifestContent.DATA and small and live_files(manifest):
+            by_spec[manifest.partition_spec_id].append(manifest)
+    return [
+        bin_
+        for some in by_spec.values()
+        for run in runs(some, lambda m: m.manifest_length, fan=_FAN, floor=_FLOOR)
+        for bin_ in _bins(run)
+        if len(bin_) > 1
+    ]
+
+
+def expire(catalog: Catalog, name: str) -> int:
+    """Take the expendable snapshots out of the table's metadata; gives how many.
+
+    Their files stay, for readers that know them: see `orphans`.
+
+    Raises:
+        CatalogUnavailable: the outcome is unknown, and either is right.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            with answering():
+                table = catalog.load_table(name)
+                if is_full(table.metadata) and _positions_are_far(table):
+                    _commit(catalog, name, lambda now: (Plan(), LiveReader().read(now)))
+                    table = catalog.load_table(name)
+                going = expendable(table.metadata)
+                if going:
+                    begin(table, going=going).commit_transaction()
+                return len(going)
+        except _CONFLICTS:
+            _wait(attempt)
+    return 0
+
+
+def positions(table: Table) -> dict[str, str]:
+    """The committed offsets of the present snapshot for the summary of the next, even empty ones: a
+    property may tell of rows that were rolled back."""
+    now = read_committed(table)
+    known = {*now, *committed_by_partition.parse(table.properties)}
+    return committed_by_partition.render(
+        {partition: now.get(partition, CommittedRanges()) for partition in known}
+    )
+
+
+@dataclass
+class _Drafts:
+    """Manifests of a snapshot that is tried several times: each is written once, under its id."""
+
+    snapshot_id: int | None = None
+    written: dict[Any, ManifestFile] = field(default_factory=dict)
+
+    def discard(self, table: Table, used: Iterable[ManifestFile] = ()) -> None:
+        """Remove those that no snapshot has."""
+        needed = {manifest.manifest_path for manifest in used}
+        for manifest in self.written.values():
+            if manifest.manifest_path not in needed:
+                with suppress(OSError):  # an orphan, then
+                    table.io.delete(manifest.manifest_path)
+
+
+class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
+    """A snapshot that replaces files; to readers of changes it says that there were none."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        plan: Plan,
+        live: Live,
+        drafts: _Drafts,
+        summary: dict[str, str],
+    ) -> None:
+        super().__init__(
+            operation=Operation.REPLACE,
+            transaction=transaction,
+            io=transaction._table.io,
+            snapshot_properties=summary,
+        )
+        if drafts.snapshot_id is None:
+            drafts.snapshot_id = transaction.table_metadata.new_snapshot_id()
+        self._snapshot_id: int = drafts.snapshot_id
+        self._plan, self._live, self._drafts = plan, live, drafts
+        self._idle = _idle_deletes(live, plan.removed)
+        self._added_data_files = list(plan.added)
+        self.made: list[ManifestFile] = []
+
+    def _manifests(self) -> list[ManifestFile]:
+        removed = self._plan.removed
+        gone = self._idle | {m.manifest_path for run in self._plan.together for m in run}
+        made = [
+            self._draft(("added", spec_id, removed), spec_id, "add", entries)
+            for spec_id, entries in self._added_by_spec().items()
+        ]
+        made += [self._merged(run) for run in self._plan.together]
+        going: dict[int, list[ManifestEntry]] = defaultdict(list)
+        for manifest, entries in self._live.manifests:
+            path, spec_id = manifest.manifest_path, manifest.partition_spec_id
+            if path in self._idle:
+                self._deleted_data_files |= {entry.data_file for entry in entries}
+            if path in gone or not entries:
+                continue
+            stay = [e for e in entries if e.data_file.file_path not in removed]
+            if len(stay) == len(entries):
+                made.append(manifest)
+                continue
+            going[spec_id] += [e for e in entries if e.data_file.file_path in removed]
+            if stay:
+                made.append(self._draft((path, removed), spec_id, "existing", stay))
+        for spec_id, entries in going.items():
+            self._deleted_data_files |= {entry.data_file for entry in entries}
+            made.append(self._draft(("removed", spec_id, removed), spec_id, "delete", entries))
+        # The next attempt needs them: not for PyIceberg to remove after a conflict.
+        self._written_manifests.clear()
+        self.made = made
+        return made
+
+    def _added_by_spec(self) -> dict[int, list[ManifestEntry]]:
+        by_spec: dict[int, list[ManifestEntry]] = defaultdict(list)
+        for file in self._plan.added:
+            entry = ManifestEntry.from_args(
+                status=ManifestEntryStatus.ADDED,
+                snapshot_id=self._snapshot_id,
+                sequence_number=None,
+                file_sequence_number=None,
+                data_file=file,
+            )
+            by_spec[file.spec_id].append(entry)
+        return by_spec
+
+    def _draft(
+        self, key: Any, spec_id: int, how: str, entries: Iterable[ManifestEntry]
+    ) -> ManifestFile:
+        if key not in self._drafts.written:
+            with self.new_manifest_writer(spec=self.spec(spec_id)) as writer:
+                for entry in entries:
+                    getattr(writer, how)(entry)
+            self._drafts.written[key] = writer.to_manifest_file()
+        return self._drafts.written[key]
+
+    def _merged(self, run: Sequence[ManifestFile]) -> ManifestFile:
+        key = tuple(manifest.manifest_path for manifest in run)
+        if key not in self._drafts.written:
+            self._drafts.written[key] = merged(self, run[0].partition_spec_id, run)
+        return self._drafts.written[key]
+
+    def _summary(self, snapshot_properties: Mapping[str, str] = EMPTY_DICT) -> Summary:
+        metadata = self._transaction.table_metadata
+        schema, specs, collected = metadata.schema(), metadata.specs(), SnapshotSummaryCollector()
+        for file in self._added_data_files:
+            collected.add_file(file, schema, specs[file.spec_id])
+        for file in self._deleted_data_files:
+            collected.remove_file(file, schema, specs[file.spec_id])
+        before = metadata.snapshot_by_id(self._parent_snapshot_id)
+        # PyIceberg sums up changes of other kinds only.
+        summed = update_snapshot_summaries(
+            Summary(operation=Operation.OVERWRITE, **collected.build(), **snapshot_properties),
+            before.summary if before is not None else None,
+        )
+        return Summary(operation=Operation.REPLACE, **summed.additional_properties)
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        return []  # `_manifests` writes them
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return []
+
+
+def _idle_deletes(live: Live, removed: frozenset[str]) -> set[str]:
+    """Manifests of deletes of which none applies to a file that stays."""
+    if not removed:
+        return set()
+    needed = {
+        delete.file_path
+        for path, task in live.tasks.items()
+        if path not in removed
+        for delete in task.delete_files
+    }
+    return {
+        manifest.manifest_path
+        for manifest, entries in live.manifests
+        if manifest.content == ManifestContent.DELETES
+        and not any(entry.data_file.file_path in needed for entry in entries)
+    }
+
+
+def _commit(catalog: Catalog, name: str, plan: Callable[[Table], tuple[Plan, Live] | None]) -> bool:
+    """Make a snapshot of what `plan` finds to do on the table as it is; whether there was any.
+
+    Between the two looks at the table is as little work as can be, or a busy writer would always
+    be quicker.
+    """
+    drafts = _Drafts()
+    for attempt in range(ATTEMPTS):
+        try:
+            with answering():
+                table = catalog.load_table(name)
+                what = plan(table)
+                if what is None:
+                    drafts.discard(table)
+                    return False
+                transaction = begin(table)
+                rewrite = _Rewrite(transaction, *what, drafts, positions(table))
+                with rewrite:
+                    pass
+                transaction.commit_transaction()
+                drafts.discard(table, rewrite.made)
+                return True
+        except _CONFLICTS:
+            _wait(attempt)
+    drafts.discard(catalog.load_table(name))
+    return False
+
+
+def _wait(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
+
+
+def _is_live(each: Rewritten, live: Live) -> bool:
+    """Whether all files of a group are in the table, with just the deletes that were applied."""
+    for task in each.group.tasks:
+        now = live.tasks.get(task.file.file_path)
+        if now is None or _paths(now.delete_files) != _paths(task.delete_files):
+            return False
+    return True
+
+
+def _paths(files: Iterable[DataFile]) -> set[str]:
+    return {file.file_path for file in files}
+
+
+def _positions_are_far(table: Table) -> bool:
+    """Whether other writers' snapshots lie between the present and the one with the positions."""
+    snapshot = table.current_snapshot()
+    if snapshot is None or not tells_positions(table.properties):
+        return False
+    return not tells_positions(summary_of(snapshot))
+
+
+def _bins(run: Iterable[ManifestFile]) -> Iterable[list[ManifestFile]]:
+    bin_: list[ManifestFile] = []
+    for manifest in run:
+        if bin_ and sum(m.manifest_length for m in [*bin_, manifest]) > _LARGE:
+            yield bin_
+            bin_ = []
+        bin_.append(manifest)
+    if bin_:
+        yield bin_
