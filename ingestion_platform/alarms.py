@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import logging
-import random
 import socket
 import sqlite3
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.logs import masked
+from ingestion_platform.retries import WEBHOOK, backoff
 from ingestion_platform.settings import AlarmSettings, Settings
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ LOG = logging.getLogger("ingestion_platform.alarms")
 
 TIMEOUT = 5.0
 """Seconds for a webhook to take a connection, and to answer."""
-LONGEST_WAIT = 300.0
-"""Seconds between two attempts to deliver a message, at most."""
 BATCH = 30
 """Messages of a delivery; what is left waits for the next one."""
 KEPT, MOST = 7 * 86_400.0, 1_000
@@ -220,15 +218,14 @@ class AlarmStore:
             yield row
 
     def _failed(self, ident: str, attempts: int, error: Unreachable) -> None:
-        wait = min(LONGEST_WAIT, 2.0 ** min(attempts, 16)) * random.uniform(0.5, 1.0)
-        wait = max(wait, min(error.retry_after, LONGEST_WAIT))
+        seconds = max(backoff(WEBHOOK, attempts), min(error.retry_after, WEBHOOK.longest))
         said = masked(error.message, self._settings.secrets)
         with self._changing() as book:
             book.execute(
                 "UPDATE messages SET attempts = ?, next = ?, error = ? WHERE id = ?",
                 (
                     attempts,
-                    time.time() + wait,
+                    time.time() + seconds,
                     said,
                     ident,
                 ),

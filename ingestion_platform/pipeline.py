@@ -5,7 +5,6 @@ Conflicts with other writers are met by starting again from the positions, which
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +33,7 @@ from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store, open_drop, open_store
 from ingestion_platform.positions import waiting
+from ingestion_platform.retries import CONFLICT, retry
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import open_catalog
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ATTEMPTS = 30
 TOGETHER = 8
 """Files of an advance that are validated at once, when all of them are in memory."""
 IDENTITY_SECONDS = 2.0
@@ -531,15 +530,12 @@ def retry_on_conflict(attempt: Callable[[], None]) -> None:
 
     Whoever loses waits, longer each time, so that the one ahead stays ahead.
     """
-    for number in range(1, ATTEMPTS + 1):
-        try:
-            attempt()
-        except (WriteConflict, LogChanged) as moved:
-            if number == ATTEMPTS:
-                raise Transient(
-                    f"gave up after {ATTEMPTS} attempts: {moved.message}",
-                    action="see which other runs are at work on this stream",
-                ) from moved
-            time.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**number)))
-        else:
-            return
+    retry(
+        attempt,
+        CONFLICT,
+        (WriteConflict, LogChanged),
+        gave_up=lambda last: Transient(
+            f"gave up after {CONFLICT.attempts} attempts: {getattr(last, 'message', last)}",
+            action="see which other runs are at work on this stream",
+        ),
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import random
 import signal
 import threading
 import time
@@ -27,6 +26,7 @@ from ingestion_platform.kafka.topic_log import Log, LogChanged
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound
 from ingestion_platform.pipeline import Platform, TopicIngestor, run_files
+from ingestion_platform.retries import OUTAGE, YIELD, backoff
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
@@ -45,8 +45,6 @@ GRACE = 30.0
 """Seconds that a pass under way has to end, once the worker was told to stop."""
 LOOK, IDLE = 0.1, 0.5
 """Seconds between two looks at a log where records come in, and at a quiet one."""
-LONGEST_WAIT = 30.0
-"""Seconds between two attempts while something is away, at most."""
 NO_TOPIC = 1.0
 """Seconds between two looks for a topic that does not exist yet."""
 DELIVER = 30.0
@@ -54,7 +52,6 @@ DELIVER = 30.0
 SMALLEST = 1_000
 """Records of a lake file that a stream may have, however many share a process."""
 _RECORD_BYTES = 512.0  # before the first record was seen
-_LONGEST_YIELD = 2.0  # seconds to let another writer be ahead
 # A child's exit code when streams of it failed and were told of; any other is a death.
 _STREAMS_FAILED = 3
 
@@ -103,11 +100,6 @@ def spread(streams: Sequence[Stream], processes: int) -> list[list[Stream]]:
     """The streams of each process: as many processes as there is work for, evenly laden."""
     count = max(1, min(processes, len(streams)))
     return [list(streams[number::count]) for number in range(count)]
-
-
-def backoff(attempt: int, longest: float) -> float:
-    """Seconds before the next attempt, the first failed one being number 1."""
-    return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2.0 ** min(attempt, 16))
 
 
 def run(
@@ -451,7 +443,7 @@ def _step_on(line: Line, stop: threading.Event, watch: WorkerMonitor) -> None:
             line.close()
             lost += 1
             LOG.debug("%s: starts again from the data: %s", line.name, moved.message)
-            seconds = backoff(lost, _LONGEST_YIELD)
+            seconds = backoff(YIELD, lost)
         except Transient as error:
             line.close()
             watch.waits(line.name, line.stream, error)
@@ -477,7 +469,7 @@ class Outage:
         if self._failures == 1:
             self._began = time.monotonic()
             LOG.warning("%s waits, nothing is lost: %s", self._name, error)
-        return backoff(self._failures, LONGEST_WAIT)
+        return backoff(OUTAGE, self._failures)
 
     def over(self) -> None:
         """Note that all is well."""

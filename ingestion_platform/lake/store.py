@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ingestion_platform.errors import Permanent, StoreUnavailable
+from ingestion_platform.retries import CREATE, retry
 from ingestion_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 CHUNK = 8 * 1024 * 1024
-_PAUSES = (0.1, 0.5)  # seconds between attempts to create
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,21 +274,17 @@ class S3Store:
         """See Store."""
         from obstore.exceptions import AlreadyExistsError, GenericError
 
+        def attempt() -> bool:
+            try:
+                self._client.put(path, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return self.read(path) == data
+            return True
+
         with self._errors(path):
             # A conditional request whose connection broke is not repeated by the client: it may
             # have been carried out. Repeating this one is safe, because contents are compared.
-            for pause in (*_PAUSES, None):
-                try:
-                    self._client.put(path, data, mode="create", use_multipart=False)
-                except AlreadyExistsError:
-                    return self.read(path) == data
-                except GenericError:
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
-                else:
-                    break
-            return True
+            return retry(attempt, CREATE, GenericError)
 
     def write(self, path: str, data: bytes) -> None:
         """See Store."""

@@ -7,14 +7,14 @@ same records cannot both land, whatever they were told or whenever they wake up.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingestion_platform.contract import columns
-from ingestion_platform.errors import WriteConflict
+from ingestion_platform.errors import Transient, WriteConflict
+from ingestion_platform.retries import COMMIT, retry
 from ingestion_platform.warehouse import committed as committed_by_partition
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.committed import CommittedRanges, Span
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
 
-ATTEMPTS = 20
 # PyIceberg's words, in a ValueError, when another's commit came first and was rolled back since:
 # the table is at the snapshot that ours is based on, but the sequence number is taken.
 _SEQUENCE_TAKEN = "older than last sequence number"
@@ -81,22 +80,31 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
     """
     began = time.time()
     table: Table | None = None
-    for attempt in range(ATTEMPTS):
-        try:
-            with answering():
-                table = catalog.load_table(name)
-                ensure_no_retries(table)
-                # Of the very metadata that the commit is based on.
-                _compare(name, read_committed(table), changes)
-                _compare_partitions(table, changes)
-                return _commit_once(table, changes, began)
-        except Exception as error:
-            if not (_is_conflict(error) or _files_went(error, table)):
-                raise
-            # Somebody committed to other rows of the table; the files are still good.
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
-    raise WriteConflict(
-        f"{name}: {ATTEMPTS} commits in a row met another writer's", action="try again later"
+
+    def attempt() -> Table:
+        nonlocal table
+        with answering():
+            table = catalog.load_table(name)
+            ensure_no_retries(table)
+            # Of the very metadata that the commit is based on.
+            _compare(name, read_committed(table), changes)
+            _compare_partitions(table, changes)
+            return _commit_once(table, changes, began)
+
+    # After a commit to other rows of the table, the files are still good.
+    return retry(
+        attempt,
+        COMMIT,
+        lambda error: _is_conflict(error) or _files_went(error, table),
+        gave_up=lambda _: too_many_conflicts(WriteConflict, name),
+    )
+
+
+def too_many_conflicts(kind: type[Transient], table: str) -> Transient:
+    """Return the error after the last attempt to commit to a table."""
+    return kind(
+        f"{table}: gave up after {COMMIT.attempts} commit conflicts",
+        action="see which other writers commit to this table, and try again",
     )
 
 
@@ -185,14 +193,14 @@ def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
         )
 
 
-def _files_went(error: Exception, table: Table | None) -> bool:
+def _files_went(error: BaseException, table: Table | None) -> bool:
     """Whether another engine rewrote the table and removed files while they were read here."""
     from ingestion_platform.warehouse.tables import has_changed
 
     return isinstance(error, FileNotFoundError) and table is not None and has_changed(table)
 
 
-def _is_conflict(error: Exception) -> bool:
+def _is_conflict(error: BaseException) -> bool:
     """Whether another commit was quicker, so that this one is not in."""
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 

@@ -6,8 +6,6 @@ tables and recreated topics. The records' bytes stay where they are.
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.errors import CatalogUnavailable
+from ingestion_platform.retries import COMMIT, retry
 from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.commit import too_many_conflicts
 from ingestion_platform.warehouse.datafiles import write_data_files
 from ingestion_platform.warehouse.tables import ensure_table, load_or_none
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 TABLE = "quarantine._decisions"
 """No contract's table can have this name."""
 DISCARD, UNDO = "discard", "undo"
-ATTEMPTS = 20
 
 Place = tuple[str, int, int]
 """Topic id, log partition and offset of a record."""
@@ -160,19 +159,20 @@ def _append(catalog: Catalog, table: Table, rows: pa.Table) -> None:
     from ingestion_platform.warehouse.snapshots import appending, begin
 
     files = write_data_files(table, rows)
-    for attempt in range(ATTEMPTS):
-        try:
-            with answering():
-                transaction = begin(catalog.load_table(TABLE))
-                with appending(transaction, {}) as snapshot:
-                    for file in files:
-                        snapshot.append_data_file(file)
-                transaction.commit_transaction()
-                return
-        except CommitFailedException:
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
-    raise CatalogUnavailable(
-        f"{TABLE}: {ATTEMPTS} commits in a row met another writer's", action="try again later"
+
+    def attempt() -> None:
+        with answering():
+            transaction = begin(catalog.load_table(TABLE))
+            with appending(transaction, {}) as snapshot:
+                for file in files:
+                    snapshot.append_data_file(file)
+            transaction.commit_transaction()
+
+    retry(
+        attempt,
+        COMMIT,
+        CommitFailedException,
+        gave_up=lambda _: too_many_conflicts(CatalogUnavailable, TABLE),
     )
 
 

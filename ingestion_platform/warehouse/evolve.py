@@ -7,9 +7,7 @@ the partition spec that it was written under.
 
 from __future__ import annotations
 
-import random
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,7 +18,9 @@ from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.problems import Problems
 from ingestion_platform.contract.schemas import iceberg_schema
 from ingestion_platform.errors import CatalogUnavailable
+from ingestion_platform.retries import COMMIT, retry
 from ingestion_platform.warehouse.catalog import answering
+from ingestion_platform.warehouse.commit import too_many_conflicts
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.types import IcebergType, ListType, NestedField, StructType
 
-ATTEMPTS = 20
 VERSION = "ingestion.contract-version"
 """Table property: the version of the contract that changed the table last."""
 
@@ -81,21 +80,28 @@ def evolve(catalog: Catalog, table: Table, contract: Contract) -> Table:
     """
     from pyiceberg.exceptions import CommitFailedException
 
-    for attempt in range(ATTEMPTS):
-        target = _target(table.metadata, contract)
-        if not target.steps:
-            return table
-        try:
-            with answering(), table.transaction() as transaction:
-                _stage(transaction, target, contract)
-            return table
-        except CommitFailedException:
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
-            with answering():
-                table = catalog.load_table(table.name())
-    raise CatalogUnavailable(
-        f"{'.'.join(table.name())}: {ATTEMPTS} changes of the schema in a row met another commit",
-        action="try again later",
+    latest = table
+
+    def attempt() -> Table:
+        nonlocal latest
+        with answering():
+            target = _target(latest.metadata, contract)
+            if not target.steps:
+                return latest
+            try:
+                with latest.transaction() as transaction:
+                    _stage(transaction, target, contract)
+            except CommitFailedException:
+                latest = catalog.load_table(latest.name())
+                raise
+            return latest
+
+    name = ".".join(table.name())
+    return retry(
+        attempt,
+        COMMIT,
+        CommitFailedException,
+        gave_up=lambda _: too_many_conflicts(CatalogUnavailable, name),
     )
 
 

@@ -81,13 +81,6 @@ def test_streams_are_spread_evenly(count: int, processes: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-@given(st.integers(1, 10_000))
-def test_attempts_become_rare_and_never_cease(attempt: int) -> None:
-    """The wait grows to a limit, with jitter."""
-    assert 0 < worker.backoff(attempt, 30.0) <= 30.0
-    assert worker.backoff(20, 30.0) >= 15.0
-
-
 class Scripted:
     """A line whose steps raise what they are told to; then the worker is told to stop."""
 
@@ -119,6 +112,33 @@ def kept(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scr
     line, outcome = Scripted(stop, *steps), worker.Outcome()
     worker._keep(line, stop, outcome, WorkerMonitor(Settings.load({})))  # which nobody starts
     return line, outcome.failed
+
+
+class Recorded(threading.Event):
+    """An event whose waits take no time and are recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return at once."""
+        self.waits.append(timeout or 0.0)
+        return self.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [(StoreUnavailable("it is away"), 30.0), (WriteConflict("another writer"), 2.0)],
+)
+def test_retry_backs_off_between_attempts(error: Exception, longest: float) -> None:
+    """Each wait is at least half of a bound that doubles up to a limit; a success resets it."""
+    stop = Recorded()
+    line = Scripted(stop, *[error] * 9, None, error)
+    worker._keep(line, stop, worker.Outcome(), WorkerMonitor(Settings.load({})))
+    bounds = [min(longest, 0.5 * 2**number) for number in range(9)]
+    for waited, bound in zip(stop.waits, [*bounds, 0.0, bounds[0]], strict=True):
+        assert bound / 2 <= waited <= bound
 
 
 def test_an_outage_is_told_once_and_its_end_once(

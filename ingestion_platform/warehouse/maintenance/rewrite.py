@@ -7,8 +7,6 @@ older snapshots can lose them.
 
 from __future__ import annotations
 
-import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +31,7 @@ from pyiceberg.table.snapshots import (
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 from pyiceberg.typedef import EMPTY_DICT
 
+from ingestion_platform.retries import MAINTENANCE_COMMIT, retry
 from ingestion_platform.warehouse import committed as committed_by_partition
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-ATTEMPTS = 30
 _CONFLICTS = (CommitFailedException, ValidationException)
 # Manifests: eight that are alike become one, up to a size that is still read in a moment.
 _FAN = 8
@@ -142,19 +140,21 @@ def expire(catalog: Catalog, name: str) -> int:
     Raises:
         CatalogUnavailable: the outcome is unknown, and either is right.
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            with answering():
+
+    def attempt() -> int:
+        with answering():
+            table = catalog.load_table(name)
+            if is_full(table.metadata) and _positions_are_far(table):
+                _commit(catalog, name, lambda now: (Plan(), LiveReader().read(now)))
                 table = catalog.load_table(name)
-                if is_full(table.metadata) and _positions_are_far(table):
-                    _commit(catalog, name, lambda now: (Plan(), LiveReader().read(now)))
-                    table = catalog.load_table(name)
-                going = expendable(table.metadata)
-                if going:
-                    begin(table, going=going).commit_transaction()
-                return len(going)
-        except _CONFLICTS:
-            _wait(attempt)
+            going = expendable(table.metadata)
+            if going:
+                begin(table, going=going).commit_transaction()
+            return len(going)
+
+    # A writer that is always faster is no error: the next run of maintenance tries again.
+    with suppress(*_CONFLICTS):
+        return retry(attempt, MAINTENANCE_COMMIT, _CONFLICTS)
     return 0
 
 
@@ -315,29 +315,26 @@ def _commit(catalog: Catalog, name: str, plan: Callable[[Table], tuple[Plan, Liv
     be quicker.
     """
     drafts = _Drafts()
-    for attempt in range(ATTEMPTS):
-        try:
-            with answering():
-                table = catalog.load_table(name)
-                what = plan(table)
-                if what is None:
-                    drafts.discard(table)
-                    return False
-                transaction = begin(table)
-                rewrite = _Rewrite(transaction, *what, drafts, positions(table))
-                with rewrite:
-                    pass
-                transaction.commit_transaction()
-                drafts.discard(table, rewrite.made)
-                return True
-        except _CONFLICTS:
-            _wait(attempt)
+
+    def attempt() -> bool:
+        with answering():
+            table = catalog.load_table(name)
+            what = plan(table)
+            if what is None:
+                drafts.discard(table)
+                return False
+            transaction = begin(table)
+            rewrite = _Rewrite(transaction, *what, drafts, positions(table))
+            with rewrite:
+                pass
+            transaction.commit_transaction()
+            drafts.discard(table, rewrite.made)
+            return True
+
+    with suppress(*_CONFLICTS):
+        return retry(attempt, MAINTENANCE_COMMIT, _CONFLICTS)
     drafts.discard(catalog.load_table(name))
     return False
-
-
-def _wait(attempt: int) -> None:
-    time.sleep(random.uniform(0, min(0.5, 0.02 * 2**attempt)))
 
 
 def _is_live(each: Rewritten, live: Live) -> bool:
