@@ -35,10 +35,10 @@ PARTS = {
 HEAD = """# Faults, and what must happen
 
 Written by `make docs` from the tests, on real Kafka, MinIO and Postgres: do not edit. In every test
-an oracle that shares no code with the platform (`tests/oracle.py`) reads topic and tables at the
-end: each record must be in bronze or in quarantine exactly once, with the right values, or be a
-recorded loss that status, doctor and a check tell of. Network faults come from a proxy of the
-tests (`tests/faults/proxy.py`).
+an oracle that shares no code with the platform (`tests/support/oracle.py`) reads topic and tables
+at the end: each record must be in bronze or in quarantine exactly once, with the right values, or
+be a recorded loss that status, doctor and a check report. A proxy (`tests/support/proxy.py`)
+causes network faults.
 
     make test                                    with everything else, in a short form
     make test-faults                             long: KILLS=1000 SEED=1 unless said otherwise

@@ -77,9 +77,9 @@ OUTCOMES = {"read": "stored", "rejected": "reason", "refused": "problem"}
 
 def cases() -> list[Any]:
     """All cases, in the order of the page."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT))
     try:
-        modules = [importlib.import_module(f"formats.{name}") for name in MODULES]
+        modules = [importlib.import_module(f"tests.formats.{name}") for name in MODULES]
     finally:
         sys.path.pop(0)
     return [case for module in modules for case in module.CASES]

@@ -458,7 +458,7 @@ class Trial:
 
     records: int
     good: int
-    refused: int
+    rejected: int
     reasons: Counter[str]
 
 

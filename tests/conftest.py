@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testbed import new_stream, separate_settings
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from services import Services, Unavailable
+from tests.support.testbed import new_stream, separate_settings
 
 NAMES = ("kafka", "minio", "postgres")
 _NOT_TESTED = "NOT TESTED"
 
 
-def pytest_addoption(parser: pytest.Validator) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kills` and `--seed` make the kill tests as long, and as different, as one likes."""
     group = parser.getgroup("faults")
     group.addoption(
@@ -60,7 +60,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.LoadItem) -> Generator[None, None, None]:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """A test whose servers this machine cannot run is skipped, and the summary says so."""
     try:
         yield
@@ -161,6 +161,12 @@ def _embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     broker.start(home)
     yield home
     broker.stop(home)
+
+
+@pytest.fixture(scope="session")
+def embedded(_embedded_home: Path) -> Settings:
+    """Settings of the embedded broker only (one per worker)."""
+    return Settings.load({"PLATFORM_HOME": str(_embedded_home)}, root=_embedded_home)
 
 
 @pytest.fixture

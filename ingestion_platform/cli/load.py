@@ -125,7 +125,7 @@ def _try(
     trial = try_file(platform, stream, file, on_read=on_read)
     progress.update(reading, total=trial.records)
     outcome.result, outcome.records, outcome.reasons = "tried", trial.records, trial.reasons
-    outcome.bronze, outcome.quarantined = trial.good, trial.refused
+    outcome.bronze, outcome.quarantined = trial.good, trial.rejected
 
 
 def _load(

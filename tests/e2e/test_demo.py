@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import answers, free_port, processes_of
 
 from ingestion_platform.cli.dev import LOCATION
 from ingestion_platform.kafka import broker
@@ -25,6 +24,7 @@ from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 from ingestion_platform.warehouse.tables import load_or_none
+from tests.support.live import answers, free_port, processes_of
 
 ROOT = Path(__file__).parents[2]
 OURS = ("KAFKA_", "LAKE_", "AWS_", "PYICEBERG_", "DAGSTER_", "PLATFORM_")

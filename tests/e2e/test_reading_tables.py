@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from grievances import EVENT, as_jsonl
-from testbed import separate_environment
-from trino_sql import Trino
 
 from ingestion_platform.settings import Settings
 from services import Services, java
 from services.files import cached
+from tests.support.grievances import EVENT, as_jsonl
+from tests.support.testbed import separate_environment
+from tests.support.trino_sql import Trino
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reading-tables.md"

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from faults.processes import KILLED, Worker
 
 from services import Services
+from tests.support.processes import KILLED, Worker
 
 
 @pytest.fixture(scope="session")

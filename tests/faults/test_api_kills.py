@@ -13,9 +13,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from api_process import ApiProcess, api_process, until
-from oracle import read_table, read_topic
-from testbed import new_stream, separate_environment
 
 from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
@@ -23,6 +20,9 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from services import Services
+from tests.support.api_process import ApiProcess, api_process, until
+from tests.support.oracle import read_table, read_topic
+from tests.support.testbed import new_stream, separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
-from arbitrary import WIDE_OPEN, Arena
-from orchestration.lab import Lab, days_ago
 
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.arbitrary import WIDE_OPEN, Arena
+from tests.support.dagster_lab import Lab, days_ago
 
 pytestmark = [pytest.mark.services]
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from faults.processes import Worker
-from faults.proxy import CutReply, CutRequest, Proxy, Rule, Slow
-from faults.scene import CATALOG_URI, Scene, detoured, no_calls, port_of, together
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.table import Table
-from testbed import edited, separate_environment
 
 from services import Services
+from tests.support.processes import Worker
+from tests.support.proxy import CutReply, CutRequest, Proxy, Rule, Slow
+from tests.support.scene import CATALOG_URI, Scene, detoured, no_calls, port_of, together
+from tests.support.testbed import edited, separate_environment
 
 pytestmark = [pytest.mark.services]
 
@@ -123,7 +123,7 @@ def test_rejected_connections(detour: Detour, rng: random.Random) -> None:
         scene.send(500)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
-        detour.proxy.reject()
+        detour.proxy.refuse()
         attempt.ended(0.5)
         detour.proxy.accept()
         scene.until_done(attempt)

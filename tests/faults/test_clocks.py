@@ -10,14 +10,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene, together
-from oracle import Logged, Place, read_table
-from testbed import separate_environment
 
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.verify import slice_counts
 from services import Services
+from tests.support.oracle import Logged, Place, read_table
+from tests.support.processes import Worker
+from tests.support.scene import Scene, together
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivered import CONTRACT, HARNESSES, Harness, Log, expected, item
-from faults.processes import Worker
-from faults.scene import Scene, together
-from testbed import edited, separate_environment
 
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.streams import Destination
 from services import Services
+from tests.support.delivered import CONTRACT, HARNESSES, Harness, Log, expected, item
+from tests.support.processes import Worker
+from tests.support.scene import Scene, together
+from tests.support.testbed import edited, separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -14,9 +14,6 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from faults.processes import Attempt, Worker
-from oracle import read_table, strict_json
-from testbed import new_stream, separate_environment
 
 from ingestion_platform.lake.land_files import landed_position
 from ingestion_platform.operations.verify import verify_stream
@@ -25,6 +22,9 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from services import Services
+from tests.support.oracle import read_table, strict_json
+from tests.support.processes import Attempt, Worker
+from tests.support.testbed import new_stream, separate_environment
 
 pytestmark = [pytest.mark.services]
 

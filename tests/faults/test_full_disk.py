@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import STORE_URL, Scene
-from testbed import separate_environment
 
 from services import Services
+from tests.support.processes import Worker
+from tests.support.scene import STORE_URL, Scene
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene, no_calls, together
-from oracle import content
-from testbed import edited, separate_environment
 
 from services import Services
+from tests.support.oracle import content
+from tests.support.processes import Worker
+from tests.support.scene import Scene, no_calls, together
+from tests.support.testbed import edited, separate_environment
 
 pytestmark = [pytest.mark.services]
 

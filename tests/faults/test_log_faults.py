@@ -17,10 +17,6 @@ from confluent_kafka.admin import (
     NewPartitions,
     ResourceType,
 )
-from faults.processes import Worker
-from faults.scene import Scene, admin, recreate, until
-from oracle import read_table, read_topic
-from testbed import separate_environment
 
 from ingestion_platform.lake.losses import recorded_losses
 from ingestion_platform.operations.verify import verify_stream
@@ -28,6 +24,10 @@ from ingestion_platform.pipeline import run_stream
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from services import Services
+from tests.support.oracle import read_table, read_topic
+from tests.support.processes import Worker
+from tests.support.scene import Scene, admin, recreate, until
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.proxy import CutReply, CutRequest, Proxy, Rule, Slow, Swallow
-from faults.scene import Scene
 from filelock import FileLock
-from testbed import separate_environment
 
 from services import Services
+from tests.support.processes import Worker
+from tests.support.proxy import CutReply, CutRequest, Proxy, Rule, Slow, Swallow
+from tests.support.scene import Scene
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

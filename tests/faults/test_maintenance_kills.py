@@ -10,16 +10,16 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene, no_calls, together
-from oracle import content
 from pyiceberg.table import Table
-from testbed import edited, separate_environment
 
 from ingestion_platform.operations.maintenance import maintain_stream, tables_of
 from ingestion_platform.warehouse.maintenance.table import condition
 from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY
 from services import Services
+from tests.support.oracle import content
+from tests.support.processes import Worker
+from tests.support.scene import Scene, no_calls, together
+from tests.support.testbed import edited, separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -13,15 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from faults.processes import Attempt, Worker
-from faults.scene import Scene, together, until
-from testbed import separate_environment
 
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from services import Services
+from tests.support.processes import Attempt, Worker
+from tests.support.scene import Scene, together, until
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -14,9 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from grievances import as_csv, as_jsonl, as_parquet
-from oracle import read_table
-from testbed import new_stream
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.lake.file_source import FilesRefused, Handled
@@ -25,6 +22,9 @@ from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.grievances import as_csv, as_jsonl, as_parquet
+from tests.support.oracle import read_table
+from tests.support.testbed import new_stream
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 TOGETHER = 60
@@ -185,10 +185,10 @@ def test_broken_records_are_rejected_alone(tmp_path: Path, pytestconfig: pytest.
     for n in range(2 * pytestconfig.getoption("mutations")):
         values += [rng.choice(MUTATIONS)(rng, rng.choice(sound)), sound[n % len(sound)]]
     found = parser.parse(pa.array(values, pa.binary()))
-    places = found.valid.to_pylist() + found.refused.to_pylist()
+    places = found.valid.to_pylist() + found.rejected.to_pylist()
     assert sorted(places) == list(range(len(values)))
     assert set(range(1, len(values), 2)) <= set(found.valid.to_pylist())
-    reasons = dict(zip(found.refused.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
     assert all(reasons.values())
     for at in rng.sample(range(0, len(values), 2), 40):
         alone = parser.parse(pa.array([values[at]], pa.binary()))

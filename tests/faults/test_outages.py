@@ -10,12 +10,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults.processes import Attempt, Worker
-from faults.scene import Scene, recreate
-from testbed import separate_environment
 
 from ingestion_platform.pipeline import run_stream
 from services import Services
+from tests.support.processes import Attempt, Worker
+from tests.support.scene import Scene, recreate
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from faults.proxy import LOOPBACK, Answer, CutReply, CutRequest, Proxy, Rule, Slow
+
+from tests.support.proxy import LOOPBACK, Answer, CutReply, CutRequest, Proxy, Rule, Slow
 
 PATIENCE = 10
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.proxy import Answer, CutReply, CutRequest, Fault, Proxy, Rule, Slow
-from faults.scene import STORE_URL, Scene, detoured, port_of
-from testbed import separate_environment
 
 from services import Services
+from tests.support.processes import Worker
+from tests.support.proxy import Answer, CutReply, CutRequest, Fault, Proxy, Rule, Slow
+from tests.support.scene import STORE_URL, Scene, detoured, port_of
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 
@@ -130,7 +130,7 @@ def test_rejected_connections(detour: Detour, rng: random.Random) -> None:
         scene.send(500)
         attempt = scene.start("run")
         scene.await_step(rng, attempt)
-        detour.proxy.reject()
+        detour.proxy.refuse()
         attempt.ended(1.0)
         detour.proxy.accept()
         scene.until_done(attempt)

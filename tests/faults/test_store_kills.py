@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene, no_calls, together
-from oracle import read_table
 from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
-from testbed import PGR, edited, separate_environment
 
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate
 from services import Services
+from tests.support.oracle import read_table
+from tests.support.processes import Worker
+from tests.support.scene import Scene, no_calls, together
+from tests.support.testbed import PGR, edited, separate_environment
 
 pytestmark = [pytest.mark.services]
 

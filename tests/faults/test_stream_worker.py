@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.processes import Attempt, Worker
-from faults.scene import Scene, together
-from testbed import separate_environment
 
 from ingestion_platform.errors import Transient
 from ingestion_platform.progress.status import stream_status
 from services import Services
+from tests.support.processes import Attempt, Worker
+from tests.support.scene import Scene, together
+from tests.support.testbed import separate_environment
 
 pytestmark = [pytest.mark.services]
 

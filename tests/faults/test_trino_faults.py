@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from faults.processes import Worker
-from faults.scene import Scene, no_calls, together
 from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
-from testbed import edited, separate_environment
 from trino.exceptions import TrinoQueryError
-from trino_sql import Trino
 
 from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.warehouse.maintenance.table import maintenance
 from services import Services
+from tests.support.processes import Worker
+from tests.support.scene import Scene, no_calls, together
+from tests.support.testbed import edited, separate_environment
+from tests.support.trino_sql import Trino
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gzip
 
 import pyarrow as pa
-from formats.case import FormatCase
+
+from tests.formats.case import FormatCase
 
 CSV = "CSV"
 

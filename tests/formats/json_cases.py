@@ -6,7 +6,7 @@ The tests run each case through the parser with the contract `json_contract.yaml
 
 from __future__ import annotations
 
-from formats.case import FormatCase
+from tests.formats.case import FormatCase
 
 RECORDS, COLUMNS, TIMES = "JSON records", "JSON columns", "Times"
 ENVELOPES = "Envelopes and wire formats"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 
-from formats.case import FormatCase
+from tests.formats.case import FormatCase
 
 LINES, ARRAYS = "JSON Lines", "JSON arrays"
 _ONE = "id: 1, note: x"

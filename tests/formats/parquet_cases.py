@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from formats.case import FormatCase, Outcome
+
+from tests.formats.case import FormatCase, Outcome
 
 PARQUET = "Parquet"
 

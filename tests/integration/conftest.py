@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt_warehouse import Warehouse
+
+from tests.support.dbt_warehouse import Warehouse
 
 
 @pytest.fixture(scope="session")

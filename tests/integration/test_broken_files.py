@@ -13,10 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from grievances import EVENT, as_parquet
-from lake_files import records, segment_of
-from oracle import read_table
-from testbed import edited, new_stream
 
 from ingestion_platform.bronze.load import SegmentValidator
 from ingestion_platform.lake.file_source import FilesRefused, Handled
@@ -27,6 +23,10 @@ from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream, try_file
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.grievances import EVENT, as_parquet
+from tests.support.lake_files import records, segment_of
+from tests.support.oracle import read_table
+from tests.support.testbed import edited, new_stream
 
 GOOD = json.dumps(EVENT).encode()
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import dbt_warehouse
 import pytest
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt_warehouse import FIRST, PROJECT, day
 from pyiceberg.table import Table
-from testbed import separate_environment
 
 from services import Services
+from tests.support import dbt_warehouse
+from tests.support.dbt_warehouse import FIRST, PROJECT, day
+from tests.support.testbed import separate_environment
 
 # PyIceberg warns when bronze is emptied that is empty.
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")

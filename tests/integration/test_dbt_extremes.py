@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import dbt_warehouse
-import extremes
 import pyarrow as pa
 import pytest
-from dbt_warehouse import PROJECT, WIDE
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.streams import declared_streams
+from tests.support import dbt_warehouse, extremes
+from tests.support.dbt_warehouse import PROJECT, WIDE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Delete operation did not match"),

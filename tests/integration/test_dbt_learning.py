@@ -11,9 +11,10 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar
 
-import dbt_warehouse
 import pytest
-from dbt_warehouse import (
+
+from tests.support import dbt_warehouse
+from tests.support.dbt_warehouse import (
     START,
     Bronze,
     assert_any_order_equals_a_rebuild,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import dbt_warehouse
 import pytest
-from dbt_warehouse import (
+
+from tests.support import dbt_warehouse
+from tests.support.dbt_warehouse import (
     FIRST,
     START,
     Bronze,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import dbt_warehouse
 import pytest
-from dbt_warehouse import (
+
+from tests.support import dbt_warehouse
+from tests.support.dbt_warehouse import (
     FIRST,
     Bronze,
     assert_any_order_equals_a_rebuild,

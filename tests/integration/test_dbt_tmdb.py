@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import dbt_warehouse
 import pytest
-from dbt_warehouse import (
+
+from ingestion_platform.produce.labelled import find
+from ingestion_platform.produce.simulators import simulate
+from ingestion_platform.streams import declared_streams
+from tests.support import dbt_warehouse
+from tests.support.dbt_warehouse import (
     PROJECT,
     START,
     Bronze,
@@ -19,10 +23,6 @@ from dbt_warehouse import (
     scattered,
     simulated_rows,
 )
-
-from ingestion_platform.produce.labelled import find
-from ingestion_platform.produce.simulators import simulate
-from ingestion_platform.streams import declared_streams
 
 pytestmark = pytest.mark.filterwarnings("ignore:Delete operation did not match")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_process import ApiProcess, api_process
 
 from ingestion_platform.settings import Settings
+from tests.support.api_process import ApiProcess, api_process
 
 CHROMIUM = shutil.which("chromium")
 ALONE = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]

@@ -14,11 +14,8 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
-from delivered import ODD_JSON, ElasticsearchHarness, item, with_json
-from faults.proxy import Answer, CutReply, Proxy, Rule
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sinks import Scene
 
 from ingestion_platform.errors import Permanent, SettingError, WriteConflict
 from ingestion_platform.pipeline import Platform
@@ -29,6 +26,9 @@ from ingestion_platform.sinks.elasticsearch import ElasticsearchTarget, options
 from ingestion_platform.sinks.interface import ORIGIN, Change
 from ingestion_platform.sinks.source import shape_of
 from services import Services
+from tests.support.delivered import ODD_JSON, ElasticsearchHarness, item, with_json
+from tests.support.proxy import Answer, CutReply, Proxy, Rule
+from tests.support.sink_scene import Scene
 
 pytestmark = [pytest.mark.services]
 

@@ -18,8 +18,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from grievances import EVENT, as_csv, as_jsonl, as_parquet
-from oracle import read_table
 from starlette.testclient import TestClient
 
 from ingestion_platform import Client
@@ -34,6 +32,8 @@ from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, Stream, declared_streams
+from tests.support.grievances import EVENT, as_csv, as_jsonl, as_parquet
+from tests.support.oracle import read_table
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from testbed import edited
 
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.quarantine import Choice, discard, overview, replay
@@ -20,6 +19,7 @@ from ingestion_platform.produce.record import Record
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.reading import query
+from tests.support.testbed import edited
 
 pytestmark = [pytest.mark.services]
 

@@ -16,10 +16,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from every_kind import EVERY_KIND, GOOD, text
-from oracle import JsonText, Oracle, content, read_table, rows_of, snapshots
 from pyiceberg.catalog import load_catalog
-from testbed import edited
 
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.lake.segments import SegmentLog
@@ -32,6 +29,9 @@ from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.datafiles import write_data_files
+from tests.support.every_kind import EVERY_KIND, GOOD, text
+from tests.support.oracle import JsonText, Oracle, content, read_table, rows_of, snapshots
+from tests.support.testbed import edited
 
 pytestmark = [pytest.mark.services]
 

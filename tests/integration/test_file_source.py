@@ -18,9 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from grievances import EVENT, as_csv, as_jsonl, as_parquet
-from oracle import read_table, snapshots
-from testbed import new_stream, separate_environment
 
 from ingestion_platform.files.reading import UnreadableFile
 from ingestion_platform.lake.file_source import FilesRefused, HalfLanded, Handled
@@ -44,6 +41,9 @@ from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import FileSource, Stream
 from services import Services
+from tests.support.grievances import EVENT, as_csv, as_jsonl, as_parquet
+from tests.support.oracle import read_table, snapshots
+from tests.support.testbed import new_stream, separate_environment
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 ON_SERVERS = [pytest.mark.services]
@@ -314,7 +314,7 @@ def test_a_trial_lands_nothing(platform: Platform, stream: Stream, tmp_path: Pat
     file = tmp_path / "x.csv"
     file.write_bytes(as_csv([EVENT, EVENT | {"status": "NO"}, EVENT]))
     trial = try_file(platform, stream, file)
-    assert (trial.records, trial.good, trial.refused) == (3, 2, 1)
+    assert (trial.records, trial.good, trial.rejected) == (3, 2, 1)
     assert next(iter(trial.reasons)).startswith("status: must be one of")
     assert Journal(platform.store, stream.topic).last() is None
 

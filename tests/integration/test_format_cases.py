@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from formats import csv_cases, jsonl_cases, parquet_cases
-from formats.case import FormatCase
-from oracle import read_table
 
 from ingestion_platform.dialect import dialect_of
 from ingestion_platform.lake.file_source import FilesRefused, Handled
@@ -20,6 +17,9 @@ from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import FileSource, Stream
+from tests.formats import csv_cases, jsonl_cases, parquet_cases
+from tests.formats.case import FormatCase
+from tests.support.oracle import read_table
 
 CONTRACT = Path(csv_cases.__file__).with_name("file_contract.yaml")
 CASES = (*csv_cases.CASES, *jsonl_cases.CASES, *parquet_cases.CASES)

@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from api_process import ApiProcess, api_process, until
 
 from ingestion_platform.http_api.limits import key_hash
 from ingestion_platform.settings import Settings
+from tests.support.api_process import ApiProcess, api_process, until
 
 FORGED = "forged-line"
 BREAKS = ("\r\n", "\n", "\r", "\v", "\f", "\x1b[2J\n", "\x85", "\u2028", "\u2029", "\0", "\x9b")

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grievances import EVENT, as_csv
-from testbed import new_stream, separate_environment
 
 from ingestion_platform.errors import StoreUnavailable
 from ingestion_platform.files.spool import NoRoom, Spool
@@ -32,6 +30,8 @@ from ingestion_platform.settings import FileLimits, Settings, WorkerSettings
 from ingestion_platform.streams import FileSource, Stream
 from ingestion_platform.worker import FilesLine
 from services import Services
+from tests.support.grievances import EVENT, as_csv
+from tests.support.testbed import new_stream, separate_environment
 
 SECRET = b"TENANT_OF_ANOTHER_USER"
 Make = Callable[[Path, Path], None]
@@ -373,7 +373,7 @@ def test_worker_goes_on_past_strangers(
 
 def unprivileged(platform: Platform, stream: Stream) -> dict[str, Any]:
     """Run the stream in a process for which the permissions of files hold."""
-    script = Path(__file__).parents[1] / "hostile_run.py"
+    script = Path(__file__).parents[1] / "support" / "hostile_run.py"
     home = platform.settings.home
     command = [sys.executable, str(script), str(home), str(stream.contract_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

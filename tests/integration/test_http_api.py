@@ -22,8 +22,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from api_process import ApiProcess, answers, api_process, until
-from oracle import read_table, read_topic
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.operations.verify import verify_stream
@@ -31,6 +29,8 @@ from ingestion_platform.pipeline import Platform, run_stream
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from services import Services
+from tests.support.api_process import ApiProcess, answers, api_process, until
+from tests.support.oracle import read_table, read_topic
 
 USERS = "/v1/streams/recomart_users/records"
 SIZE = 50  # users of a batch, every tenth of them bad

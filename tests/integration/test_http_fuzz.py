@@ -15,7 +15,6 @@ import msgspec
 import pyarrow as pa
 import pytest
 import schemathesis
-from api_process import api_process
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -26,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.streams import declared_streams
+from tests.support.api_process import api_process
 
 PATHS = r"^/(users|transactions|internal/.*|v1/streams/(pgr_events|tmdb_movie|app_logs)/records)$"
 SHOP = {"user": "recomart_users", "transaction": "recomart_transactions"}

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testbed import new_stream
 from typer.testing import CliRunner
 
 from ingestion_platform.cli.app import app
@@ -21,6 +20,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.streams import Destination
+from tests.support.testbed import new_stream
 
 PAGE = Path(__file__).parents[2] / "docs" / "runbook.md"
 DECLARED = """type: ingestion_platform.orchestration.Stream

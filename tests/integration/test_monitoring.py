@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import yaml
 from starlette.testclient import TestClient
-from testbed import new_stream
 
 from ingestion_platform import failures
 from ingestion_platform.errors import StoreUnavailable
@@ -35,6 +34,7 @@ from ingestion_platform.streams import Destination
 from services import Services
 from services.net import LOOPBACK, free_port
 from services.prometheus import program
+from tests.support.testbed import new_stream
 
 pytestmark = [pytest.mark.services]
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from confluent_kafka.admin import AdminClient
-from testbed import new_stream, separate_environment
 from typer.testing import CliRunner
 
 from ingestion_platform import streams as declarations
@@ -26,6 +25,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from services import Services
+from tests.support.testbed import new_stream, separate_environment
 
 NAMES = ("good", "never", "lake", "table", "contract")
 DAMAGED = {"lake": "chain_broken", "table": "table_unreadable", "contract": "contract_problems"}

@@ -10,15 +10,15 @@ from typing import Any
 
 import psycopg
 import pytest
-from delivered import ODD_JSON, PostgresHarness, item, with_json
 from psycopg import sql
-from test_sinks import Scene
 
 from ingestion_platform.errors import Permanent
 from ingestion_platform.settings import SinkSettings
 from ingestion_platform.sinks import postgres
 from ingestion_platform.sinks.compare import compare
 from services import Services
+from tests.support.delivered import ODD_JSON, PostgresHarness, item, with_json
+from tests.support.sink_scene import Scene
 
 LONG = "much too long a note " * 2
 

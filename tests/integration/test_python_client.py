@@ -8,11 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from grievances import EVENT
 
 from ingestion_platform import Client
 from ingestion_platform.errors import UnknownStream
 from ingestion_platform.settings import Settings
+from tests.support.grievances import EVENT
 
 # As Python has it: a date, and a decimal, which JSON has as text and number.
 TYPED = EVENT | {

@@ -18,7 +18,6 @@ import pytest
 import yaml
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
-from testbed import new_stream, separate_environment
 from typer.testing import CliRunner, Result
 
 from ingestion_platform.cli.app import app
@@ -31,6 +30,7 @@ from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from services import Services
+from tests.support.testbed import new_stream, separate_environment
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

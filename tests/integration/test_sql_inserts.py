@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from dbt_warehouse import Warehouse as DbtWarehouse
-from grievances import EVENT
-from testbed import edited, separate_environment
-from trino_sql import Trino
 
 from ingestion_platform.bronze.inserted import validate_inserted
 from ingestion_platform.kafka.client import ensure_topic
@@ -29,6 +25,10 @@ from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from services import Services
+from tests.support.dbt_warehouse import Warehouse as DbtWarehouse
+from tests.support.grievances import EVENT
+from tests.support.testbed import edited, separate_environment
+from tests.support.trino_sql import Trino
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

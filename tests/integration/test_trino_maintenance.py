@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testbed import separate_settings
-from trino_sql import Trino
 
 from ingestion_platform.errors import EngineUnavailable, Permanent
 from ingestion_platform.operations.maintenance import maintain_stream
@@ -20,6 +18,8 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import read_committed
 from services import Services
 from services.net import free_port
+from tests.support.testbed import separate_settings
+from tests.support.trino_sql import Trino
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

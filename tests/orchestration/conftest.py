@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
-from lab import Lab
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.dagster_lab import Lab
 
 
 @pytest.fixture

@@ -25,13 +25,13 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._utils.error import SerializableErrorInfo
-from lab import TODAY, Lab, days_ago
-from webhook import Receiver, receiving
 
 from ingestion_platform.alarms import AlarmStore
 from ingestion_platform.orchestration import alarms, failing
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.settings import AlarmSettings
+from tests.support.dagster_lab import TODAY, Lab, days_ago
+from tests.support.webhook import Receiver, receiving
 
 
 @dataclass

@@ -6,11 +6,11 @@ import threading
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.kafka.topic_log import Log
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.verify import verify_stream
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 EVERY = {"rows", "bytes", "offsets", "lag", "dagster/partition_row_count", "dagster/uri"}
 BRONZE = {

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
-from lab import TODAY, days_ago
 
 from ingestion_platform.definitions import defs
 from ingestion_platform.orchestration.partitions import slice_key
+from tests.support.dagster_lab import TODAY, days_ago
 
 BRONZE = dg.AssetKey(["bronze", "service_events_raw"])
 SILVER = dg.AssetKey(["silver", "silver_pgr_events"])

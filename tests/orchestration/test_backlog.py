@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.kafka.topic_log import Log, Topic
 from ingestion_platform.pipeline import land_stream, run_stream
 from ingestion_platform.progress.backlog import read_backlog
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 
 def test_level_after_a_run_of_the_worker(lab: Lab) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab, days_ago
 from pyiceberg.expressions import EqualTo
 
 from ingestion_platform.bronze.inserted import Inserted
@@ -19,6 +18,7 @@ from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.progress.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 ALL = {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
 

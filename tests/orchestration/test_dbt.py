@@ -10,7 +10,6 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
@@ -20,6 +19,7 @@ from ingestion_platform.pipeline import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.tables import ensure_namespace
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 
 def test_the_ingest_dates_of_a_run_end_before_the_day_after_its_last() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from lab import TODAY, days_ago
 
 from ingestion_platform import project
 from ingestion_platform.bronze.validate import Validator
@@ -24,6 +23,7 @@ from ingestion_platform.orchestration import instance, metadata, partitions
 from ingestion_platform.orchestration.component import Stream, StreamAttributes
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
+from tests.support.dagster_lab import TODAY, days_ago
 
 ROOT = Path(__file__).parents[2]
 RAW, LAKE = dg.AssetKey(["raw", "pgr-events"]), dg.AssetKey(["lake", "pgr_events"])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab
 
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
@@ -17,6 +16,7 @@ from ingestion_platform.settings import Settings, SinkSettings
 from ingestion_platform.sinks.declare import declared_deliveries, stream_deliveries
 from ingestion_platform.streams import Destination, stream_of
 from services import Services
+from tests.support.dagster_lab import TODAY, Lab
 
 READINGS = dg.AssetKey(["postgres", "telemetry", "sensor_readings"])
 

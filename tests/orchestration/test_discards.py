@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from lab import Lab, days_ago
-
 from ingestion_platform.operations.quarantine import Choice, discard, overview, undo
+from tests.support.dagster_lab import Lab, days_ago
 
 DAY = days_ago(1)
 WHOLE_DAY = ((DAY, 0), (DAY, 3))

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab
 
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.file_sensor import file_sensor
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import FileSource
+from tests.support.dagster_lab import TODAY, Lab
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

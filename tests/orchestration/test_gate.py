@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-from lab import TODAY, Lab, days_ago
+
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 
 def _allow(share: float) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab
 
 from ingestion_platform.orchestration import maintenance
 from ingestion_platform.pipeline import run_stream
 from ingestion_platform.warehouse.maintenance.table import condition
+from tests.support.dagster_lab import TODAY, Lab
 
 
 @pytest.fixture

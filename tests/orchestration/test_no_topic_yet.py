@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab
 
 from ingestion_platform import failures
 from ingestion_platform.alarms import AlarmStore
@@ -21,6 +20,7 @@ from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.worker import Outcome, serve
+from tests.support.dagster_lab import TODAY, Lab
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore:Starting in dagster")
 

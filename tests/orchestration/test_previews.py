@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from lake_files import records
 
 from ingestion_platform.lake.records import SCHEMA
 from ingestion_platform.orchestration.metadata import raw_preview
+from tests.support.lake_files import records
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform import worker
 from ingestion_platform.definitions import defs
@@ -20,6 +19,7 @@ from ingestion_platform.orchestration import report
 from ingestion_platform.orchestration.partitions import Slice, parse_slice
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import declared_streams
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 PATIENCE = 60.0
 

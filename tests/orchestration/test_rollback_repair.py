@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from confluent_kafka.admin import AdminClient
-from lab import TODAY, Lab
 
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.kafka.client import client_config, ensure_topic
@@ -21,6 +20,7 @@ from ingestion_platform.positions import Position
 from ingestion_platform.progress.backlog import read_backlog
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.dagster_lab import TODAY, Lab
 
 
 @pytest.fixture

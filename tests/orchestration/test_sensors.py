@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.errors import SourceUnavailable
 from ingestion_platform.kafka.topic_log import Log
 from ingestion_platform.orchestration import assets, sensors
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

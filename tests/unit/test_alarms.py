@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from webhook import PATH, Receiver, receiving
 
 from ingestion_platform import alarms, worker
 from ingestion_platform.alarms import Alarm, AlarmStore, WorkerMonitor
 from ingestion_platform.errors import Permanent, SettingError, StoreUnavailable
 from ingestion_platform.settings import Settings
+from tests.support.webhook import PATH, Receiver, receiving
 
 LAG = Alarm(
     key="check/bronze/shop/lag",

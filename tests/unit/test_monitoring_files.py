@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -125,20 +123,3 @@ def test_every_alert_leads_to_a_section_of_the_runbook() -> None:
         page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         assert page == "docs/runbook.md"
         assert anchor in anchors, rule["alert"]
-
-
-def test_the_page_is_true() -> None:
-    """docs/metrics.md lists every metric and alert that there is, as they are now."""
-    writer = _writer()
-    assert writer.PAGE.read_text() == writer.page(), "run `make docs`"
-
-
-def _writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "write_metrics", ROOT / "docs" / "write_metrics.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
-from every_kind import prop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from testbed import PGR, new_stream
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.wire import likeness
+from tests.support.every_kind import prop
+from tests.support.testbed import PGR, new_stream
 
 EVENT = {"specversion": "1.0", "id": "7", "source": "/a", "type": "t", "data": {"id": "1"}}
 CHANGE = {"before": None, "after": {"id": "1"}, "source": {"db": "x"}, "op": "c", "ts_ms": 5}

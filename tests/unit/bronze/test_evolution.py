@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from lake_files import DAY, put, segment_of
 from pyiceberg.expressions import EqualTo, GreaterThan
 
 from ingestion_platform import Client
@@ -24,6 +23,7 @@ from ingestion_platform.warehouse import evolve as evolution
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.evolve import Step, plan
 from ingestion_platform.warehouse.reading import query
+from tests.support.lake_files import DAY, put, segment_of
 
 Edit = Callable[[dict[str, Any]], None]
 Properties = dict[str, dict[str, Any]]
@@ -107,7 +107,7 @@ def append(platform: Platform, stream: Stream, values: list[bytes]) -> None:
 
 def under(stream: Stream, *edits: Callable[[Properties], None], version: str = "1.1.0") -> Stream:
     """The stream under a changed contract; edits see its properties by name."""
-    from testbed import edited
+    from tests.support.testbed import edited
 
     def edit(document: dict[str, Any]) -> None:
         document["version"] = version

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from formats import json_cases
-from formats.case import FormatCase
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.odcs import load_contract
+from tests.formats import json_cases
+from tests.formats.case import FormatCase
 
 FILE = Path(json_cases.__file__).with_name("json_contract.yaml")
 NAMES = [f.name for f in load_contract(FILE).fields]

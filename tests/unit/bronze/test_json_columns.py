@@ -6,16 +6,12 @@ import json
 import re
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from every_kind import EVERY_KIND, prop, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_files import put, segment_of
-from testbed import new_stream
 
 from ingestion_platform.bronze.tokens import as_sent, with_json
 from ingestion_platform.bronze.validate import Validator
@@ -24,6 +20,10 @@ from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
+from tests.support.every_kind import EVERY_KIND, prop, text
+from tests.support.grievances import GOOD
+from tests.support.lake_files import put, segment_of
+from tests.support.testbed import new_stream
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -215,8 +215,7 @@ def test_verify_notices_what_the_parser_rewrites(
     platform: Platform, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and expectation come of one parser; tokens are read again."""
-    good = (Path(__file__).parent / "good.json").read_bytes().strip()
-    record = json.loads(good) | {"attributes_json": {}}
+    record = json.loads(GOOD) | {"attributes_json": {}}
     value = json.dumps(record).replace('"attributes_json": {}', '"attributes_json": {"x": 1e2}')
 
     def rewritten(texts: list[bytes]) -> list[bytes]:
@@ -224,7 +223,7 @@ def test_verify_notices_what_the_parser_rewrites(
 
     broken = replace(exact.KINDS[Kind.JSON], plain=rewritten)
     monkeypatch.setitem(exact.KINDS, Kind.JSON, broken)
-    put(platform.store, segment_of(stream.topic, 0, 2), [good, value.encode()])
+    put(platform.store, segment_of(stream.topic, 0, 2), [GOOD, value.encode()])
     load_stream(platform, stream, partitions=[0])
     found = verify_stream(platform, stream)
     assert (found.ok, found.mismatched) == (False, 1)

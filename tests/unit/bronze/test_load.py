@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 import pytest
-from lake_files import DAY, put, records, segment_of
-from testbed import edited
 
 from ingestion_platform.bronze import load as load_module
 from ingestion_platform.bronze.load import Loader, LoadItem
@@ -18,8 +15,10 @@ from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import read_committed
+from tests.support.grievances import GOOD
+from tests.support.lake_files import DAY, put, records, segment_of
+from tests.support.testbed import edited
 
-GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 BAD = b"bad"
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from lake_files import DAY, put, segment_of
-from testbed import edited
 
 from ingestion_platform.lake.merge import merge_closed
 from ingestion_platform.lake.segments import Segment, SegmentLog
@@ -18,8 +15,10 @@ from ingestion_platform.operations import verify as verify_module
 from ingestion_platform.operations.verify import SliceCount, slice_counts, verify_stream
 from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.streams import Stream
+from tests.support.grievances import GOOD
+from tests.support.lake_files import DAY, put, segment_of
+from tests.support.testbed import edited
 
-GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 NEXT = DAY + timedelta(days=1)
 EDGES = [0, 3, 4, 8, 12, 15, 20, 21, 24]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
-from testbed import PGR, new_stream
 
 from ingestion_platform.bronze.validate import Validator
+from tests.support.testbed import PGR, new_stream
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from every_kind import EVERY_KIND, GOOD, text
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from oracle import JsonText, same, validate_pgr
-from testbed import PGR, new_stream
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.produce.simulators import simulate
+from tests.support.every_kind import EVERY_KIND, GOOD, text
+from tests.support.oracle import JsonText, same, validate_pgr
+from tests.support.testbed import PGR, new_stream
 
 
 def narrow(document: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from formats import json_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.times import read_epoch
 from ingestion_platform.contract.values import read_text
+from tests.formats import json_cases
 
 CONTRACT: Contract = load_contract(Path(json_cases.__file__).with_name("json_contract.yaml"))
 PARSER, TEXT = Validator(CONTRACT), TextReader(CONTRACT)

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from command_line import Ingest, in_this_process
 
 from ingestion_platform.settings import Settings
+from tests.support.command_line import Ingest, in_this_process
 
 OURS = (
     "KAFKA_",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from command_line import Ingest
-from webhook import Receiver, receiving
 
 from ingestion_platform.alarms import Alarm, AlarmStore
 from ingestion_platform.cli.diagnosis import CHECKS, DoctorContext
 from ingestion_platform.settings import Settings
+from tests.support.command_line import Ingest
+from tests.support.webhook import Receiver, receiving
 
 LAG = Alarm(
     key="check/bronze/shop/lag",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Ingest
 
 from ingestion_platform import Client
 from ingestion_platform.errors import NoTopic
@@ -16,6 +15,7 @@ from ingestion_platform.kafka.client import topics
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import COMPONENT, DOMAINS_FOLDER
 from ingestion_platform.warehouse.catalog import open_catalog
+from tests.support.command_line import Ingest
 
 STATUS = {
     "copies",

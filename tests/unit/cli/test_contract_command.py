@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Ingest
 
 from ingestion_platform.streams import COMPONENT, DOMAINS_FOLDER
+from tests.support.command_line import Ingest
 
 CONTRACT = DOMAINS_FOLDER / "telemetry" / "app_logs.odcs.yaml"
 

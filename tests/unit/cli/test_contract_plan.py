@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import Ingest
+
+from tests.support.command_line import Ingest
 
 Properties = list[dict[str, Any]]
 

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import Ingest
 
 from ingestion_platform.streams import DOMAINS_FOLDER
+from tests.support.command_line import Ingest
 
 DEFINITION = """\
 type: ingestion_platform.orchestration.Stream

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import Answer, Ingest
 
 from ingestion_platform.cli import diagnosis
 from ingestion_platform.kafka import broker
@@ -14,6 +13,7 @@ from ingestion_platform.lake.store import open_store
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
+from tests.support.command_line import Answer, Ingest
 
 
 def lines(answer: Answer, check: str, about: str = "") -> list[dict[str, str]]:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from command_line import Ingest
+
+from tests.support.command_line import Ingest
 
 COMMANDS = [
     "demo",

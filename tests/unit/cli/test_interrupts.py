@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import Ingest
+
+from tests.support.command_line import Ingest
 
 DEADLINE = 30.0
 

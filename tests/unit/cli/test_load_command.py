@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import Ingest
+
+from tests.support.command_line import Ingest
 
 GOOD = '{"user_id": 1, "age": 30, "gender": "F", "device": "Mobile"}\n'
 BAD = '{"user_id": 2, "age": 0, "gender": "F", "device": "Mobile"}\n'

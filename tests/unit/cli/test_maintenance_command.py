@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from command_line import Ingest
+
+from tests.support.command_line import Ingest
 
 TABLE = "bronze.service_events_raw"
 

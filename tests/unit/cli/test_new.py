@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Ingest
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.model import Kind
 from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
+from tests.support.command_line import Ingest
 
 RECORDS = [
     {"order_id": n, "status": ["new", "paid"][n % 2], "at": f"2026-03-01T10:00:{n:02}Z"}

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Ingest
 from confluent_kafka import Consumer, TopicPartition
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.kafka.client import client_config
 from ingestion_platform.settings import Settings
+from tests.support.command_line import Ingest
 
 DATA = Path(__file__).parents[3] / "data"
 TOPICS = ("tmdb-movie", "tmdb-tv_series", "tmdb-person")

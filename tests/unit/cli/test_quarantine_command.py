@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import Ingest
 
 from ingestion_platform import Client
+from tests.support.command_line import Ingest
 
 CONTRACT: dict[str, Any] = {
     "apiVersion": "v3.2.0",

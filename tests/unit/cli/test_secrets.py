@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from command_line import Ingest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.cli.terminal import redacted
+from tests.support.command_line import Ingest
 
 SECRETS = {
     "KAFKA_SASL_PASSWORD": "kafka-hunter2",

@@ -6,9 +6,9 @@ import hashlib
 import re
 
 import pytest
-from command_line import Ingest
 
 from ingestion_platform.settings import Settings
+from tests.support.command_line import Ingest
 
 
 def test_a_new_key_is_shown_once_with_its_entry(bare: Ingest) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from testbed import PGR
 
 from ingestion_platform.pipeline import Platform
 from ingestion_platform.produce.producer import produce
@@ -22,6 +21,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
+from tests.support.testbed import PGR
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from contract_documents import document
 
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.problems import ContractProblems, Problem
+from tests.support.contract_documents import document
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from testbed import PGR
 
 from ingestion_platform.cli.contract import of_declarations
 from ingestion_platform.contract.lint import lint
@@ -18,6 +17,7 @@ from ingestion_platform.sinks.declare import declared_deliveries
 from ingestion_platform.streams import COMPONENT, declared_streams, drop_clash
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.tables import ensure_bronze
+from tests.support.testbed import PGR
 
 Declare = Callable[..., Path]
 

@@ -10,7 +10,6 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-from contract_documents import document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyiceberg import types as t
@@ -29,6 +28,7 @@ from ingestion_platform.contract.schemas import (
     quarantine_partition_spec,
     quarantine_schema,
 )
+from tests.support.contract_documents import document
 
 SCALARS = [
     ({"logicalType": "string"}, pa.string(), t.StringType()),

@@ -9,8 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from formats import json_cases
-from formats.case import FormatCase
 from jsonschema import Draft202012Validator
 
 from ingestion_platform.bronze.validate import Validator
@@ -19,6 +17,8 @@ from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import Stream, declared_streams
+from tests.formats import json_cases
+from tests.formats.case import FormatCase
 
 STREAMS = declared_streams()
 

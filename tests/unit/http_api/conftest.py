@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_lab import NAMES, Served, http_api_settings, own_streams
 from starlette.testclient import TestClient
 
 from ingestion_platform.http_api.app import build
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import NAMES, Served, http_api_settings, own_streams
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from api_lab import USER, Served
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import USER, Served
 
 Serve = Callable[..., Served]
 ONE = json.dumps(USER)

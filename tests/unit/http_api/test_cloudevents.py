@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from api_lab import USER, Served
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.http_api.cloudevents import batch, binary, structured
 from ingestion_platform.http_api.envelopes import Envelope, split
+from tests.support.api_lab import USER, Served
 
 EVENT, EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"
 LEAST = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {}}

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from api_lab import USER, http_api_settings, own_streams
 from starlette.testclient import TestClient
 
 from ingestion_platform.http_api.app import build
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import USER, http_api_settings, own_streams
 
 PATH = "/v1/streams/pgr_events/records"
 

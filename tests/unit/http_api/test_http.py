@@ -8,11 +8,11 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from api_lab import USER, Served
 
 from ingestion_platform.http_api.documents import PATHS
 from ingestion_platform.http_api.media import accepts, content_type, parse
 from ingestion_platform.http_api.problems import Problem
+from tests.support.api_lab import USER, Served
 
 USERS = "/v1/streams/recomart_users/records"
 

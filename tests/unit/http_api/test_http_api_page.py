@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_lab import NAMES, http_api_settings, own_streams
 from starlette.testclient import TestClient
 
 from ingestion_platform.http_api.app import build
@@ -18,6 +17,7 @@ from ingestion_platform.http_api.limits import key_hash
 from ingestion_platform.http_api.middleware import OPEN
 from ingestion_platform.http_api.problems import KINDS
 from ingestion_platform.settings import HttpApiSettings, Settings
+from tests.support.api_lab import NAMES, http_api_settings, own_streams
 
 PAGE = Path(__file__).parents[3] / "docs" / "http-api.md"
 TEXT = PAGE.read_text()

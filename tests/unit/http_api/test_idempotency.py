@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from api_lab import USER, Served
 
 from ingestion_platform.http_api.idempotency import Answer, Done, Memory
 from ingestion_platform.http_api.problems import Problem
 from ingestion_platform.http_api.publish import Delivered, Failed, Outcome
+from tests.support.api_lab import USER, Served
 
 NAME = ("shop", "/users", "key")
 BATCH = json.dumps([USER | {"user_id": i} for i in range(10)])

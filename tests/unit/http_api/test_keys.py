@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from api_lab import USER, Served
 
 from ingestion_platform.errors import SettingError
 from ingestion_platform.http_api import server
 from ingestion_platform.http_api.limits import key_hash, new_key
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import USER, Served
 
 Serve = Callable[..., Served]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from api_lab import USER, Served
 from httpx2 import Response
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from ingestion_platform.http_api import body as body_module
 from ingestion_platform.http_api.body import check_depth, decompressed, read_body
 from ingestion_platform.http_api.limits import Rate, Shares, network_of
 from ingestion_platform.http_api.problems import Problem
+from tests.support.api_lab import USER, Served
 
 Serve = Callable[..., Served]
 ONE = json.dumps(USER)

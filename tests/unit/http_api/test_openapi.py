@@ -7,7 +7,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from api_lab import USER, Served
+
+from tests.support.api_lab import USER, Served
 
 
 def description(served: Served) -> dict[str, Any]:

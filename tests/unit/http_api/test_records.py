@@ -6,13 +6,13 @@ import base64
 import json
 from typing import Any
 
-import grievances
 import pyarrow as pa
 import pytest
-from api_lab import USER, Served
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.produce.simulators import simulate
+from tests.support import grievances
+from tests.support.api_lab import USER, Served
 
 LINES = "application/x-ndjson"
 EVENT, EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_lab import USER, Served
 from httpx2 import Response
 
 from ingestion_platform.http_api.staging import append_rows
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import USER, Served
 
 VIEW = {"user_id": 1001, "item_id": 501, "view_mode": "purchase", "rating": 4}
 COLUMNS = ["user_id", "age", "gender", "device"]

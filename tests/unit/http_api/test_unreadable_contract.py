@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from api_lab import USER, http_api_settings, own_streams
 from starlette.testclient import TestClient
 
 from ingestion_platform.http_api.app import build
 from ingestion_platform.settings import Settings
+from tests.support.api_lab import USER, http_api_settings, own_streams
 
 
 def test_unreadable_contract_affects_its_stream_only(

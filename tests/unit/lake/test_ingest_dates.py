@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lake_files import segment_of
 
 from ingestion_platform.kafka.times import ingest_date
 from ingestion_platform.kafka.topic_log import Run, Topic, Watermarks
 from ingestion_platform.lake.land import Backlog, _Builder, backlogs
 from ingestion_platform.lake.segments import Segment
+from tests.support.lake_files import segment_of
 
 TOPIC = Topic("t", "A", "cluster", (0,))
 TODAY = date(2026, 11, 20)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_files import DAY, put, records, segment_of
 
 from ingestion_platform.errors import WriteConflict
 from ingestion_platform.lake import merge as merge_module
@@ -29,6 +28,7 @@ from ingestion_platform.lake.store import LocalStore, Store, open_store
 from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from services import Services
+from tests.support.lake_files import DAY, put, records, segment_of
 
 S3 = pytest.param("s3", marks=[pytest.mark.services])
 NEXT = DAY + timedelta(days=1)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_files import DAY, put, segment_of
 
 from ingestion_platform.lake.names import Name, parse_name
 from ingestion_platform.lake.segments import Segment, SegmentLog, SegmentLogBroken, read_segment
 from ingestion_platform.lake.store import LocalStore
 from ingestion_platform.positions import Position
+from tests.support.lake_files import DAY, put, segment_of
 
 NEXT = DAY + timedelta(days=1)
 

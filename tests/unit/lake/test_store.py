@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from lake_files import put, segment_of
 
 from ingestion_platform.errors import Permanent, StoreUnavailable
 from ingestion_platform.lake.land import heal_sidecar
@@ -19,6 +18,7 @@ from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.lake.store import Store, open_store, store_at
 from ingestion_platform.settings import Settings
 from services import Services
+from tests.support.lake_files import put, segment_of
 
 S3 = pytest.param("s3", marks=[pytest.mark.services])
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iceberg_deletes import delete_positions
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import EqualTo
@@ -47,6 +46,7 @@ from ingestion_platform.warehouse.replace import ContentChanged, Replacement, Sh
 from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY, expendable
 from ingestion_platform.warehouse.snapshots import LITTLE, begin
 from ingestion_platform.warehouse.tables import ensure_table
+from tests.support.iceberg_deletes import delete_positions
 
 NAME = "bronze.things"
 TOPIC_ID = "a-topic-id-of-22-chars"

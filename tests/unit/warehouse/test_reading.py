@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iceberg_deletes import delete_positions
 from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
@@ -23,6 +22,7 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.reading import QueryError, connect, query, register
+from tests.support.iceberg_deletes import delete_positions
 
 SCHEMA = pa.schema(
     [

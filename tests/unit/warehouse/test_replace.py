@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from iceberg_deletes import delete_positions
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import EqualTo
@@ -24,6 +23,7 @@ from ingestion_platform.warehouse.replace import (
     SchemaConflict,
     Shape,
 )
+from tests.support.iceberg_deletes import delete_positions
 
 NAME = ("gold", "cases")
 BY_DAY = Shape(partition_by=["day"])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from lake_files import records, segment_of
 
 from ingestion_platform.kafka.times import SKEW
 from ingestion_platform.lake.records import SCHEMA, encode
 from ingestion_platform.lake.store import LocalStore
 from ingestion_platform.operations.metrics.read import _newest
+from tests.support.lake_files import records, segment_of
 
 NOW = 1_795_000_000.0
 

@@ -25,7 +25,7 @@ from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.reading import query
 from ingestion_platform.warehouse.tables import ensure_bronze
 
-PROJECT = Path(__file__).parents[1] / "dbt_project"
+PROJECT = Path(__file__).parents[2] / "dbt_project"
 FIRST = dt.date(2026, 1, 1)
 START = dt.datetime.combine(FIRST, dt.time(), dt.UTC)
 

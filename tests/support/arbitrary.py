@@ -11,13 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import c_kafka
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
-from c_kafka import Raw
-from oracle import Oracle
-from orchestration.lab import TODAY, Lab
 
 from ingestion_platform import worker
 from ingestion_platform.cli import diagnosis
@@ -32,6 +28,10 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import WorkerSettings
 from ingestion_platform.streams import Stream
+from tests.support import c_kafka
+from tests.support.c_kafka import Raw
+from tests.support.dagster_lab import TODAY, Lab
+from tests.support.oracle import Oracle
 
 WIDE_OPEN: dict[str, str | int] = {
     "message.timestamp.before.max.ms": 2**63 - 1,

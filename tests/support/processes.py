@@ -1,4 +1,4 @@
-"""Starting, killing, stopping and awaiting the processes that `worker` forks."""
+"""Starting, killing, stopping and awaiting the processes that `forking` forks."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Worker:
         self._folder = folder
         self._count = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.worker"],
+            [sys.executable, "-m", "tests.support.forking"],
             cwd=ROOT,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -128,7 +128,7 @@ class Worker:
         ingest_dates: tuple[str, str] | None = None,
     ) -> Attempt:
         """Have a piece of work done in a process of its own, whose clock may be wrong by some
-        days; what `do` may be stands in `worker.perform`. `ingest dates` are those that `store`
+        days; what `do` may be stands in `forking.perform`. `ingest dates` are those that `store`
         handles, the end excluded; all without them."""
         self._count += 1
         log = self._folder / f"attempt-{self._count:04d}.log"

@@ -27,6 +27,13 @@ from ingestion_platform.settings import Settings
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Return a home without a broker; stop one that the test starts."""
+    yield tmp_path / "home"
+    broker.stop(tmp_path / "home")
+
+
 def python(*arguments: str) -> subprocess.Popen[str]:
     """A Python process that can import the package."""
     return subprocess.Popen(

@@ -20,7 +20,6 @@ from urllib.request import Request, urlopen
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lake_files import put, segment_of
 from pyarrow import csv
 from pyiceberg.catalog import load_catalog
 
@@ -31,6 +30,7 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.streams import Stream
 from services import Services
+from tests.support.lake_files import put, segment_of
 
 CONTRACT: dict[str, Any] = {
     "apiVersion": "v3.2.0",

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from lake_files import DAY, put, segment_of
-from testbed import edited
 
 from ingestion_platform.lake.segments import SegmentLogBroken
 from ingestion_platform.operations.verify import slice_counts, verify_stream
@@ -22,8 +19,10 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.grievances import GOOD
+from tests.support.lake_files import DAY, put, segment_of
+from tests.support.testbed import edited
 
-GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 NEXT = DAY + timedelta(days=1)
 
 

@@ -14,9 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from confluent_kafka.admin import AdminClient
-from faults.processes import Attempt, Worker
-from oracle import Oracle, snapshots
-from testbed import new_stream
 
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.kafka.client import ensure_topic
@@ -26,6 +23,9 @@ from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support.oracle import Oracle, snapshots
+from tests.support.processes import Attempt, Worker
+from tests.support.testbed import new_stream
 
 PATIENCE = 120.0
 CATALOG_URI = "PYICEBERG_CATALOG__LAKEHOUSE__URI"

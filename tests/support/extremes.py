@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from dbt_warehouse import START, bronze_rows, day
-
 from ingestion_platform.contract.columns import INGEST_DATE, OFFSET, PARTITION, TOPIC_ID
 from ingestion_platform.contract.model import Contract, Field, Kind
 from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import declared_streams
+from tests.support.dbt_warehouse import START, bronze_rows, day
 
 ABSENT = object()
 """A field that the record does not have."""

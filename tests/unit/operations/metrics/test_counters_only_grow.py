@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lake_files import DAY, put, segment_of
-from testbed import edited, new_stream
 
 from ingestion_platform.operations.maintenance import maintain_stream
 from ingestion_platform.operations.metrics.catalogue import REJECTED, ROWS
@@ -22,8 +19,10 @@ from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.retention import KEEP_PROPERTY
+from tests.support.grievances import GOOD
+from tests.support.lake_files import DAY, put, segment_of
+from tests.support.testbed import edited, new_stream
 
-GOOD = (Path(__file__).parents[1] / "bronze" / "good.json").read_bytes().strip()
 REPAIRABLE = GOOD.replace(b'"WEB"', b'"PIGEON"')
 
 

@@ -16,7 +16,7 @@ import httpx2
 
 from services.net import free_port
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass

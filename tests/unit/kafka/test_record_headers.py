@@ -7,9 +7,7 @@ import uuid
 from itertools import pairwise
 from typing import Any
 
-import c_kafka
 import pytest
-from c_kafka import Raw
 from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +17,8 @@ from ingestion_platform.kafka.client import bootstrap_servers, ensure_topic
 from ingestion_platform.kafka.librdkafka import FAR, Reader, _neighbours
 from ingestion_platform.kafka.topic_log import Log, LogChanged, plain_headers
 from ingestion_platform.settings import Settings
+from tests.support import c_kafka
+from tests.support.c_kafka import Raw
 
 HEADERS: list[tuple[tuple[bytes, bytes | None], ...]] = [
     ((b"ok", b"1"),),

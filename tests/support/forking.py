@@ -1,4 +1,4 @@
-"""Runs pieces of the pipeline in processes made to be killed: `python -m tests.faults.worker`.
+"""Runs pieces of the pipeline in processes made to be killed: `python -m tests.support.forking`.
 
 It imports once and forks per request, so that a killed process costs milliseconds, not seconds.
 Requests come as lines of JSON on stdin; each is answered by the new process's id.

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from lake_files import DAY, put, segment_of
-from testbed import edited
 
 from ingestion_platform.errors import Permanent
 from ingestion_platform.operations.quarantine import (
@@ -27,8 +24,10 @@ from ingestion_platform.pipeline import Platform, load_stream
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.decisions import TABLE
+from tests.support.grievances import GOOD
+from tests.support.lake_files import DAY, put, segment_of
+from tests.support.testbed import edited
 
-GOOD = (Path(__file__).parent / "good.json").read_bytes().strip()
 NEXT = DAY + timedelta(days=1)
 POISON = b'\x00\xff{"a":1}'
 WRONG = GOOD.replace(b'"WEB"', b'"PIGEON"')

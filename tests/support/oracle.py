@@ -19,7 +19,6 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-import c_kafka
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -31,6 +30,7 @@ from pyiceberg.table import Table
 
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
+from tests.support import c_kafka
 
 SHOWN = 20
 Place = tuple[str, int, int]
@@ -71,7 +71,7 @@ class Oracle:
         """How the tables differ from what they must hold; empty when they do not."""
         good, bad = {}, {}
         for place, record in self.seen.items():
-            row = self.validate(record.value)
+            row = self.validator(record.value)
             if row is None:
                 bad[place] = record
             else:

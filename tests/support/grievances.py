@@ -29,6 +29,22 @@ EVENT: dict[str, Any] = {
     "raw_payload": None,
 }
 
+GOOD = json.dumps(
+    EVENT
+    | {
+        "event_date": "2026-11-17",
+        "event_time": "2026-11-17 10:00:00",
+        "tenant_id": "T",
+        "entity_id": "CMP_1",
+        "actor_id": "C",
+        "ward_id": "W",
+        "locality_id": "L",
+        "attributes_json": None,
+    },
+    separators=(",", ":"),
+).encode()
+"""A valid record of `pgr_events`, as JSON."""
+
 
 def as_csv(rows: list[dict[str, Any]]) -> bytes:
     """Events as a CSV file: JSON in quotes, the word NULL."""

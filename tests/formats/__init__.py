@@ -1,0 +1,1 @@
+"""Cases of file formats, as data: run by tests, listed in docs/formats.md."""
