@@ -242,7 +242,10 @@ def export(
         problem = "there is a document for each stream; give a folder, or name one stream"
         raise typer.BadParameter(problem, param_hint="--output")
     complete = output is not None and not names
-    exported = documents(form, list(map(published, streams)), complete=complete)
+    contracts = list(map(published, streams))
+    exported = documents(form, contracts, complete=complete)
+    if complete and form is Format.MARKDOWN:
+        exported |= _domain_pages(contracts)
     if output is not None:
         for path, text in exported.items():
             file = output / path
@@ -251,6 +254,17 @@ def export(
         terminal.say(f"{len(exported)} file{'s' * (len(exported) != 1)} in {literal(str(output))}")
         return
     typer.echo("".join(exported.values()), nl=False)
+
+
+def _domain_pages(contracts: list[Published]) -> dict[str, str]:
+    """Return the documents that domains add by their `pages.py`, as text by file name."""
+    from ingestion_platform import plugins
+
+    pages: dict[str, str] = {}
+    for domain in dict.fromkeys(each.domain for each in contracts):
+        for module in plugins.modules("pages", domain):
+            pages |= module.pages([each for each in contracts if each.domain == domain])
+    return pages
 
 
 def published(stream: Stream) -> Published:

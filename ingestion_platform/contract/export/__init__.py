@@ -78,15 +78,10 @@ def documents(form: Format, published: Sequence[Published], *, complete: bool) -
 
             return {"asyncapi.json": _json(asyncapi(published))}
         case Format.MARKDOWN:
-            from ingestion_platform.contract.export import event_schema, markdown
+            from ingestion_platform.contract.export import markdown
 
             pages = {f"streams/{p.stream}.md": markdown.page(p) for p in published}
-            if not complete:
-                return pages
-            pages["streams/README.md"] = markdown.index(published)
-            if any(p.domain == event_schema.DOMAIN for p in published):
-                pages[event_schema.FILE] = event_schema.specification(published)
-            return pages
+            return pages | ({"streams/README.md": markdown.index(published)} if complete else {})
 
 
 def _json(value: Any) -> str:

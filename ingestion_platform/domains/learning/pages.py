@@ -1,5 +1,4 @@
-"""The event schema specification of the learning platform: the envelope of all its topics, once,
-and what each topic adds."""
+"""The event schema specification: the envelope that all topics share, then the fields of each."""
 
 from __future__ import annotations
 
@@ -11,17 +10,18 @@ from ingestion_platform.contract.export import Published
 from ingestion_platform.contract.export.text import code, document, fields_table, table
 from ingestion_platform.contract.model import Field
 
-DOMAIN = "learning"
-FILE = "event-schema-specification.md"
 _INTRODUCTION = """\
 Events of students are JSON objects in UTF-8, one per Kafka message. Every event has the envelope; \
 each topic adds fields of its own. The contracts of the streams are the source of this page, and \
 validate every event: one that breaks them goes to quarantine with all reasons."""
 
 
-def specification(published: Sequence[Published]) -> str:
-    """The page; streams of other domains are left out."""
-    streams = [p for p in published if p.domain == DOMAIN]
+def pages(streams: Sequence[Published]) -> dict[str, str]:
+    """Return the pages of the domain, as Markdown by file name; `streams` are all it has."""
+    return {"event-schema-specification.md": _specification(streams)}
+
+
+def _specification(streams: Sequence[Published]) -> str:
     names = _common(streams)
     envelope = [_shared(f, streams) for f in streams[0].contract.fields if f.name in names]
     topics = [
@@ -38,13 +38,16 @@ def specification(published: Sequence[Published]) -> str:
 
 
 def _common(streams: Sequence[Published]) -> set[str]:
-    """The fields that all streams have in one type."""
+    """Return the names of the fields that all streams have, with the same type."""
     kinds = [{(f.name, f.kind) for f in p.contract.fields} for p in streams]
     return {name for name, _ in set.intersection(*kinds)}
 
 
 def _shared(field: Field, streams: Sequence[Published]) -> Field:
-    """A field of the envelope: allowed values stay only where all topics have the same."""
+    """Return a field of the envelope, with what all streams say of it.
+
+    It is required if all require it, and has allowed values if all allow the same.
+    """
     fields = [p.contract.column(field.name) for p in streams]
     same = all(f.allowed == field.allowed for f in fields)
     return replace(

@@ -1,0 +1,1 @@
+"""A learning platform: events of students."""
