@@ -34,6 +34,8 @@ def defs() -> dg.Definitions:
 def _built() -> dg.Definitions:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
+        # Dagster looks for definitions in the package's `__init__.py`, by a preview function.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
         streams = declared_streams()
         return dg.Definitions.merge(
             # Not load_from_defs_folder: it also imports every component that is installed, which

@@ -25,6 +25,11 @@ COMPONENT = "ingestion_platform.orchestration.Stream"
 BRONZE, QUARANTINE = "bronze", "quarantine"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+_PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
+RESERVED_PATHS = frozenset({"v1", "docs", "health", "healthz", "metrics", "readyz"})
+"""First segments of the HTTP API's own paths."""
+STAGING_SUFFIX = "_api_staging.csv"
+"""End of the names of staging files: only in these, readers undo the escaping of formulas."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,27 @@ class FileSource:
     max_size: int | None = None
     csv: Dialect = PLAIN
     """How CSV files are written, as far as they do not say so."""
+
+
+@dataclass(frozen=True)
+class HttpPaths:
+    """Paths of the HTTP API for one record each, beside the one for batches that all streams have.
+
+    The answer is `{"status": "accepted"}`, and the record's value of the field `echo`, if one is
+    named.
+    """
+
+    path: str
+    """Sends the record to the topic."""
+    echo: str | None = None
+    staging_path: str | None = None
+    """Appends the record to `staging_file` in the stream's drop zone instead."""
+    staging_file: str | None = None
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The paths that are declared."""
+        return (self.path, self.staging_path) if self.staging_path else (self.path,)
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,8 @@ class Stream:
     """The field that is declared to be the records' Kafka key; see `key_field`."""
     deliver: tuple[Destination, ...] = ()
     """Where its bronze table is delivered to."""
+    http: HttpPaths | None = None
+    """Its own paths in the HTTP API."""
 
     @property
     def first_date(self) -> date:
@@ -100,8 +128,11 @@ class Stream:
         from ingestion_platform.contract.odcs import load_contract
 
         contract = load_contract(self.contract_file)
+        folder = self.contract_file.parent
         if self.key is not None:
-            _check_key(self.key, contract, f"stream {self.name}", self.contract_file.parent)
+            _check_field(self.key, contract, f"stream {self.name}, key", folder)
+        if self.http is not None and self.http.echo is not None:
+            _check_field(self.http.echo, contract, f"stream {self.name}, http, echo", folder)
         return contract
 
     @property
@@ -131,7 +162,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
     """
     file = str(folder / "defs.yaml")
     known = {"name", "topic", "contract", "group_id", "partitions", "start_date", "files", "key"}
-    known |= {"deliver"}
+    known |= {"deliver", "http"}
     for unknown in sorted(set(attributes) - known):
         raise ContractError(
             file, unknown, "is not an attribute of a stream", action=f"use one of {sorted(known)}"
@@ -165,6 +196,7 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         files=files,
         key=key,
         deliver=destinations(attributes.get("deliver"), file, f"stream {name}"),
+        http=_http_paths(attributes, files, file),
     )
 
 
@@ -211,23 +243,66 @@ def destinations(given: Any, file: str, said: str) -> tuple[Destination, ...]:
     return tuple(found)
 
 
-def _check_key(key: str, contract: Contract, stream: str, folder: Path) -> None:
-    """See that a declared key is a field that producers send, with one value.
+def _check_field(name: str, contract: Contract, where: str, folder: Path) -> None:
+    """Check that a name is that of a field which producers send with a single value.
 
     Raises:
         ContractProblems: it is not; names the fields that are.
     """
     nested = (Kind.OBJECT, Kind.ARRAY, Kind.JSON)
     usable = [f.name for f in contract.fields if f.derived is None and f.kind not in nested]
-    if key in usable:
+    if name in usable:
         return
     from ingestion_platform.contract.problems import ContractProblems, Problem
 
-    known = any(field.name == key for field in contract.fields)
+    known = any(field.name == name for field in contract.fields)
     problem = "is derived or nested" if known else f"is no field of {Path(contract.file).name}"
-    action = f"use one of: {', '.join(usable)}"
-    found = Problem(f"{stream}, key", f"{key!r} {problem}", action)
+    found = Problem(where, f"{name!r} {problem}", f"use one of: {', '.join(usable)}")
     raise ContractProblems(str(folder / "defs.yaml"), [found])
+
+
+def _http_paths(
+    attributes: Mapping[str, Any], files: FileSource | None, file: str
+) -> HttpPaths | None:
+    """Return the paths that `http:` declares; None without it.
+
+    Raises:
+        ContractError: a key is unknown or missing, or a path or file name cannot be used.
+    """
+    given = attributes.get("http")
+    if given is None:
+        return None
+    known = {"path", "echo", "staging_path", "staging_file"}
+    example = "for example `http: {path: /orders}`"
+    if not isinstance(given, Mapping) or not {"path"} <= set(given) <= known:
+        problem, action = f"needs a path, and has no keys but {sorted(known)}", example
+    elif not all(isinstance(text, str) for text in given.values()):
+        problem, action = "has a value that is no text", example
+    elif attributes.get("topic") is None:
+        problem, action = "is of no use to a stream without a topic", "add `topic: ...`"
+    elif unusable := [path for path in HttpPaths(**given).all if not _is_free_path(path)]:
+        problem, action = f"{unusable[0]!r} is no path, or one of the API's own", example
+    elif ("staging_path" in given) != ("staging_file" in given):
+        problem, action = "has a staging path without a file, or a file without", "give both"
+    elif not _is_staging_file(given.get("staging_file"), files):
+        problem = f"{given['staging_file']!r} is no name of a staging file that `files` takes"
+        action = f"for example `staging_file: orders{STAGING_SUFFIX}`"
+    else:
+        return HttpPaths(**given)
+    raise ContractError(file, f"stream {attributes['name']}, http", problem, action=action)
+
+
+def _is_free_path(path: str) -> bool:
+    return bool(_PATH.fullmatch(path)) and path.split("/")[1] not in RESERVED_PATHS
+
+
+def _is_staging_file(name: str | None, files: FileSource | None) -> bool:
+    """Return whether a file of that name, if there is one, is read back as it was written."""
+    if name is None:
+        return True
+    patterns = (files and files.patterns) or ("*",)
+    matched = any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+    return matched and bool(re.fullmatch(rf"[\w-]+{STAGING_SUFFIX}", name))
 
 
 def _file_source(attributes: Mapping[str, Any], file: str) -> FileSource | None:
@@ -330,6 +405,9 @@ def clash_of(stream: Stream, other: Stream) -> str:
         if folded(mine) == folded(theirs):
             said = "differs only in case, dots, dashes or underscores"
             return f"its {what} {mine!r} {said} from {theirs!r}, that of"
+    mine, theirs = (set(each.http.all if each.http else ()) for each in (stream, other))
+    if shared := sorted(mine & theirs):
+        return f"its HTTP path {shared[0]} is also that of"
     if stream.contract_file.resolve() == other.contract_file.resolve():
         return f"its contract {stream.contract_file.name}, and so its table, is also that of"
     return ""

@@ -270,10 +270,9 @@ def _domain_pages(contracts: list[Published]) -> dict[str, str]:
 def published(stream: Stream) -> Published:
     """A stream's contract with its sources and tables, as the exporters take it."""
     from ingestion_platform.contract.export import Published
-    from ingestion_platform.http_api.app import SHOP
     from ingestion_platform.lake.names import topic_folder
 
-    own = [path for name, path, *_ in SHOP if name == stream.name]
+    own = [stream.http.path] if stream.http else []
     return Published(
         contract=stream.contract,
         stream=stream.name,

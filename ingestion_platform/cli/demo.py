@@ -25,19 +25,16 @@ from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
     from ingestion_platform.pipeline import Platform
-    from ingestion_platform.produce.record import Record
     from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import Stream
 
-STAR = "pgr_events"
-"""The stream that gets more records, over more days, than the others."""
-FILE = "complaints.jsonl"
-"""What else it gets: a file, through its drop zone."""
+FILE = "demo.jsonl"
+"""The file that is put into a drop zone."""
 
 _BAD_RATIO = 0.01
-_SHARE = 10  # of the star's records, one for each other stream
-_DAYS = {STAR: 3}
+_SHARE = 10  # of the main stream's records, one for each other stream
+_DAYS = 3  # of the main stream's records; the others have one
 _REASONS = 2  # of each domain
 _LANES = 2  # processes that materialize domains side by side
 _NEXT = (
@@ -76,7 +73,7 @@ def demo(
             "-n",
             min=_SHARE,
             max=50_000,
-            help=f"How many events to send to {STAR}; each other stream gets a tenth.",
+            help="How many events to send to the main stream; each other stream gets a tenth.",
         ),
     ] = 4000,
     on_kafka: Annotated[
@@ -95,34 +92,41 @@ def demo(
     """
     terminal: Terminal = ctx.obj
     from ingestion_platform.pipeline import Platform
+    from ingestion_platform.produce.simulators import main_stream, simulated
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 
     settings = Settings.load()
-    # Those of PLATFORM_DOMAINS have no simulators.
-    streams = declared_streams(DOMAINS_FOLDER)
+    streams = simulated(declared_streams(DOMAINS_FOLDER).values())
+    if not streams:
+        raise Permanent("no stream has a simulator", action="add a domain with a simulator.py")
+    main = main_stream(streams)
     if not settings.embedded and not on_kafka:
         raise typer.BadParameter(
             "KAFKA_BOOTSTRAP_SERVERS is set: unset it, or give --on-kafka to send simulated "
-            f"records into {len(streams)} of its topics, such as {streams[STAR].topic}"
+            f"records into {len(streams)} of its topics, such as {main.topic}"
         )
     platform = Platform(settings)
-    _send(terminal, settings, list(streams.values()), number)
-    _drop(terminal, platform, streams[STAR], number // _SHARE)
-    runs = _materialize(terminal, settings, list(streams.values()))
-    _show_streams(terminal, platform, streams.values())
+    _send(terminal, settings, streams, main, number)
+    if main.files is not None:
+        _drop(terminal, platform, main, number // _SHARE)
+    runs = _materialize(terminal, settings, streams, main)
+    _show_streams(terminal, platform, streams)
     _show_models(terminal, settings, runs)
-    _show_quarantine(terminal, settings, streams)
+    _show_quarantine(terminal, settings, streams, main)
     held = _show_checks(terminal, runs)
     _show_next(terminal)
     if not held:
         raise typer.Exit(1)
 
 
-def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], number: int) -> None:
+def _send(
+    terminal: Terminal, settings: Settings, streams: Sequence[Stream], main: Stream, number: int
+) -> None:
     from ingestion_platform.kafka import broker
     from ingestion_platform.kafka.client import bootstrap_servers, ensure_topic
     from ingestion_platform.produce.producer import produce
+    from ingestion_platform.produce.simulators import simulate
 
     if settings.embedded and broker.address(settings.home) is None:
         broker.start(settings.home)
@@ -133,7 +137,13 @@ def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], num
     records = (
         record._replace(topic=stream.topic)
         for stream in streams
-        for record in _simulated(stream, number, seed, _BAD_RATIO)
+        for record in simulate(
+            stream.name,
+            number if stream == main else number // _SHARE,
+            seed=seed,
+            bad_ratio=_BAD_RATIO,
+            days=_days(stream, main),
+        )
     )
     report = produce(settings, streams[0].topic, records)
     if report.failed:
@@ -147,15 +157,8 @@ def _send(terminal: Terminal, settings: Settings, streams: Sequence[Stream], num
     )
 
 
-def _simulated(stream: Stream, number: int, seed: int, bad_ratio: float) -> Iterator[Record]:
-    from ingestion_platform.produce.simulators import simulate
-
-    size = number if stream.name == STAR else number // _SHARE
-    return simulate(stream.name, size, seed=seed, bad_ratio=bad_ratio, days=_days(stream))
-
-
-def _days(stream: Stream) -> int:
-    return _DAYS.get(stream.name, 1)
+def _days(stream: Stream, main: Stream) -> int:
+    return _DAYS if stream == main else 1
 
 
 def _drop(terminal: Terminal, platform: Platform, stream: Stream, number: int) -> None:
@@ -171,13 +174,15 @@ def _drop(terminal: Terminal, platform: Platform, stream: Stream, number: int) -
     )
 
 
-def _materialize(terminal: Terminal, settings: Settings, streams: Sequence[Stream]) -> list[Run]:
+def _materialize(
+    terminal: Terminal, settings: Settings, streams: Sequence[Stream], main: Stream
+) -> list[Run]:
     """Have Dagster materialize the days of the records; its own words go to a log file."""
     today = datetime.now(UTC).date()
     log = settings.home / "demo.log"
     sizes = Counter(stream.domain for stream in streams)
     firsts = {
-        domain: today - timedelta(days=max(_days(s) for s in streams if s.domain == domain))
+        domain: today - timedelta(days=max(_days(s, main) for s in streams if s.domain == domain))
         for domain in sizes
     }
 
@@ -282,8 +287,9 @@ def _show_models(terminal: Terminal, settings: Settings, runs: Iterable[Run]) ->
         for asset in models
     )
     rows = {row["asset"]: row["n"] for row in query(settings, counts).to_pylist()}
+    example = max(models, default="silver/silver_model").replace("/", ".")
     table = new_table(
-        "Rows per model, for example silver.silver_pgr_events",
+        f"Rows per model, for example {example}",
         ("domain", "silver", "rows", "gold", "rows "),
         numbers=("rows", "rows "),
     )
@@ -303,14 +309,16 @@ def _model_cells(domain: str, asset: str | None, rows: Mapping[str, int]) -> tup
     return literal(name.removeprefix(f"{layer}_{domain}_")), count(rows[asset])
 
 
-def _show_quarantine(terminal: Terminal, settings: Settings, streams: Mapping[str, Stream]) -> None:
-    """Show the most frequent reasons in each domain, and one record whole, the star's newest."""
+def _show_quarantine(
+    terminal: Terminal, settings: Settings, streams: Sequence[Stream], main: Stream
+) -> None:
+    """Show the most frequent reasons in each domain, and the main stream's newest record whole."""
     from ingestion_platform.warehouse.reading import query
 
     quarantined = " union all ".join(
         f"select '{s.domain}' as domain, '{s.name}' as stream, unnest(_reasons) as said "
         f"from {s.quarantine_table}"
-        for s in streams.values()
+        for s in streams
     )
     # The offending value or place, in brackets, would make every reason another.
     reasons = query(
@@ -335,12 +343,12 @@ def _show_quarantine(terminal: Terminal, settings: Settings, streams: Mapping[st
     newest = query(
         settings,
         f"""
-        select _partition, _offset, _reasons, _value from {streams[STAR].quarantine_table}
+        select _partition, _offset, _reasons, _value from {main.quarantine_table}
         where octet_length(_value) > 100 order by _timestamp desc limit 1
         """,
     )
     for row in newest.to_pylist():
-        place = f"{STAR}, partition {row['_partition']}, offset {row['_offset']}"
+        place = f"{main.name}, partition {row['_partition']}, offset {row['_offset']}"
         terminal.out.print(f"[bold]For example[/] {place}:", soft_wrap=True)
         for line in (*row["_reasons"], text(row["_value"])):
             terminal.out.print(f"  {literal(line)}", soft_wrap=True)

@@ -23,7 +23,6 @@ from ingestion_platform.errors import Permanent
 if TYPE_CHECKING:
     from ingestion_platform.settings import Settings
 
-STREAM = "pgr_events"
 LOCATION = "ingestion_platform.definitions"
 """The module with the definitions, which is also the code location's name in Dagster."""
 
@@ -59,14 +58,14 @@ def dev(
     prepare_dagster_home(settings)
     _require_free(port)
     with _stopped() as stopped, ExitStack() as started:
-        _log(terminal, settings, started)
-        if rate:
+        stream = _log(terminal, settings, started)
+        if rate and stream:
             log = settings.home / "simulator.log"
             arguments = ["--rate", str(rate), "--bad-ratio", str(_BAD_RATIO)]
-            command = [sys.executable, "-m", "ingestion_platform", "produce", STREAM, *arguments]
+            command = [sys.executable, "-m", "ingestion_platform", "produce", stream, *arguments]
             started.enter_context(_process(command, log))
             terminal.say(
-                f"simulating {rate:g} events a second into {STREAM}, log {literal(str(log))}"
+                f"simulating {rate:g} events a second into {stream}, log {literal(str(log))}"
             )
         terminal.say("starting Dagster")
         servers = _dagster(settings, port, started, stopped)
@@ -83,18 +82,23 @@ def _require_free(port: int) -> None:
         raise Permanent(f"another server listens on port {port}", action=action)
 
 
-def _log(terminal: Terminal, settings: Settings, started: ExitStack) -> None:
-    """Make sure that there is a broker and the topic."""
+def _log(terminal: Terminal, settings: Settings, started: ExitStack) -> str | None:
+    """Make sure that there is a broker and a topic; return the stream to simulate, if any."""
     from ingestion_platform.kafka import broker
     from ingestion_platform.kafka.client import ensure_topic
-    from ingestion_platform.streams import declared_streams, select
+    from ingestion_platform.produce.simulators import main_stream, simulated
+    from ingestion_platform.streams import declared_streams
 
-    stream = select(declared_streams(), [STREAM])[0]
+    streams = simulated(declared_streams().values())
     if settings.embedded and broker.address(settings.home) is None:
         address = broker.start(settings.home)
         started.callback(broker.stop, settings.home)
         terminal.say(f"started the embedded broker: {address.bootstrap_servers}")
+    if not streams:
+        return None
+    stream = main_stream(streams)
     ensure_topic(settings, stream.topic, stream.partitions)
+    return stream.name
 
 
 def _dagster(

@@ -29,6 +29,7 @@ from ingestion_platform.files.reading import (
 )
 from ingestion_platform.files.spool import Spool
 from ingestion_platform.settings import FileLimits, in_units
+from ingestion_platform.streams import STAGING_SUFFIX
 
 if TYPE_CHECKING:
     from ingestion_platform.contract.model import Contract
@@ -151,7 +152,7 @@ class Content(Copied):
 
     def _read(self, contract: Contract | None) -> Iterator[Records]:
         match self.format.kind:
-            case "csv" if self.name.lower().endswith(staged.SUFFIX):
+            case "csv" if self.name.lower().endswith(STAGING_SUFFIX):
                 return map(staged.with_texts, read_csv(self.name, self.plain))
             case "csv":
                 return read_csv(self.name, self.plain, self.format.dialect, contract)

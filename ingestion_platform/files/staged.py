@@ -12,9 +12,6 @@ from urllib.parse import unquote
 
 from ingestion_platform.files.reading import Records
 
-SUFFIX = "_api_staging.csv"
-"""How the names of staging files end: only in these, apostrophes are taken back."""
-
 _APOSTROPHE = "'"
 # What begins a formula (also in full width), delimiters of any locale, what is null or trimmed.
 _RISKY = re.compile(r"['=+\-@＝＋－＠]|\s|.*[;|\t\r\n]|.*\s\Z|(NULL)?\Z", re.DOTALL)

@@ -38,17 +38,6 @@ from ingestion_platform.streams import Stream, readable
 
 LOG = logging.getLogger("ingestion_platform.http_api")
 
-# The shop's own paths: stream, its path, its internal path, the staging file behind that.
-SHOP = (
-    ("recomart_users", "/users", "/internal/ingest-user", "users_api_staging.csv"),
-    (
-        "recomart_transactions",
-        "/transactions",
-        "/internal/ingest-transaction",
-        "transactions_api_staging.csv",
-    ),
-)
-
 SAVE = 5.0
 """Seconds between two writings of what the API counts."""
 
@@ -77,7 +66,7 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
     _add_health(app, api)
     records = {name: record_schema(stream) for name, stream in api.streams.items()}
     samples = {name: schema["examples"][0] for name, schema in records.items()}
-    _add_shop(app, api, samples)
+    _add_own_paths(app, api, samples)
     _add_streams(app, api, samples)
     for of in failed:
         LOG.error("%s takes no records: %s", of.item.name, of.error)
@@ -116,7 +105,7 @@ def _add_health(app: FastAPI, api: Api) -> None:
         return routes.metrics(api)
 
     get = partial(app.add_api_route, methods=["GET"], response_class=Response, tags=["health"])
-    get("/health", routes.health, summary="Liveness, in the shop's words")
+    get("/health", routes.health, summary="Liveness, as JSON")
     get("/healthz", routes.health, summary="Liveness: the process answers")
     unready: dict[int | str, dict[str, Any]] = {
         503: {"description": "Kafka is away, or the API is closing."}
@@ -125,36 +114,36 @@ def _add_health(app: FastAPI, api: Api) -> None:
     get("/metrics", metrics, summary="The API's metrics for Prometheus")
 
 
-def _add_shop(app: FastAPI, api: Api, samples: dict[str, Any]) -> None:
-    for name, path, internal, file in SHOP:
-        if name not in api.streams:
+def _add_own_paths(app: FastAPI, api: Api, samples: dict[str, Any]) -> None:
+    """Add the paths that streams declare for themselves."""
+    for stream in api.streams.values():
+        own = stream.http
+        if own is None:
             continue
-        stream, noun = api.streams[name], path.strip("/").removesuffix("s")
+        describe = partial(
+            one_operation, stream, samples[stream.name], own, limits=api.settings.http_api
+        )
+        noun = own.path.rpartition("/")[2].removesuffix("s")
         _post(
             app,
-            path,
-            _bound(routes.post_one, api, stream),
-            one_operation(
-                stream,
-                samples[name],
+            own.path,
+            _bound(routes.post_one, api, stream, own),
+            describe(
                 f"Send one {noun}",
                 f"Answered when it is in the topic `{stream.topic}` on all replicas.",
-                api.settings.http_api,
             ),
         )
-        _post(
-            app,
-            internal,
-            _bound(routes.post_staged, api, stream, file),
-            one_operation(
-                stream,
-                samples[name],
-                f"Stage one {noun}",
-                f"Appends to `{file}` in the drop zone, which the batch path lands.",
-                api.settings.http_api,
-                501,
-            ),
-        )
+        if own.staging_path is not None:
+            _post(
+                app,
+                own.staging_path,
+                _bound(routes.post_staged, api, stream, own),
+                describe(
+                    f"Stage one {noun}",
+                    f"Appends to `{own.staging_file}` in the drop zone, whose files are landed.",
+                    rejections=(501,),
+                ),
+            )
 
 
 def _add_streams(app: FastAPI, api: Api, samples: dict[str, Any]) -> None:
@@ -173,7 +162,7 @@ def _add_streams(app: FastAPI, api: Api, samples: dict[str, Any]) -> None:
 
 def _add_unreadable(app: FastAPI, stream: Stream) -> None:
     """Answer 503 on every path of a stream whose contract cannot be read."""
-    own = [path for name, *paths, _ in SHOP if name == stream.name for path in paths]
+    own = stream.http.all if stream.http else ()
     for path in (f"/v1/streams/{stream.name}/records", *own):
         _reject(app, path, _bound(routes.reject_unreadable, stream))
 

@@ -10,7 +10,7 @@ from ingestion_platform.contract.json_schema import json_schema
 from ingestion_platform.http_api.media import EVENT, EVENTS, JSON, LINES
 from ingestion_platform.http_api.problems import KINDS, MEDIA_TYPE
 from ingestion_platform.settings import HttpApiSettings
-from ingestion_platform.streams import Stream
+from ingestion_platform.streams import HttpPaths, Stream
 
 DESCRIPTION = """\
 Records in, validated by their contract and acknowledged by all replicas of Kafka before the answer.
@@ -25,7 +25,7 @@ Records in, validated by their contract and acknowledged by all replicas of Kafk
 _REF = "#/components/schemas/"
 _REJECTIONS = (400, 401, 406, 408, 413, 415, 422, 429, 503)
 _RETRY = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
-_EVENT = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "org.example.sent"}
+_EVENT = {"specversion": "1.0", "id": "1", "source": "/orders", "type": "org.example.sent"}
 
 
 def record_schema(stream: Stream) -> dict[str, Any]:
@@ -43,7 +43,6 @@ def components(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             "Problem": _PROBLEM,
             "Finding": _FINDING,
             "Results": _RESULTS,
-            "Accepted": _ACCEPTED,
         },
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -90,23 +89,33 @@ def records_operation(stream: Stream, sample: Any, limits: HttpApiSettings) -> d
 def one_operation(
     stream: Stream,
     sample: Any,
+    own: HttpPaths,
     summary: str,
     description: str,
+    *,
     limits: HttpApiSettings,
-    *rejections: int,
+    rejections: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """The request and the answers of a path of the shop, which takes exactly one record.
+    """Describe one of a stream's own paths, which take exactly one record.
 
     `rejections` are statuses that only this path answers.
     """
     contents = {JSON: ({"$ref": f"{_REF}{stream.name}"}, {"one record": sample})}
     accepted = {
         "description": "The record was taken.",
-        "content": {JSON: {"schema": {"$ref": f"{_REF}Accepted"}}},
+        "content": {JSON: {"schema": _accepted(stream, own)}},
     }
     name = "_".join(summary.lower().split())
     answers = {"201": accepted} | {str(status): _rejection(status) for status in rejections}
     return _operation(name, summary, description, contents, answers, limits)
+
+
+def _accepted(stream: Stream, own: HttpPaths) -> dict[str, Any]:
+    """Return the schema of the answer to an accepted record."""
+    properties: dict[str, Any] = {"status": {"const": "accepted"}}
+    if own.echo:
+        properties[own.echo] = {"$ref": f"{_REF}{stream.name}/properties/{own.echo}"}
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _operation(
@@ -207,9 +216,4 @@ _PROBLEM = {
         **_COUNTS,
         "results": {"type": "array", "items": _RESULT},
     },
-}
-_ACCEPTED = {
-    "type": "object",
-    "required": ["status", "user_id"],
-    "properties": {"status": {"const": "accepted"}, "user_id": {"type": "integer"}},
 }

@@ -1,4 +1,4 @@
-"""The API's resources: records of every stream, the shop's own paths, health and counts."""
+"""Handlers of the API's paths: records of every stream, streams' own paths, health, metrics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 
 from ingestion_platform.http_api.api import Api, Rejected, Result, answer, answer_one, rejected
 from ingestion_platform.http_api.idempotency import Answer, Done
+from ingestion_platform.http_api.media import JSON
 from ingestion_platform.http_api.problems import Problem, later
 from ingestion_platform.http_api.requests import answered, kafka_headers, note, received
 from ingestion_platform.http_api.staging import append_rows
-from ingestion_platform.streams import Stream, no_topic
+from ingestion_platform.streams import HttpPaths, Stream, no_topic
 
 
 async def post_records(api: Api, stream: Stream, request: Request) -> Response:
@@ -45,21 +46,22 @@ async def reject_unreadable(stream: Stream, _: Request) -> Response:
     return Problem("unavailable", said, action=action).response()
 
 
-async def post_one(api: Api, stream: Stream, request: Request) -> Response:
-    """One record of the shop: `{"status": "accepted", "user_id": ...}`."""
+async def post_one(api: Api, stream: Stream, own: HttpPaths, request: Request) -> Response:
+    """Send one record to the topic; answer with its value of the field to echo."""
     (envelope,) = await received(api, request, single=True)
 
     async def work(done: Done) -> Answer:
         (result,) = await api.take(stream, [envelope], kafka_headers(request), done)
         _note(request, stream, [result])
-        return answer_one(result, _accepted(_fields(envelope.value)))
+        return answer_one(result, _accepted(own, _fields(envelope.value)))
 
     return await answered(api, request, work)
 
 
-async def post_staged(api: Api, stream: Stream, file: str, request: Request) -> Response:
-    """One record of the shop, into a staging file of the drop zone instead of the topic."""
-    root, path = _drop_folder(api), f"{stream.file_source.folder.strip('/')}/{file}"
+async def post_staged(api: Api, stream: Stream, own: HttpPaths, request: Request) -> Response:
+    """Append one record to a staging file of the drop zone, instead of sending it to the topic."""
+    file = f"{stream.file_source.folder.strip('/')}/{own.staging_file}"
+    root = _drop_folder(api)
     (envelope,) = await received(api, request, single=True)
 
     async def work(_: Done) -> Answer:
@@ -71,7 +73,7 @@ async def post_staged(api: Api, stream: Stream, file: str, request: Request) -> 
         row = _fields(value)
         columns = [f.name for f in stream.contract.fields if f.derived is None]
         try:
-            await asyncio.to_thread(append_rows, root, path, columns, [row])
+            await asyncio.to_thread(append_rows, root, file, columns, [row])
         except OSError as error:
             api.counters.add(stream.name, failed=1)
             raise Problem(
@@ -80,7 +82,7 @@ async def post_staged(api: Api, stream: Stream, file: str, request: Request) -> 
                 action="see to the drop zone (DROP_URL), then send the same again",
                 headers=later(10),
             ) from error
-        return Answer(201, msgspec.json.encode(_accepted(row)), "application/json", {}, final=True)
+        return Answer(201, msgspec.json.encode(_accepted(own, row)), JSON, {}, final=True)
 
     note(request, stream=stream.name)
     return await answered(api, request, work)
@@ -94,8 +96,8 @@ def _fields(value: bytes) -> dict[str, Any]:
         return {}
 
 
-def _accepted(row: dict[str, Any]) -> dict[str, Any]:
-    return {"status": "accepted", "user_id": row.get("user_id")}
+def _accepted(own: HttpPaths, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"status": "accepted"} | ({own.echo: fields.get(own.echo)} if own.echo else {})
 
 
 def _drop_folder(api: Api) -> Path:
@@ -120,7 +122,7 @@ def _note(request: Request, stream: Stream, results: list[Result]) -> None:
 
 
 async def health(_: Request) -> Response:
-    """The process answers; in the words that the shop's readers know."""
+    """Answer that the process runs."""
     return JSONResponse({"status": "healthy"})
 
 

@@ -42,6 +42,7 @@ class StreamAttributes(dg.Model):
     files: dict[str, Any] | None = None
     key: str | None = None
     deliver: list[str | dict[str, dict[str, Any] | None]] | None = None
+    http: dict[str, str] | None = None
 
 
 class Stream(dg.Component):

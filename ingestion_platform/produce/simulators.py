@@ -1,41 +1,24 @@
-"""Simulated records by stream name, for demos, tests and benchmarks.
+"""Simulated records of streams, for demos, tests and benchmarks.
 
-A domain's simulators are a module here with `SIMULATORS` by stream, named in the registry below.
+A domain's simulators are in its `simulator.py`, as `SIMULATORS` by stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ingestion_platform import plugins
 from ingestion_platform.errors import Permanent, UnknownStream
 from ingestion_platform.produce.record import Record
+from ingestion_platform.streams import Stream, declared_streams, select
 
 if TYPE_CHECKING:
-    from ingestion_platform.produce.simulators.common import Simulator
-
-_MODULES = {
-    "pgr_events": "pgr",
-    "auth_events": "learning",
-    "assessment_events": "learning",
-    "video_events": "learning",
-    "course_events": "learning",
-    "profile_events": "learning",
-    "notification_events": "learning",
-    "sensor_readings": "telemetry",
-    "app_logs": "telemetry",
-    "recomart_users": "recomart",
-    "recomart_products": "recomart",
-    "recomart_transactions": "recomart",
-    "tmdb_movie": "tmdb",
-    "tmdb_tv_series": "tmdb",
-    "tmdb_person": "tmdb",
-}
+    from ingestion_platform.produce.simulation import Simulator
 
 DAYS = 3.0
-"""How many days of events there are, unless told otherwise."""
+"""Default length of the simulated span, in days."""
 
 
 def simulate(
@@ -47,25 +30,28 @@ def simulate(
     start: datetime | None = None,
     days: float = DAYS,
 ) -> Iterator[Record]:
-    """`count` records of the stream in order of arrival, the same for the same arguments.
+    """Return `count` records of a stream in order of arrival, the same for the same arguments.
 
-    They arrive within [start, start + days]; `start` without a zone is UTC, and by default the
+    They arrive within [start, start + days]; a `start` without a zone is UTC, and by default the
     span ends now. `round(count * bad_ratio)` of them are broken, each in the way that its `fault`
     names. A record's timestamp is its arrival: a topic keeps records of an old `start` only if
     its retention is long enough.
 
     Raises:
-        UnknownStream: no simulator makes that stream; lists those there are.
+        UnknownStream: no such stream is declared, or its domain has no simulator of it.
         Permanent: an argument is out of range.
     """
     from ingestion_platform.produce.keys import key_of
-    from ingestion_platform.produce.simulators.common import with_faults
-    from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
+    from ingestion_platform.produce.simulation import with_faults
 
-    if stream not in _MODULES:
+    declared = declared_streams()
+    chosen = select(declared, [stream])[0]
+    simulator = simulator_of(chosen)
+    if simulator is None:
+        known = [name for name, each in declared.items() if simulator_of(each)]
         raise UnknownStream(
-            f"no simulator makes stream {stream!r}",
-            action=f"use one of: {', '.join(sorted(_MODULES))}",
+            f"domain {chosen.domain} has no simulator of stream {stream!r}",
+            action=f"add it to {chosen.domain}/simulator.py, or use one of: {', '.join(known)}",
         )
     _check("count", count, count >= 0, "0 or more")
     _check("seed", seed, seed >= 0, "0 or more")
@@ -75,12 +61,34 @@ def simulate(
         start = datetime.now(UTC) - timedelta(days=days)
     start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
     start = start.replace(microsecond=0)
-    module = import_module(f"{__name__}.{_MODULES[stream]}")
-    simulator: Simulator = module.SIMULATORS[stream]
-    key = key_of(declared_streams(DOMAINS_FOLDER)[stream])
-    good = simulator.records(count, seed, start, days)
-    records = (record._replace(key=key(record.value)) for record in good)
+    key = key_of(chosen)
+    valid = simulator.records(count, seed, start, days)
+    records = (record._replace(key=key(record.value)) for record in valid)
     return with_faults(records, count, bad_ratio, seed, simulator.shape)
+
+
+def simulator_of(stream: Stream) -> Simulator | None:
+    """Return the simulator of a stream; None if its domain has none of it."""
+    for module in plugins.modules("simulator", stream.domain):
+        found: Simulator | None = module.SIMULATORS.get(stream.name)
+        if found is not None:
+            return found
+    return None
+
+
+def simulated(streams: Iterable[Stream]) -> list[Stream]:
+    """Return the streams that have a topic and a simulator."""
+    return [stream for stream in streams if stream.kafka and simulator_of(stream)]
+
+
+def main_stream(streams: Sequence[Stream]) -> Stream:
+    """Return the stream to demonstrate most with: the first that takes JSON Lines files too."""
+    return next(filter(_takes_json_lines, streams), streams[0])
+
+
+def _takes_json_lines(stream: Stream) -> bool:
+    files = stream.files
+    return files is not None and not files.patterns and files.format in (None, "jsonl")
 
 
 def _check(what: str, value: float, holds: bool, allowed: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ingestion_platform.produce.record import Record
-from ingestion_platform.produce.simulators.common import (
+from ingestion_platform.produce.simulation import (
     Ints,
     Shape,
     Simulator,

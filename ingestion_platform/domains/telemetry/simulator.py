@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestion_platform.produce.record import Record
-from ingestion_platform.produce.simulators.common import (
+from ingestion_platform.produce.simulation import (
     Ints,
     Shape,
     Simulator,

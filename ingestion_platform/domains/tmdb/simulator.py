@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from ingestion_platform.produce.record import Record
-from ingestion_platform.produce.simulators.common import Shape, Simulator, run_number
+from ingestion_platform.produce.simulation import Shape, Simulator, run_number
 
 NEW, OLD = 0.6, 0.3  # share of records that are no changes; of these, that were known before
 KNOWN = 5000  # titles that may still change

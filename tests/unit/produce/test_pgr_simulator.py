@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestion_platform.domains.pgr.simulator import SHAPE
 from ingestion_platform.errors import Permanent, UnknownStream
 from ingestion_platform.produce.record import Record
+from ingestion_platform.produce.simulation import faults_of
 from ingestion_platform.produce.simulators import simulate
-from ingestion_platform.produce.simulators.common import faults_of
-from ingestion_platform.produce.simulators.pgr import SHAPE
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
 FIELDS = [

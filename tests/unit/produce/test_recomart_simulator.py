@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ingestion_platform.domains.recomart.simulator import ITEMS, USERS
 from ingestion_platform.produce.simulators import simulate
-from ingestion_platform.produce.simulators.recomart import ITEMS, USERS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -1,0 +1,1 @@
+"""Civic grievances: events of complaints."""

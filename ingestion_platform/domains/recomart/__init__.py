@@ -1,0 +1,1 @@
+"""A recommendation shop: users, products, transactions."""

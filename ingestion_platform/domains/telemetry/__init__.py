@@ -1,0 +1,1 @@
+"""Telemetry: readings of sensors and logs of services."""

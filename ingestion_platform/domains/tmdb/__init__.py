@@ -1,0 +1,1 @@
+"""A media catalogue: movies, TV series, persons."""
