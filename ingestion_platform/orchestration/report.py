@@ -32,6 +32,7 @@ from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.committed import CommittedRanges
+from ingestion_platform.warehouse.datafiles import column_bounds
 from ingestion_platform.warehouse.tables import load_or_none
 
 if TYPE_CHECKING:
@@ -424,7 +425,7 @@ def _rows(table: Table | None, ingest_date: date, ends: Mapping[int, Position]) 
     with answering():
         for task in scan.plan_files():
             same = {name: _single(table, task.file, name) for name in (c.INGEST_DATE, c.PARTITION)}
-            last = _bounds(table, task.file, c.OFFSET)[1]
+            last = column_bounds(table.schema(), task.file, c.OFFSET)[1]
             end = ends.get(same[c.PARTITION])
             simple = same[c.INGEST_DATE] == ingest_date and not task.delete_files
             if simple and end is not None and last is not None and last < end.offset:
@@ -434,22 +435,9 @@ def _rows(table: Table | None, ingest_date: date, ends: Mapping[int, Position]) 
     return found
 
 
-def _bounds(table: Table, file: DataFile, name: str) -> tuple[Any, Any]:
-    """The least and the greatest value of a column in a file, as far as its metadata tell."""
-    from pyiceberg.conversions import from_bytes
-
-    field = table.schema().find_field(name)
-    low, high = (
-        (bounds or {}).get(field.field_id) for bounds in (file.lower_bounds, file.upper_bounds)
-    )
-    if low is None or high is None:
-        return None, None
-    return from_bytes(field.field_type, low), from_bytes(field.field_type, high)
-
-
 def _single(table: Table, file: DataFile, name: str) -> Any:
     """The value that all rows of a file have; None when that is not known."""
-    low, high = _bounds(table, file, name)
+    low, high = column_bounds(table.schema(), file, name)
     if (
         low is None
         or low != high

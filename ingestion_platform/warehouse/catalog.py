@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 from ingestion_platform.errors import CatalogUnavailable, Permanent, StoreUnavailable
 from ingestion_platform.settings import CATALOG, Settings
-from ingestion_platform.warehouse.bounds import skip_surrogates
-from ingestion_platform.warehouse.projection import keep_null_lists
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -26,8 +24,9 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     from pyiceberg.catalog import load_catalog
 
-    keep_null_lists()
-    skip_surrogates()
+    from ingestion_platform.warehouse.pyiceberg_private import apply_fixes
+
+    apply_fixes()
     # A connection that a restarted server has closed is opened again, instead of failing once.
     properties = {"pool_pre_ping": "true"} | dict(settings.catalog)
     uri = settings.catalog.get("uri", "")

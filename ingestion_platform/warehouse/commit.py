@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
 
-# PyIceberg's words, in a ValueError, when another's commit came first and was rolled back since:
-# the table is at the snapshot that ours is based on, but the sequence number is taken.
-_SEQUENCE_TAKEN = "older than last sequence number"
 _NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 
@@ -95,7 +92,7 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
     return retry(
         attempt,
         COMMIT,
-        lambda error: _is_conflict(error) or _files_went(error, table),
+        lambda error: _is_conflict(error) or _has_changed_under(error, table),
         gave_up=lambda _: too_many_conflicts(WriteConflict, name),
     )
 
@@ -193,17 +190,20 @@ def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
         )
 
 
-def _files_went(error: BaseException, table: Table | None) -> bool:
-    """Whether another engine rewrote the table and removed files while they were read here."""
+def _has_changed_under(error: BaseException, table: Table | None) -> bool:
+    """Return whether another commit explains the error.
+
+    It is FileNotFoundError when another engine rewrote files that were being read, and ValueError
+    when another commit was rolled back: main is unchanged, but the sequence number is taken.
+    """
     from ingestion_platform.warehouse.tables import has_changed
 
-    return isinstance(error, FileNotFoundError) and table is not None and has_changed(table)
+    expected = isinstance(error, (FileNotFoundError, ValueError))
+    return expected and table is not None and has_changed(table)
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Whether another commit was quicker, so that this one is not in."""
+    """Return whether the catalog rejected the commit because another one came first."""
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    if isinstance(error, ValueError) and _SEQUENCE_TAKEN in str(error):
-        return True
     return isinstance(error, (CommitFailedException, ValidationException))

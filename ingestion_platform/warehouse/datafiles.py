@@ -1,14 +1,14 @@
-"""Arrow tables as data files of an Iceberg table, split by its partitions; nothing is committed.
+"""Write Arrow tables as data files of an Iceberg table, split by its partitions; commit nothing.
 
-PyIceberg's own split costs as much as the writing; one partition, the usual case of a slice,
-passes here without a copy.
+PyIceberg's own split costs as much as the writing. Here a slice that lies in one partition, the
+usual case, is written without a copy.
 """
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +18,97 @@ from ingestion_platform.warehouse.catalog import answering
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
-    from pyiceberg.partitioning import PartitionKey
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
     from pyiceberg.table import Table
+    from pyiceberg.table.metadata import TableMetadata
+    from pyiceberg.typedef import Record
+
+ROW_GROUP = 131_072
+"""Rows of a row group, and of a batch that a query hands over."""
+
+
+class DataFileWriter:
+    """Write rows of one partition as one data file.
+
+    The file is created by the first write. `metadata` is that of a transaction that changes the
+    table; `spec_id` names a partition spec other than the present one.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        partition: Record,
+        name: str,
+        *,
+        metadata: TableMetadata | None = None,
+        spec_id: int | None = None,
+    ) -> None:
+        from pyiceberg.io.pyarrow import ParquetFormatWriter
+
+        metadata = metadata or table.metadata
+        self._spec_id = metadata.default_spec_id if spec_id is None else spec_id
+        self._partition = partition
+        spec, schema = metadata.specs()[self._spec_id], metadata.schema()
+        if not spec.is_unpartitioned():
+            name = f"{spec.partition_to_path(partition, schema)}/{name}"
+        self.location = str(table.location_provider().new_data_location(name))
+        self._output = table.io.new_output(self.location)
+        self._writer = ParquetFormatWriter(self._output, schema, metadata.properties)
+        self._buffer: list[pa.Table] = []
+        self._buffered = self.rows = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far, without the rows of a row group that is not full."""
+        from ingestion_platform.warehouse.pyiceberg_private import bytes_written
+
+        return bytes_written(self._writer)
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows in the table's schema (see `conformed`); full row groups are written."""
+        self._buffer.append(rows)
+        self._buffered += rows.num_rows
+        self.rows += rows.num_rows
+        if self._buffered >= ROW_GROUP:
+            self._flush()
+
+    def finish(self) -> DataFile:
+        """Complete the file and return its entry for a manifest."""
+        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+
+        self._flush()
+        statistics = self._writer.close()
+        file = DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=self.location,
+            file_format=FileFormat.PARQUET,
+            partition=self._partition,
+            file_size_in_bytes=len(self._output),
+            sort_order_id=None,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics.to_serialized_dict(),
+        )
+        file.spec_id = self._spec_id
+        return file
+
+    def abandon(self) -> None:
+        """Close the file without using it."""
+        if self.rows > self._buffered:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._writer.write(pa.concat_tables(self._buffer))
+            self._buffer, self._buffered = [], 0
 
 
 def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
-    """Write rows (columns by name, as the table's schema has them) as files of `table`.
+    """Write rows (columns by name) as data files of `table`, one per partition.
 
-    The table's partition fields must be identities of columns. Files that no commit comes to
-    name are orphans, which maintenance removes.
+    The table's partition fields must be identities of columns. Files that are never committed are
+    orphans, which maintenance removes.
 
     Raises:
         StoreUnavailable: the tables' store does not answer.
@@ -35,78 +117,80 @@ def write_data_files(table: Table, rows: pa.Table) -> list[DataFile]:
 
     if rows.num_rows == 0:
         return []
-    rows = conformed(table, rows)
+    rows = conformed(table.schema(), rows)
     write = uuid.uuid4()
     parts = [(f"{i:05d}-{write}.parquet", *part) for i, part in enumerate(_split(table, rows))]
-    writers = ExecutorFactory.get_or_create()
+
+    def write_part(part: tuple[str, tuple[Any, ...], pa.Table]) -> DataFile:
+        name, values, rows = part
+        writer = DataFileWriter(table, partition_of(table.spec(), table.schema(), values), name)
+        writer.write(rows)
+        return writer.finish()
+
     with answering():
-        return list(writers.map(lambda part: _write(table, *part), parts))
+        return list(ExecutorFactory.get_or_create().map(write_part, parts))
 
 
-def conformed(table: Table, rows: pa.Table) -> pa.Table:
-    """The rows with exactly the table's columns, types and field ids.
+def conformed(schema: Schema, rows: pa.Table) -> pa.Table:
+    """Return the rows with exactly the columns, types and field ids of a table's schema.
 
-    PyIceberg's own projection makes empty lists of null ones; a cast keeps them.
+    A missing column becomes null. Texts and bytes keep the width of their offsets, which Parquet
+    does not store. PyIceberg's own projection makes null lists empty; a cast keeps them.
     """
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    schema = schema_to_pyarrow(table.schema())
-    columns = []
-    for wanted in schema:
-        if wanted.name not in rows.schema.names:
-            columns.append(pa.nulls(rows.num_rows, wanted.type))
-            continue
-        column = rows[wanted.name]
-        columns.append(column if column.type == wanted.type else column.cast(wanted.type))
-    return pa.Table.from_arrays(columns, schema=schema)
+    fields, columns = [], []
+    for field in schema_to_pyarrow(schema):
+        if field.name not in rows.schema.names:
+            column = pa.nulls(rows.num_rows, field.type)
+        else:
+            column = rows[field.name]
+            if _NARROW.get(field.type) == column.type:
+                field = field.with_type(column.type)
+            elif field.type != column.type:
+                column = column.cast(field.type)
+        fields.append(field)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
-def _write(table: Table, name: str, key: PartitionKey | None, rows: pa.Table) -> DataFile:
-    from pyiceberg.io.pyarrow import ParquetFormatWriter
-    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+_NARROW: dict[Any, Any] = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+
+
+def partition_of(spec: PartitionSpec, schema: Schema, values: Iterable[Any]) -> Record:
+    """Return the partition record of the (transformed) values of a spec's fields."""
+    from pyiceberg.partitioning import partition_record_value
     from pyiceberg.typedef import Record
 
-    location = table.location_provider().new_data_location(name, key)
-    output = table.io.new_output(location)
-    with ParquetFormatWriter(output, table.schema(), table.properties) as writer:
-        writer.write(rows)
-    file = DataFile.from_args(
-        content=DataFileContent.DATA,
-        file_path=location,
-        file_format=FileFormat.PARQUET,
-        partition=key.partition if key is not None else Record(),
-        file_size_in_bytes=len(output),
-        sort_order_id=None,
-        equality_ids=None,
-        key_metadata=None,
-        **writer.result().to_serialized_dict(),
+    pairs = zip(spec.fields, values, strict=True)
+    return Record(*(partition_record_value(field, value, schema) for field, value in pairs))
+
+
+def column_bounds(schema: Schema, file: DataFile, name: str) -> tuple[Any, Any]:
+    """Return the lowest and the highest value of a column in a file (None: not in its statistics).
+
+    Dates are days, and timestamps microseconds, since 1970.
+    """
+    from pyiceberg.conversions import from_bytes
+
+    if name not in schema.column_names:
+        return None, None
+    field = schema.find_field(name)
+    lower = (file.lower_bounds or {}).get(field.field_id)
+    upper = (file.upper_bounds or {}).get(field.field_id)
+    return (
+        None if lower is None else from_bytes(field.field_type, lower),
+        None if upper is None else from_bytes(field.field_type, upper),
     )
-    file.spec_id = table.spec().spec_id
-    return file
 
 
-def _split(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
-    from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-
-    spec, schema = table.spec(), table.schema()
-    if spec.is_unpartitioned():
-        yield None, rows
-        return
-    names = [schema.find_column_name(field.source_id) or "" for field in spec.fields]
-    for values, part in split_by(rows, names):
-        pairs = zip(spec.fields, values, strict=True)
-        yield (
-            PartitionKey(
-                field_values=[PartitionFieldValue(field=f, value=v) for f, v in pairs],
-                partition_spec=spec,
-                schema=schema,
-            ),
-            part,
-        )
+def _split(table: Table, rows: pa.Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+    names = [table.schema().find_column_name(f.source_id) or "" for f in table.spec().fields]
+    return split_by(rows, names)
 
 
-def split_by(rows: pa.Table, names: Iterable[str]) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
-    """The rows by each combination of values of some columns; the order within is kept."""
+def split_by(rows: pa.Table, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+    """Yield the rows of each combination of values of some columns, in their order."""
     codes = np.zeros(rows.num_rows, np.int64)
     dictionaries: list[pa.Array] = []
     for name in names:

@@ -253,19 +253,15 @@ class _Scan:
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """The matching rows, batch by batch."""
         yield from self._plan.fast.scanner(**(_AHEAD | self._how)).to_batches()
-        from pyiceberg.expressions import AlwaysTrue
-        from pyiceberg.io.pyarrow import ArrowScan, _read_all_delete_files, schema_to_pyarrow
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-        table = self._dataset.table
+        from ingestion_platform.warehouse.pyiceberg_private import read_with_deletes
+
         projected = self._dataset._iceberg_schema().select(*self._read)
         schema = schema_to_pyarrow(projected, include_field_ids=False)
-        scan = ArrowScan(table.metadata, table.io, projected, AlwaysTrue())
-        deletes = _read_all_delete_files(table.io, self._plan.slow)
-        for task in self._plan.slow:
-            # Not ArrowScan.to_record_batches: it reads whole files, all of them at once.
-            for batch in scan._record_batches_from_scan_tasks_and_deletes([task], deletes):
-                rows = pa.Table.from_batches([batch]).cast(schema)
-                yield from ds.dataset(rows).scanner(**self._how).to_batches()
+        for batch in read_with_deletes(self._dataset.table, projected, self._plan.slow):
+            rows = pa.Table.from_batches([batch]).cast(schema)
+            yield from ds.dataset(rows).scanner(**self._how).to_batches()
 
     def _needed(self, columns: Any, condition: pc.Expression | None) -> list[str]:
         """Columns to read: those that are asked for, and those that the filter names."""
@@ -319,7 +315,8 @@ def _names_identify_columns(metadata: TableMetadata) -> bool:
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
     for schema in metadata.schemas:
-        for name, field_id in schema._name_to_id.items():
+        for field_id in schema.field_ids:
+            name = schema.find_column_name(field_id) or ""
             if ids.setdefault(name, field_id) != field_id:
                 return False
             if names.setdefault(field_id, name) != name:

@@ -25,6 +25,7 @@ from dbt_common.exceptions import DbtRuntimeError
 from ingestion_platform.errors import TRANSIENT_CODE, PlatformError, Transient
 from ingestion_platform.settings import Settings
 from ingestion_platform.warehouse.catalog import open_catalog
+from ingestion_platform.warehouse.datafiles import ROW_GROUP
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.reading import Views, quoted, spill_folder
 from ingestion_platform.warehouse.replace import Outcome, Replacement, Shape
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask
 
-_BATCH_ROWS = 131_072
 _FILE = "file number"
 
 
@@ -260,7 +260,7 @@ class _Model:
         if self._order:
             # In the order of the partitions, so that one file is written after the other.
             sql = f"SELECT * FROM ({sql}\n) ORDER BY {', '.join(quoted(c) for c in self._order)}"
-        rows = self._connection.execute(sql).to_arrow_reader(_BATCH_ROWS)
+        rows = self._connection.execute(sql).to_arrow_reader(ROW_GROUP)
         base = self._base.table if self._base is not None else None
         shape, identifier = self._shape, self._identifier
         with Replacement(self._catalog, identifier, base, rows.schema, shape) as replacement:
@@ -293,15 +293,15 @@ def _matching(
     dataset: TableDataset | None, chosen: BooleanExpression
 ) -> tuple[list[FileScanTask], list[FileScanTask]]:
     """The files whose rows all match, known without reading, and those of which some may."""
-    from pyiceberg.expressions.visitors import ROWS_MUST_MATCH, _StrictMetricsEvaluator
+    from ingestion_platform.warehouse.pyiceberg_private import all_rows_match
 
     if dataset is None:
         return [], []
-    strict = _StrictMetricsEvaluator(dataset.table.schema(), chosen)
+    schema = dataset.table.schema()
     whole: list[FileScanTask] = []
     partly: list[FileScanTask] = []
     for task in dataset.table.scan(row_filter=chosen).plan_files():
-        (whole if strict.eval(task.file) == ROWS_MUST_MATCH else partly).append(task)
+        (whole if all_rows_match(schema, chosen, task.file) else partly).append(task)
     return whole, partly
 
 

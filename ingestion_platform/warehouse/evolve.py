@@ -166,22 +166,12 @@ def _partition_name(schema: Schema, source: int, transform: str) -> str:
 
 def _stage(transaction: Transaction, target: _Target, contract: Contract) -> None:
     """The whole change as parts of one commit."""
-    _schema_update(transaction, target.schema)
+    from ingestion_platform.warehouse.pyiceberg_private import set_schema
+
+    set_schema(transaction, target.schema)
     if any(step.kind == "partition" for step in target.steps):
         _stage_partitions(transaction, target)
     transaction.set_properties({VERSION: contract.version})
-
-
-def _schema_update(transaction: Transaction, schema: Schema) -> None:
-    from pyiceberg.table.update.schema import UpdateSchema
-
-    class Prepared(UpdateSchema):  # type: ignore[misc]
-        """An update to a schema made elsewhere: PyIceberg's own cannot rename around new ones."""
-
-        def _apply(self) -> Schema:
-            return schema
-
-    Prepared(transaction).commit()
 
 
 def _stage_partitions(transaction: Transaction, target: _Target) -> None:

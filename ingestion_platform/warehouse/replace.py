@@ -20,7 +20,12 @@ import pyarrow as pa
 
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.datafiles import split_by
+from ingestion_platform.warehouse.datafiles import (
+    DataFileWriter,
+    conformed,
+    partition_of,
+    split_by,
+)
 from ingestion_platform.warehouse.evolve import widens
 from ingestion_platform.warehouse.tables import ensure_namespace
 
@@ -28,16 +33,14 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
-    from pyiceberg.partitioning import PartitionField, PartitionKey
+    from pyiceberg.partitioning import PartitionField
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table, Transaction
-    from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.transforms import Transform
     from pyiceberg.types import IcebergType
 
 # Files open at once. Rows that come sorted by partition need one; more only costs files.
 _OPEN_FILES = 32
-_ROW_GROUP = 131_072
 # Files completed in the background at once: encoding takes as long as the query.
 _FINISHING = 2
 _TRANSFORMED = re.compile(r"(year|month|day|hour)\((\w+)\)")
@@ -177,14 +180,14 @@ class _Files:
     """Data files being written, one per partition, the least recently used closed first."""
 
     def __init__(self, transaction: Transaction) -> None:
-        from pyiceberg.io.pyarrow import schema_to_pyarrow
         from pyiceberg.table import TableProperties
 
-        self._table = transaction._table
+        from ingestion_platform.warehouse.pyiceberg_private import table_of
+
+        self._table = table_of(transaction)
         self._metadata = transaction.table_metadata
         self._schema = self._metadata.schema()
         self._spec = self._metadata.spec()
-        self._arrow = _small(schema_to_pyarrow(self._schema, include_field_ids=True))
         self._limit = int(
             self._metadata.properties.get(
                 TableProperties.WRITE_TARGET_FILE_SIZE_BYTES,
@@ -193,17 +196,17 @@ class _Files:
         )
         self._write = uuid.uuid4()
         self._numbers = itertools.count()
-        self._open: OrderedDict[tuple[Any, ...], _File] = OrderedDict()
+        self._open: OrderedDict[tuple[Any, ...], DataFileWriter] = OrderedDict()
         self._finishing: deque[Future[DataFile]] = deque()
         self._locations: list[str] = []
         self.done: list[DataFile] = []
 
     def write(self, rows: pa.Table) -> None:
-        for values, part in self._split(self._conformed(rows)):
+        for values, part in self._split(conformed(self._schema, rows)):
             file = self._open.pop(values, None) or self._new(values)
             self._open[values] = file
             file.write(part)
-            if file.size >= self._limit:
+            if file.bytes >= self._limit:
                 self._finish(values)
         while len(self._open) > _OPEN_FILES:
             self._finish(next(iter(self._open)))
@@ -228,18 +231,7 @@ class _Files:
             except OSError:
                 continue
 
-    def _conformed(self, rows: pa.Table) -> pa.Table:
-        present = [f for f in self._arrow if f.name in rows.column_names]
-        absent = [f for f in self._arrow if f.name not in rows.column_names]
-        rows = rows.select([f.name for f in present])
-        for column in absent:
-            rows = rows.append_column(column.name, [pa.nulls(rows.num_rows)])
-        return rows.select(self._arrow.names).cast(self._arrow)
-
     def _split(self, rows: pa.Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
-        if self._spec.is_unpartitioned():
-            yield (), rows
-            return
         keyed = rows
         names = [f"partition {index}" for index in range(len(self._spec.fields))]
         for name, partition in zip(names, self._spec.fields, strict=True):
@@ -252,21 +244,12 @@ class _Files:
         transform: Any = partition.transform.pyarrow_transform(source.field_type)
         return transform(rows[source.name])
 
-    def _new(self, values: tuple[Any, ...]) -> _File:
-        from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-
-        key = None
-        if not self._spec.is_unpartitioned():
-            pairs = zip(self._spec.fields, values, strict=True)
-            key = PartitionKey(
-                field_values=[PartitionFieldValue(field=f, value=v) for f, v in pairs],
-                partition_spec=self._spec,
-                schema=self._schema,
-            )
+    def _new(self, values: tuple[Any, ...]) -> DataFileWriter:
+        partition = partition_of(self._spec, self._schema, values)
         name = f"00000-{next(self._numbers)}-{self._write}.parquet"
-        location = self._table.location_provider().new_data_location(name, key)
-        self._locations.append(location)
-        return _File(self._table, self._metadata, self._schema, location, key)
+        file = DataFileWriter(self._table, partition, name, metadata=self._metadata)
+        self._locations.append(file.location)
+        return file
 
     def _finish(self, values: tuple[Any, ...]) -> None:
         from pyiceberg.utils.concurrent import ExecutorFactory
@@ -278,69 +261,6 @@ class _Files:
     def _wait(self, allowed: int) -> None:
         while len(self._finishing) > allowed:
             self.done.append(self._finishing.popleft().result())
-
-
-class _File:
-    """One data file being written."""
-
-    def __init__(
-        self,
-        table: Table,
-        metadata: TableMetadata,
-        schema: Schema,
-        location: str,
-        key: PartitionKey | None,
-    ) -> None:
-        from pyiceberg.io.pyarrow import ParquetFormatWriter
-
-        self._output = table.io.new_output(location)
-        self._writer = ParquetFormatWriter(self._output, schema, metadata.properties)
-        self._metadata, self._location, self._key = metadata, location, key
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        stream = self._writer._fos
-        return int(stream.tell()) if stream is not None else 0
-
-    def write(self, rows: pa.Table) -> None:
-        """Add rows, kept until they fill a row group."""
-        self._waiting.append(rows)
-        self._waiting_rows += rows.num_rows
-        if self._waiting_rows >= _ROW_GROUP:
-            self._flush()
-
-    def finish(self) -> DataFile:
-        """Complete the file; gives what the manifest says of it."""
-        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
-        from pyiceberg.typedef import Record
-
-        self._flush()
-        statistics = self._writer.close()
-        return DataFile.from_args(
-            content=DataFileContent.DATA,
-            file_path=self._location,
-            file_format=FileFormat.PARQUET,
-            partition=self._key.partition if self._key is not None else Record(),
-            file_size_in_bytes=len(self._output),
-            sort_order_id=None,
-            spec_id=self._metadata.default_spec_id,
-            equality_ids=None,
-            key_metadata=None,
-            **statistics.to_serialized_dict(),
-        )
-
-    def abandon(self) -> None:
-        """Close the file, which nobody will read."""
-        if self._writer._fos is not None:
-            self._writer.close()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write(pa.concat_tables(self._waiting))
-            self._waiting, self._waiting_rows = [], 0
 
 
 def _creation(
@@ -419,12 +339,11 @@ def _arrow_type(kind: IcebergType) -> pa.DataType:
 
 def _iceberg(name: str, rows: pa.Schema) -> Schema:
     """The Arrow schema as Iceberg's, with ids from 1."""
-    from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException, _pyarrow_to_schema_without_ids
-    from pyiceberg.schema import assign_fresh_schema_ids
+    from ingestion_platform.warehouse.pyiceberg_private import schema_from_arrow
 
     try:
-        return assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(rows))
-    except (UnsupportedPyArrowTypeException, TypeError) as error:
+        return schema_from_arrow(rows)
+    except TypeError as error:
         raise SchemaConflict(
             f"{name}: {error}",
             action="cast the column in the model; Iceberg has no HUGEINT (cast sums to bigint)",
@@ -443,9 +362,3 @@ def _partition(text: str) -> tuple[str, Transform[Any, Any], str]:
     if match is None:
         return text, IdentityTransform(), text
     return match[2], parse_transform(match[1]), f"{match[2]}_{match[1]}"
-
-
-def _small(schema: pa.Schema) -> pa.Schema:
-    """With 32-bit offsets, as DuckDB gives strings; the field ids stay."""
-    small: dict[Any, Any] = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
-    return pa.schema([f.with_type(small.get(f.type, f.type)) for f in schema])

@@ -1,4 +1,4 @@
-"""Taking rows out of a table by copy on write: which files go, and what stays of them."""
+"""Take rows out of a table by copy on write: which files go, and which rows of them stay."""
 
 from __future__ import annotations
 
@@ -12,45 +12,32 @@ from ingestion_platform.warehouse.dataset import TableDataset
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
-    from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.table import Table
 
 
 def without(
     table: Table, filters: Iterable[BooleanExpression]
 ) -> tuple[list[DataFile], list[DataFile]]:
-    """The files of `table` that hold rows of any filter, and new files with their other rows.
+    """Return the files with rows that match any filter, and new files with their other rows.
 
-    Whole files go without being read. The others are read with their deletes applied, one at a
-    time, into memory.
+    A file of which all rows match is not read. The others are read into memory one at a time, with
+    their deletes applied.
     """
     from pyiceberg.expressions import Or
-    from pyiceberg.expressions.visitors import bind
 
-    chosen = reduce(Or, filters)
-    bound = bind(table.schema(), chosen, case_sensitive=True)
+    from ingestion_platform.warehouse.pyiceberg_private import all_rows_match, rows_not_matching
+
+    schema, chosen = table.schema(), reduce(Or, filters)
+    others = rows_not_matching(schema, chosen)
     removed: list[DataFile] = []
-    kept: list[DataFile] = []
+    added: list[DataFile] = []
     for task in table.scan(row_filter=chosen).plan_files():
-        if _all_match(table, task, chosen):
+        if all_rows_match(schema, chosen, task.file):
             removed.append(task.file)
-        elif (rest := _rest(table, task, bound)) is not None:
+            continue
+        rows = TableDataset(table).subset([task]).scanner().to_table()
+        rest = rows.filter(others)
+        if rest.num_rows < rows.num_rows:
             removed.append(task.file)
-            kept.extend(rest)
-    return removed, kept
-
-
-def _all_match(table: Table, task: FileScanTask, chosen: BooleanExpression) -> bool:
-    from pyiceberg.expressions.visitors import ROWS_MUST_MATCH, _StrictMetricsEvaluator
-
-    evaluator = _StrictMetricsEvaluator(table.schema(), chosen, case_sensitive=True)
-    return bool(evaluator.eval(task.file) == ROWS_MUST_MATCH)
-
-
-def _rest(table: Table, task: FileScanTask, bound: BooleanExpression) -> list[DataFile] | None:
-    """New files with the rows that do not match; None when all of them do not."""
-    from pyiceberg.io.pyarrow import _expression_to_complementary_pyarrow
-
-    # Not by PyIceberg's scan, which makes empty lists of null ones.
-    rows = TableDataset(table).subset([task]).scanner().to_table()
-    rest = rows.filter(_expression_to_complementary_pyarrow(bound, table.schema()))
-    return None if rest.num_rows == rows.num_rows else write_data_files(table, rest)
+            added.extend(write_data_files(table, rest))
+    return removed, added

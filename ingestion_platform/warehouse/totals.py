@@ -100,11 +100,9 @@ def after(table: Table, *, fresh: int, files: Iterable[DataFile], began: float) 
 
 def _oldest(table: Table, files: Iterable[DataFile]) -> float | None:
     """When the first row of some files was validated, as far as their statistics tell."""
-    from pyiceberg.conversions import from_bytes
+    from ingestion_platform.warehouse.datafiles import column_bounds
 
-    if columns.INGESTED_AT not in table.schema().column_names:
-        return None
-    field = table.schema().find_field(columns.INGESTED_AT)
-    bounds = [(file.lower_bounds or {}).get(field.field_id) for file in files]
-    found = [from_bytes(field.field_type, bound) for bound in bounds if bound is not None]
-    return min(found) / 1_000_000 if found else None
+    schema = table.schema()
+    lowest = [column_bounds(schema, file, columns.INGESTED_AT)[0] for file in files]
+    known = [low for low in lowest if low is not None]
+    return min(known) / 1_000_000 if known else None

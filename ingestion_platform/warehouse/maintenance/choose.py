@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingestion_platform.contract import columns
+from ingestion_platform.warehouse.datafiles import column_bounds
 
 if TYPE_CHECKING:
     from pyiceberg.schema import Schema
@@ -72,21 +73,15 @@ def runs(items: Iterable[T], size: Callable[[T], int], *, fan: int, floor: int) 
 
 def bounds(task: FileScanTask, schema: Schema) -> tuple[Any, Any] | None:
     """The least and the greatest (log partition, offset) that a file may hold, if it tells."""
-    from pyiceberg.conversions import from_bytes
-
-    ends = []
-    for kept in (task.file.lower_bounds or {}, task.file.upper_bounds or {}):
-        values = []
-        for name in (columns.PARTITION, columns.OFFSET):
-            field = schema.find_field(name) if name in schema.column_names else None
-            if field is None or field.field_id not in kept:
-                return None
-            values.append(from_bytes(field.field_type, kept[field.field_id]))
-        ends.append(tuple(values))
+    partition, offset = (
+        column_bounds(schema, task.file, name) for name in (columns.PARTITION, columns.OFFSET)
+    )
+    if None in (*partition, *offset):
+        return None
     nulls = task.file.null_value_counts or {}
     if nulls.get(schema.find_field(columns.PARTITION).field_id, 1):
-        return None  # rows that somebody inserted: bounds say nothing of them
-    return ends[0], ends[1]
+        return None  # inserted rows have no place in a log
+    return (partition[0], offset[0]), (partition[1], offset[1])
 
 
 def _of_partition(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.contract import columns
-from ingestion_platform.warehouse.datafiles import conformed
+from ingestion_platform.warehouse.datafiles import ROW_GROUP, DataFileWriter, conformed
 from ingestion_platform.warehouse.dataset import TableDataset
 from ingestion_platform.warehouse.maintenance.choose import Group, bounds
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import FileScanTask, Table
 
-_ROW_GROUP = 131_072
 _ORDER = [(name, "ascending", "at_end") for name in (columns.PARTITION, columns.OFFSET)]
 
 
@@ -40,41 +39,11 @@ def compact(table: Table, group: Group) -> Rewritten:
     Raises:
         OSError: the store does not answer; what was written is an orphan.
     """
-    from pyiceberg.io.pyarrow import ParquetFormatWriter
-
-    spec = table.specs()[group.spec_id]
     name = f"00000-0-{uuid.uuid4()}.parquet"
-    if not spec.is_unpartitioned():
-        name = f"{spec.partition_to_path(group.partition, table.schema())}/{name}"
-    location = table.location_provider().new_data_location(name)
-    output = table.io.new_output(location)
-    writer = ParquetFormatWriter(output, table.schema(), table.properties)
-    count = 0
+    writer = DataFileWriter(table, group.partition, name, spec_id=group.spec_id)
     for rows in _rows(table, group):
         writer.write(rows)
-        count += rows.num_rows
-    if not count:
-        return Rewritten(group, None)
-    statistics = writer.close()
-    return Rewritten(group, _described(group, location, len(output), statistics))
-
-
-def _described(group: Group, location: str, size: int, statistics: Any) -> DataFile:
-    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
-
-    file = DataFile.from_args(
-        content=DataFileContent.DATA,
-        file_path=location,
-        file_format=FileFormat.PARQUET,
-        partition=group.partition,
-        file_size_in_bytes=size,
-        sort_order_id=None,
-        equality_ids=None,
-        key_metadata=None,
-        **statistics.to_serialized_dict(),
-    )
-    file.spec_id = group.spec_id
-    return file
+    return Rewritten(group, writer.finish() if writer.rows else None)
 
 
 def _rows(table: Table, group: Group) -> Iterator[pa.Table]:
@@ -84,12 +53,12 @@ def _rows(table: Table, group: Group) -> Iterator[pa.Table]:
     for tasks in _overlapping(table, group.tasks):
         rows = TableDataset(table).subset(tasks).scanner().to_table()
         order = pc.sort_indices(rows, _ORDER) if ordered else None
-        for start in range(0, rows.num_rows, _ROW_GROUP):
+        for start in range(0, rows.num_rows, ROW_GROUP):
             if order is None:
-                part = rows.slice(start, _ROW_GROUP)
+                part = rows.slice(start, ROW_GROUP)
             else:
-                part = rows.take(order.slice(start, _ROW_GROUP))
-            yield conformed(table, part)
+                part = rows.take(order.slice(start, ROW_GROUP))
+            yield conformed(table.schema(), part)
 
 
 def _overlapping(table: Table, tasks: Sequence[FileScanTask]) -> Iterator[list[FileScanTask]]:

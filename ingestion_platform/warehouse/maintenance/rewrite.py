@@ -8,7 +8,7 @@ older snapshots can lose them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,6 @@ from pyiceberg.manifest import (
     ManifestFile,
 )
 from pyiceberg.table import Transaction
-from pyiceberg.table.snapshots import (
-    Operation,
-    SnapshotSummaryCollector,
-    Summary,
-    update_snapshot_summaries,
-)
-from pyiceberg.table.update.snapshot import _SnapshotProducer
-from pyiceberg.typedef import EMPTY_DICT
 
 from ingestion_platform.retries import MAINTENANCE_COMMIT, retry
 from ingestion_platform.warehouse import committed as committed_by_partition
@@ -39,6 +31,7 @@ from ingestion_platform.warehouse.committed import CommittedRanges
 from ingestion_platform.warehouse.maintenance.choose import runs
 from ingestion_platform.warehouse.maintenance.compact import Rewritten
 from ingestion_platform.warehouse.maintenance.live import Live, LiveReader
+from ingestion_platform.warehouse.pyiceberg_private import ReplaceSnapshot
 from ingestion_platform.warehouse.retention import (
     expendable,
     is_full,
@@ -149,7 +142,7 @@ def expire(catalog: Catalog, name: str) -> int:
                 table = catalog.load_table(name)
             going = expendable(table.metadata)
             if going:
-                begin(table, going=going).commit_transaction()
+                begin(table, expired=going).commit_transaction()
             return len(going)
 
     # A writer that is always faster is no error: the next run of maintenance tries again.
@@ -184,8 +177,8 @@ class _Drafts:
                     table.io.delete(manifest.manifest_path)
 
 
-class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
-    """A snapshot that replaces files; to readers of changes it says that there were none."""
+class _Rewrite(ReplaceSnapshot):
+    """A snapshot that replaces files without changing rows."""
 
     def __init__(
         self,
@@ -195,21 +188,16 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
         drafts: _Drafts,
         summary: dict[str, str],
     ) -> None:
-        super().__init__(
-            operation=Operation.REPLACE,
-            transaction=transaction,
-            io=transaction._table.io,
-            snapshot_properties=summary,
-        )
         if drafts.snapshot_id is None:
             drafts.snapshot_id = transaction.table_metadata.new_snapshot_id()
-        self._snapshot_id: int = drafts.snapshot_id
+        super().__init__(transaction, summary, drafts.snapshot_id)
         self._plan, self._live, self._drafts = plan, live, drafts
         self._idle = _idle_deletes(live, plan.removed)
-        self._added_data_files = list(plan.added)
         self.made: list[ManifestFile] = []
 
-    def _manifests(self) -> list[ManifestFile]:
+    def list_manifests(self) -> tuple[list[ManifestFile], Sequence[DataFile], set[DataFile]]:
+        """Return new and unchanged manifests, added files, and removed files."""
+        files_removed: set[DataFile] = set()
         removed = self._plan.removed
         gone = self._idle | {m.manifest_path for run in self._plan.together for m in run}
         made = [
@@ -221,7 +209,7 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
         for manifest, entries in self._live.manifests:
             path, spec_id = manifest.manifest_path, manifest.partition_spec_id
             if path in self._idle:
-                self._deleted_data_files |= {entry.data_file for entry in entries}
+                files_removed |= {entry.data_file for entry in entries}
             if path in gone or not entries:
                 continue
             stay = [e for e in entries if e.data_file.file_path not in removed]
@@ -232,19 +220,17 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
             if stay:
                 made.append(self._draft((path, removed), spec_id, "existing", stay))
         for spec_id, entries in going.items():
-            self._deleted_data_files |= {entry.data_file for entry in entries}
+            files_removed |= {entry.data_file for entry in entries}
             made.append(self._draft(("removed", spec_id, removed), spec_id, "delete", entries))
-        # The next attempt needs them: not for PyIceberg to remove after a conflict.
-        self._written_manifests.clear()
         self.made = made
-        return made
+        return made, self._plan.added, files_removed
 
     def _added_by_spec(self) -> dict[int, list[ManifestEntry]]:
         by_spec: dict[int, list[ManifestEntry]] = defaultdict(list)
         for file in self._plan.added:
             entry = ManifestEntry.from_args(
                 status=ManifestEntryStatus.ADDED,
-                snapshot_id=self._snapshot_id,
+                snapshot_id=self.snapshot_id,
                 sequence_number=None,
                 file_sequence_number=None,
                 data_file=file,
@@ -267,27 +253,6 @@ class _Rewrite(_SnapshotProducer[Any]):  # type: ignore[misc]
         if key not in self._drafts.written:
             self._drafts.written[key] = merged(self, run[0].partition_spec_id, run)
         return self._drafts.written[key]
-
-    def _summary(self, snapshot_properties: Mapping[str, str] = EMPTY_DICT) -> Summary:
-        metadata = self._transaction.table_metadata
-        schema, specs, collected = metadata.schema(), metadata.specs(), SnapshotSummaryCollector()
-        for file in self._added_data_files:
-            collected.add_file(file, schema, specs[file.spec_id])
-        for file in self._deleted_data_files:
-            collected.remove_file(file, schema, specs[file.spec_id])
-        before = metadata.snapshot_by_id(self._parent_snapshot_id)
-        # PyIceberg sums up changes of other kinds only.
-        summed = update_snapshot_summaries(
-            Summary(operation=Operation.OVERWRITE, **collected.build(), **snapshot_properties),
-            before.summary if before is not None else None,
-        )
-        return Summary(operation=Operation.REPLACE, **summed.additional_properties)
-
-    def _deleted_entries(self) -> list[ManifestEntry]:
-        return []  # `_manifests` writes them
-
-    def _existing_manifests(self) -> list[ManifestFile]:
-        return []
 
 
 def _idle_deletes(live: Live, removed: frozenset[str]) -> set[str]:

@@ -44,7 +44,7 @@ from ingestion_platform.warehouse.maintenance.table import (
 )
 from ingestion_platform.warehouse.replace import ContentChanged, Replacement, Shape
 from ingestion_platform.warehouse.retention import AGE_PROPERTY, KEEP_PROPERTY, expendable
-from ingestion_platform.warehouse.snapshots import LITTLE, begin
+from ingestion_platform.warehouse.snapshots import SMALL, begin
 from ingestion_platform.warehouse.tables import ensure_table
 from tests.support.iceberg_deletes import delete_positions
 
@@ -376,7 +376,7 @@ def test_a_model_is_replaced_beside_a_compaction(
 def test_commits_keep_manifests_and_snapshots_few(catalog: Catalog, table: Table) -> None:
     """Also when no maintenance ever runs."""
     keep(table, 5)
-    count = LITTLE + 10
+    count = SMALL + 10
     for turn in range(count):
         load(table.refresh(), 0, turn, turn + 1)
     table.refresh()
@@ -463,7 +463,7 @@ def test_a_tag_set_at_the_last_moment_is_kept(catalog: Catalog, table: Table) ->
     before = catalog.load_table(NAME)
     table.manage_snapshots().create_tag(chosen, "mine").commit()
     with pytest.raises(CommitFailedException):
-        begin(before, going=[chosen]).commit_transaction()
+        begin(before, expired=[chosen]).commit_transaction()
     assert rewrite.expire(catalog, NAME) == 0
     assert content(table, table.refresh().refs()["mine"].snapshot_id).total() == 1
 
@@ -476,7 +476,7 @@ def test_two_expiries_at_once(catalog: Catalog, table: Table) -> None:
     before = catalog.load_table(NAME)
     assert rewrite.expire(catalog, NAME) == 1
     with pytest.raises(CommitFailedException):
-        begin(before, going=expendable(before.metadata)).commit_transaction()
+        begin(before, expired=expendable(before.metadata)).commit_transaction()
     assert content(table).total() == 2
 
 
