@@ -11,8 +11,8 @@ from ingestion_platform.orchestration import run_log
 from ingestion_platform.orchestration.alarms import alarm_sensor
 from ingestion_platform.orchestration.automation import automation_sensor
 from ingestion_platform.orchestration.component import (
+    first_date,
     model_definitions,
-    start_date,
     stream_definitions,
 )
 from ingestion_platform.orchestration.dbt import dbt_definitions
@@ -49,12 +49,12 @@ def _built() -> dg.Definitions:
                 for stream in declared_streams(folder).values()
             ),
             *(
-                model_definitions([each], start_date(folder / each.domain))
+                model_definitions([each])
                 for folder in folders()
                 if folder != DOMAINS_FOLDER
                 for each in models_of(folder)
             ),
-            dbt_definitions(streams),
+            dbt_definitions(streams, first_date),
             maintenance_definitions(streams),
             dg.Definitions(
                 sensors=[automation_sensor(), alarm_sensor(streams)],

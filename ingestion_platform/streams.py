@@ -23,6 +23,8 @@ from ingestion_platform.settings import bytes_of, own_definitions
 DOMAINS_FOLDER = Path(__file__).parent / "domains"
 COMPONENT = "ingestion_platform.orchestration.Stream"
 BRONZE, QUARANTINE = "bronze", "quarantine"
+EARLIEST = date(2026, 1, 1)
+"""Older broker timestamps are taken for mistakes, unless the stream declares a `start_date`."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 _PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
@@ -91,8 +93,8 @@ class Stream:
     partitions: int = 4
     """Log partitions that assets are declared for; a topic with more is reported, not ignored.
     0 for a stream of files alone."""
-    start_date: str = "2026-01-01"
-    """The first ingest date: assets are declared from it on, and no record has an earlier one."""
+    start_date: str | None = None
+    """The declared first ingest date; see `first_date`."""
     files: FileSource | None = None
     """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
     key: str | None = None
@@ -104,8 +106,8 @@ class Stream:
 
     @property
     def first_date(self) -> date:
-        """`start_date` as a date."""
-        return date.fromisoformat(self.start_date)
+        """The first ingest date that a record can have: the declared one, or else EARLIEST."""
+        return EARLIEST if self.start_date is None else date.fromisoformat(self.start_date)
 
     @property
     def kafka(self) -> bool:
@@ -155,7 +157,7 @@ class Stream:
 
 
 def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
-    """A stream from the attributes of its YAML document; `folder` holds that document.
+    """Return the stream of a YAML document's attributes; `folder` holds that document.
 
     Raises:
         ContractError: an attribute is missing, unknown or wrong; names it.
@@ -187,12 +189,12 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
         )
     return Stream(
         name=name,
-        domain=folder.name,
+        domain=domain_of(folder),
         topic=attributes["topic"] if kafka else name,
         contract_file=contract_file,
         group_id=attributes.get("group_id", f"ingest-{name}"),
         partitions=int(attributes.get("partitions", Stream.partitions)) if kafka else 0,
-        start_date=str(attributes.get("start_date", Stream.start_date)),
+        start_date=str(attributes["start_date"]) if attributes.get("start_date") else None,
         files=files,
         key=key,
         deliver=destinations(attributes.get("deliver"), file, f"stream {name}"),
@@ -456,14 +458,22 @@ def readable(streams: Iterable[Stream]) -> tuple[list[Stream], list[Attempt[Stre
 
 
 def _read(root: Path) -> Iterator[Stream]:
-    for file in sorted(root.glob("*/defs.yaml")):
-        yield from declared_in(file.parent)
+    for file in definition_files(root):
+        for attributes in documents(file, COMPONENT):
+            yield stream_of(attributes, file.parent)
 
 
-def declared_in(folder: Path) -> Iterator[Stream]:
-    """The streams of one domain; raises as `declared_streams`."""
-    for attributes in documents(folder / "defs.yaml", COMPONENT):
-        yield stream_of(attributes, folder)
+def definition_files(root: Path) -> list[Path]:
+    """Return the `defs.yaml` of each domain below `root`, or of each stream of a domain."""
+    return sorted([*root.glob("*/defs.yaml"), *root.glob("*/*/defs.yaml")])
+
+
+def domain_of(folder: Path) -> str:
+    """Return the domain that a folder with a `defs.yaml` belongs to: its own name, or that of the
+    folder above it, if the folder above is not where domains are declared."""
+    declared = {root.resolve() for root in folders()}
+    above = folder.resolve().parent
+    return above.name if above.parent in declared else folder.name
 
 
 def documents(file: Path, component: str) -> Iterator[Mapping[str, Any]]:

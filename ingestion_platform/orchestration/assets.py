@@ -81,7 +81,7 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
     )
 
 
-def lake_asset(stream: Stream) -> dg.AssetsDefinition:
+def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     """The copy of the log: materializing slices lands what the log has up to their last ingest
     date, and, for the partition of files, what waits in the drop zone."""
     key = lake_key(stream)
@@ -98,7 +98,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
         ],
         description=f"Every record of topic {stream.topic} and of files as it was sent, in Parquet "
         "files by ingest date and log partition.",
-        partitions_def=partitions.slices(stream),
+        partitions_def=partitions.slices(stream, start),
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=LAKE_VERSION,
         kinds={"parquet", "python"},
@@ -158,7 +158,7 @@ def lake_asset(stream: Stream) -> dg.AssetsDefinition:
     return lake
 
 
-def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
+def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     """The typed table and its checks: materializing slices makes them equal to f(lake, contract).
 
     Events, which release a day to silver and gold, are told for the days that pass the gate only;
@@ -186,7 +186,7 @@ def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
                     "dagster/column_schema": schema,
                     "contract": f"{stream.contract.id} {stream.contract.version}",
                 },
-                partitions_def=partitions.slices(stream),
+                partitions_def=partitions.slices(stream, start),
                 group_name=stream.domain,
                 owners=metadata.owners(stream.contract.owner),
                 tags=_tags(stream),
@@ -204,7 +204,7 @@ def bronze_asset(stream: Stream) -> dg.AssetsDefinition:
         asked = partitions.requested_slices(context)
         with bound(stream=stream.name), _told_to_dagster(platform):
             if context.selected_asset_keys:
-                touched = _load(context, platform, stream, asked)
+                touched = _load(context, platform, stream, asked, start)
                 findings = _findings(platform, stream, touched, wanted)
                 _tell(context, platform, stream, touched, findings, version)
             else:
@@ -259,9 +259,13 @@ def _lake_events(
 
 
 def _load(
-    context: dg.AssetExecutionContext, platform: Platform, stream: Stream, asked: list[Slice]
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    stream: Stream,
+    asked: list[Slice],
+    start: date,
 ) -> list[Slice]:
-    """Load; gives the slices asked for and those that had to be loaded before them."""
+    """Load; return the requested slices and those that had to be loaded before them."""
     touched = set(asked)
 
     def note(loaded: "Loaded") -> None:
@@ -280,10 +284,10 @@ def _load(
         last=max(ingest_date for ingest_date, _ in asked),
         on_loaded=note,
     )
-    if beyond := sorted(of for of in touched if not partitions.is_declared(stream, of)):
+    if beyond := sorted(of for of in touched if of[0] < start):
         context.log.warning(
-            f"loaded slices that have no partition key: {', '.join(map(slice_key, beyond))}; "
-            f"declare an earlier start_date for stream {stream.name} to see and release them"
+            f"loaded slices before {start}, the first partition: "
+            f"{', '.join(map(slice_key, beyond))}; reload the code location to see them"
         )
     return partitions.declared(stream, touched)
 

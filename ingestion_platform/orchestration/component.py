@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from ingestion_platform import streams
 from ingestion_platform.errors import ContractError
+from ingestion_platform.orchestration import partitions
 from ingestion_platform.orchestration.assets import (
     bronze_asset,
     lake_asset,
@@ -21,7 +23,10 @@ from ingestion_platform.orchestration.assets import (
 )
 from ingestion_platform.orchestration.deliveries import delivery_asset
 from ingestion_platform.orchestration.file_sensor import file_sensor
+from ingestion_platform.orchestration.scaffold import StreamScaffolder
 from ingestion_platform.orchestration.sensors import stream_sensor
+from ingestion_platform.pipeline import Platform
+from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import declare
 from ingestion_platform.sinks.declare import model_deliveries, stream_deliveries
 
@@ -45,6 +50,7 @@ class StreamAttributes(dg.Model):
     http: dict[str, str] | None = None
 
 
+@dg.scaffold_with(StreamScaffolder)
 class Stream(dg.Component):
     """A stream: a topic, files or both, with a contract, landed in the lake and loaded."""
 
@@ -93,7 +99,6 @@ class Delivery(dg.Component):
 
     def __init__(self, attributes: dict[str, Any], folder: Path) -> None:
         self.deliveries = model_deliveries(attributes, folder)
-        self._start_date = start_date(folder)
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -120,27 +125,34 @@ class Delivery(dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets of the deliveries."""
-        return model_definitions(self.deliveries, self._start_date)
+        return model_definitions(self.deliveries)
 
 
-def model_definitions(deliveries: Iterable[declare.Delivery], start_date: str) -> dg.Definitions:
-    """The assets of a model's deliveries; its days begin at `start_date`."""
-    return dg.Definitions(assets=[delivery_asset(each, start_date) for each in deliveries])
+def model_definitions(deliveries: Iterable[declare.Delivery]) -> dg.Definitions:
+    """Return the assets of a model's deliveries."""
+    return dg.Definitions(
+        assets=[delivery_asset(each, first_date(each.domain)) for each in deliveries]
+    )
 
 
-def start_date(folder: Path) -> str:
-    """The first day of the models of a domain, whose streams a folder declares."""
-    found = [s.start_date for s in streams.declared_in(folder)]
-    return min(found, default=streams.Stream.start_date)
+@cache  # of the process: the lake is listed once
+def _first_dates() -> dict[str, date]:
+    return partitions.first_dates(Platform(Settings.load()), streams.declared_streams().values())
 
 
-def stream_definitions(stream: streams.Stream) -> dg.Definitions:
-    """All that a stream is in Dagster, but for the models built on it.
+def first_date(domain: str) -> date:
+    """Return the first ingest date that a domain has partitions for."""
+    return _first_dates().get(domain, streams.EARLIEST)
 
-    A stream whose contract or delivery is wrong shows the error, and does not hide the others.
+
+def stream_definitions(stream: streams.Stream, start: date | None = None) -> dg.Definitions:
+    """Return all that a stream is in Dagster, but for the models built on it.
+
+    Its partitions begin at `start`, by default with the first ingest date of its domain. A stream
+    whose contract or delivery is wrong shows the error, and does not hide the others.
     """
     try:
-        return _definitions(stream)
+        return _definitions(stream, start or first_date(stream.domain))
     except ContractError as error:
         return _unreadable(stream, error)
 
@@ -174,16 +186,16 @@ def _unreadable(stream: streams.Stream, error: ContractError) -> dg.Definitions:
     )
 
 
-def _definitions(stream: streams.Stream) -> dg.Definitions:
+def _definitions(stream: streams.Stream, start: date) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             raw_asset(stream),
-            lake_asset(stream),
-            bronze_asset(stream),
-            *(delivery_asset(each, stream.start_date) for each in stream_deliveries(stream)),
+            lake_asset(stream, start),
+            bronze_asset(stream, start),
+            *(delivery_asset(each, start) for each in stream_deliveries(stream)),
         ],
         sensors=[
-            *([stream_sensor(stream)] if stream.kafka else []),
-            *([file_sensor(stream)] if stream.files is not None else []),
+            *([stream_sensor(stream, start)] if stream.kafka else []),
+            *([file_sensor(stream, start)] if stream.files is not None else []),
         ],
     )

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cached_property
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from filelock import FileLock
 from packaging.version import Version
 
 from ingestion_platform.each import for_each
-from ingestion_platform.errors import ACTION, TRANSIENT_CODE, ContractError, Transient
+from ingestion_platform.errors import ACTION, TRANSIENT_CODE, Transient
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.orchestration.failing import failure
@@ -166,14 +166,13 @@ class Translator(DagsterDbtTranslator):
         )
 
 
-def dbt_definitions(streams: Mapping[str, Stream], *, together: bool = False) -> dg.Definitions:
-    """The models of every domain that has any, and the resource that runs dbt.
+def dbt_definitions(
+    streams: Mapping[str, Stream], first_date: Callable[[str], date], *, together: bool = False
+) -> dg.Definitions:
+    """Return the models of every domain that has any, and the resource that runs dbt.
 
-    Each domain's are run by themselves, so that they wait for nobody else's; or all `together`,
-    which starts dbt once.
-
-    Raises:
-        ContractError: streams whose models are run together start on different days.
+    Each domain's models are one step, so that they do not wait for those of others; or all are,
+    `together`, which starts dbt once. `first_date` gives the first partition of a domain.
     """
     project = dbt_project()
     domains = dict.fromkeys(stream.domain for stream in streams.values())
@@ -181,7 +180,12 @@ def dbt_definitions(streams: Mapping[str, Stream], *, together: bool = False) ->
     groups = [modelled] if together else [[domain] for domain in modelled]
     return dg.Definitions(
         assets=[
-            _models(project, group, [s for s in streams.values() if s.domain in group])
+            _models(
+                project,
+                group,
+                [s for s in streams.values() if s.domain in group],
+                min(map(first_date, group)),
+            )
             for group in groups
             if group
         ],
@@ -189,22 +193,8 @@ def dbt_definitions(streams: Mapping[str, Stream], *, together: bool = False) ->
     )
 
 
-def _start_date(streams: Sequence[Stream]) -> str:
-    starts = {stream.start_date for stream in streams}
-    if len(starts) > 1:
-        raise ContractError(
-            ", ".join(
-                f"domains/{domain}/defs.yaml" for domain in sorted({s.domain for s in streams})
-            ),
-            "start_date",
-            f"differs between streams of a domain: {', '.join(sorted(starts))}",
-            action="give them one start_date: the domain's models are partitioned by it",
-        )
-    return starts.pop()
-
-
 def _models(
-    project: DbtProject, domains: Sequence[str], streams: Sequence[Stream]
+    project: DbtProject, domains: Sequence[str], streams: Sequence[Stream], start: date
 ) -> dg.AssetsDefinition:
     name = "_".join(["dbt", *domains])
 
@@ -213,7 +203,7 @@ def _models(
         project=project,
         select=" ".join(f"path:models/{domain}" for domain in domains),
         name=name,
-        partitions_def=partitions.ingest_dates(_start_date(streams)),
+        partitions_def=partitions.ingest_dates(start),
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=Translator(),
         pool=name,

@@ -4,6 +4,7 @@ two are equal. What delivering means is written in `ingestion_platform.sinks`.
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -33,7 +34,7 @@ def delivery_key(delivery: Delivery) -> dg.AssetKey:
     return dg.AssetKey([delivery.sink, *re.split(r"[./]", delivery.label)])
 
 
-def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
+def delivery_asset(delivery: Delivery, start: date) -> dg.AssetsDefinition:
     """The target, kept equal to its source; materializing any slice delivers all that is new.
 
     Without the sink's settings it can be seen, and says what is missing; nothing asks for it.
@@ -48,7 +49,9 @@ def delivery_asset(delivery: Delivery, start_date: str) -> dg.AssetsDefinition:
         deps=[source],
         description=f"{delivery.label} in {delivery.sink}, equal to {delivery.table} by "
         f"{', '.join(delivery.key) or 'place in the log'}.{said}",
-        partitions_def=partitions.slices(stream) if stream else partitions.ingest_dates(start_date),
+        partitions_def=(
+            partitions.slices(stream, start) if stream else partitions.ingest_dates(start)
+        ),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=when_inputs_changed([]) if configured else None,
         kinds={_KINDS.get(delivery.sink, delivery.sink), "python"},

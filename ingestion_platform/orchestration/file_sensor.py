@@ -5,7 +5,7 @@ A file is asked for when it looks as it did a tick ago; the run itself looks twi
 """
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
@@ -24,7 +24,7 @@ LOOKED_AT = 200
 that is ready is enough, since a run takes the others too."""
 
 
-def file_sensor(stream: Stream) -> dg.SensorDefinition:
+def file_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
     """The sensor of a stream's file source."""
 
     @dg.sensor(
@@ -51,7 +51,8 @@ def file_sensor(stream: Stream) -> dg.SensorDefinition:
         reached = [sensors.at(of.lake), sensors.at(of.tables)] if of is not None else None
         positions: list[Any] = [ready, reached]
         behind = {FILES: min(days)} if days else {}
-        answer = sensors.request(context, stream, behind, positions, cursor)
+        behind |= sensors.revealed([FILES], start, cursor)
+        answer = sensors.request(context, stream, behind, positions, cursor, start)
         if not behind:
             waiting = len(backlog.waiting)
             answer = f"{waiting} files are being written" if waiting else "no files wait"

@@ -41,16 +41,17 @@ def materialize(
     After each run gives its outcome as plain data. Stops behind a run that fails.
     """
     streams = {s.name: s for s in declared_streams(DOMAINS_FOLDER).values() if s.domain in firsts}
+    first = min(firsts.values())
     repository = dg.Definitions.merge(
-        *map(stream_definitions, streams.values()),
+        *(stream_definitions(stream, first) for stream in streams.values()),
         # One start of dbt instead of one for each domain.
-        dbt_definitions(streams, together=True),
+        dbt_definitions(streams, lambda _: first, together=True),
         dg.Definitions(resources={"platform": PlatformResource()}, executor=dg.in_process_executor),
     ).get_repository_def()
     graph = repository.asset_graph
     models = dg.AssetSelection.kind("dbt").resolve(graph)
     runs = [_streams_run(platform, streams, domain, firsts[domain], last) for domain in firsts]
-    runs.append((set(models), (min(firsts.values()).isoformat(), last.isoformat())))
+    runs.append((set(models), (first.isoformat(), last.isoformat())))
     with _instance(platform.settings) as instance:
         for keys, bounds in runs:
             job = repository.get_implicit_job_def_for_assets(keys)

@@ -6,25 +6,58 @@ what came in files."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 
 import dagster as dg
 
+from ingestion_platform.each import for_each
 from ingestion_platform.lake.names import FILES, labelled_partition, partition_label
+from ingestion_platform.pipeline import Platform
 from ingestion_platform.streams import Stream
 
 # Dagster orders the dimensions of a key by their names.
 INGEST_DATE, LOG_PARTITION = "date", "partition"
 
+LOOKBACK = timedelta(days=7)
+"""Kafka's default retention: records of a topic that nothing was landed of are not older."""
+
+_AT_ONCE = 16
+
 Slice = tuple[date, int]
 """An ingest date and a log partition."""
 
 
+def first_dates(platform: Platform, streams: Iterable[Stream]) -> dict[str, date]:
+    """Return the first ingest date that has partitions, by domain.
+
+    It is the earliest that a stream of the domain declares or has in the lake; LOOKBACK before
+    today where there is none. Streams of a domain share it, since its models join them by day.
+    When the store does not answer, it is the earliest date that a record can have.
+    """
+    today = datetime.now(UTC).date()
+    declared = list(streams)
+    found: dict[str, date] = {}
+    for of in for_each(lambda each: _first_date(platform, each), declared, at_once=_AT_ONCE):
+        first = of.item.first_date if of.error is not None else of.found
+        if first is not None:
+            found[of.item.domain] = min(first, found.get(of.item.domain, first))
+    return {s.domain: found.get(s.domain, today - LOOKBACK) for s in declared}
+
+
+def _first_date(platform: Platform, stream: Stream) -> date | None:
+    from ingestion_platform.lake.segments import SegmentLog
+
+    if stream.start_date is not None:
+        return stream.first_date
+    landed = SegmentLog(platform.store, stream.topic).ingest_dates()
+    return landed[0] if landed else None
+
+
 @cache
-def ingest_dates(start_date: str) -> dg.DailyPartitionsDefinition:
-    """The UTC days from `start_date` up to and including today."""
-    return dg.DailyPartitionsDefinition(start_date=start_date, end_offset=1)
+def ingest_dates(start: date) -> dg.DailyPartitionsDefinition:
+    """Return the UTC days from `start` up to and including today."""
+    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
 
 
 def log_partitions(stream: Stream) -> dg.StaticPartitionsDefinition:
@@ -37,10 +70,10 @@ def all_partitions(stream: Stream) -> list[int]:
     return [*range(stream.partitions), FILES]
 
 
-def slices(stream: Stream) -> dg.MultiPartitionsDefinition:
-    """Ingest date x log partition."""
+def slices(stream: Stream, start: date) -> dg.MultiPartitionsDefinition:
+    """Return the slices of a stream from an ingest date on: ingest date x log partition."""
     return dg.MultiPartitionsDefinition(
-        {INGEST_DATE: ingest_dates(stream.start_date), LOG_PARTITION: log_partitions(stream)}
+        {INGEST_DATE: ingest_dates(start), LOG_PARTITION: log_partitions(stream)}
     )
 
 
@@ -63,10 +96,10 @@ def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:
 
 
 def is_declared(stream: Stream, of: Slice) -> bool:
-    """Whether a slice has a partition key: an asset's event can be told of it."""
+    """Tell whether a slice has a partition key, now or when definitions are loaded again."""
     return of[0] >= stream.first_date and of[1] in all_partitions(stream)
 
 
-def declared(stream: Stream, found: Iterable[Slice]) -> list[Slice]:
-    """Those of some slices that have a partition key, in order."""
-    return sorted(of for of in set(found) if is_declared(stream, of))
+def declared(stream: Stream, slices: Iterable[Slice]) -> list[Slice]:
+    """Return those slices that have a partition key, in order."""
+    return sorted(of for of in set(slices) if is_declared(stream, of))

@@ -5,7 +5,7 @@ It compares positions and nothing else; a request that it should not have made d
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -51,6 +51,8 @@ class Cursor:
     """By log partition: topic id, log start, log end, position of bronze."""
     positions: list[Any] = field(default_factory=list)
     """Of lake and bronze, and of files, when the last run was asked for."""
+    start: str | None = None
+    """The first partition when the last run was requested."""
     asked_at: float = 0.0
     attempts: int = 0
     """Runs asked for in a row at these positions."""
@@ -67,7 +69,7 @@ class Cursor:
         return json.dumps(asdict(self))
 
 
-def stream_sensor(stream: Stream) -> dg.SensorDefinition:
+def stream_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
     """The sensor of a stream."""
 
     @dg.sensor(
@@ -91,8 +93,9 @@ def stream_sensor(stream: Stream) -> dg.SensorDefinition:
         cursor = Cursor.of(context.cursor)
         events = _observations(stream, backlog, cursor)
         positions = [[p.partition, at(p.lake), at(p.tables)] for p in backlog.progress]
-        answer = request(context, stream, backlog.behind, positions, cursor)
-        if not backlog.behind:
+        behind = {**backlog.behind, **revealed(range(stream.partitions), start, cursor)}
+        answer = request(context, stream, behind, positions, cursor, start)
+        if not behind:
             answer = f"lake and bronze have all of {stream.topic}{_left_out(stream, backlog)}"
         return result(answer, events, cursor)
 
@@ -122,6 +125,7 @@ def request(
     behind: Mapping[int, date],
     positions: list[Any],
     cursor: Cursor,
+    start: date,
 ) -> dg.RunRequest | str:
     """One run for all slices behind (the first ingest date of each log partition), or why none.
 
@@ -129,7 +133,7 @@ def request(
     """
     positions = json.loads(json.dumps(positions))
     if not behind:
-        cursor.attempts = 0
+        cursor.attempts, cursor.start = 0, start.isoformat()
         return "nothing is behind"
     if run := _unfinished(context.instance, stream):
         return f"run {run.run_id[:8]} of this stream is not finished"
@@ -143,7 +147,16 @@ def request(
         )
     cursor.positions, cursor.asked_at = positions, time.time()
     cursor.attempts += 1
-    return run_request(stream, behind)
+    cursor.start = start.isoformat()
+    return run_request(stream, behind, start)
+
+
+def revealed(log_partitions: Iterable[int], start: date, cursor: Cursor) -> dict[int, date]:
+    """Return `start` for each log partition, if it had no partition key until definitions were
+    loaded again: its slices were loaded before, but not released to silver and gold."""
+    if cursor.start is None or start.isoformat() >= cursor.start:
+        return {}
+    return dict.fromkeys(log_partitions, start)
 
 
 def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun | None:
@@ -164,11 +177,11 @@ def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
     return time.time() - records[0].timestamp if records else 0.0
 
 
-def run_request(stream: Stream, behind: Mapping[int, date]) -> dg.RunRequest:
-    """A run of the rectangle from the first ingest date behind to today, of the partitions
-    behind."""
+def run_request(stream: Stream, behind: Mapping[int, date], start: date) -> dg.RunRequest:
+    """Request the rectangle from the first ingest date behind to today, of the partitions
+    behind; older slices than `start` are loaded with it."""
     today = datetime.now(UTC).date()
-    first = max(min(behind.values()), stream.first_date)
+    first = max(min(behind.values()), start)
     return dg.RunRequest(
         asset_selection=[assets.lake_key(stream), assets.bronze_key(stream)],
         tags={

@@ -17,8 +17,10 @@ from ingestion_platform.streams import (
     Destination,
     Stream,
     declared_streams,
+    definition_files,
     destinations,
     documents,
+    domain_of,
     folders,
 )
 
@@ -123,13 +125,14 @@ def model_deliveries(attributes: Mapping[str, Any], folder: Path) -> list[Delive
     if not (isinstance(key, list) and key and all(isinstance(name, str) for name in key)):
         action = "name the model's unique key, for example `key: [user_id]`"
         raise ContractError(file, f"model {model}, key", "is missing or no list", action=action)
+    domain = domain_of(folder)
     where = destinations(attributes.get("deliver"), file, f"model {model}")
     if not where:
         raise ContractError(
             file, f"model {model}", "is delivered nowhere", action="add `deliver: [postgres: {}]`"
         )
     return [
-        _delivery(each, file, f"model {model}", table=model, domain=folder.name, key=tuple(key))
+        _delivery(each, file, f"model {model}", table=model, domain=domain, key=tuple(key))
         for each in where
     ]
 
@@ -202,7 +205,7 @@ def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Del
 
 def models_of(root: Path) -> Iterator[Delivery]:
     """The deliveries of models that a folder of domains declares; raises as `model_deliveries`."""
-    for file in sorted(root.glob("*/defs.yaml")):
+    for file in definition_files(root):
         for attributes in documents(file, COMPONENT):
             yield from model_deliveries(attributes, file.parent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +11,6 @@ import pytest
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
 from ingestion_platform.definitions import defs
-from ingestion_platform.errors import ContractError
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.orchestration import dbt, failing
 from ingestion_platform.pipeline import Platform
@@ -29,14 +27,6 @@ def test_the_ingest_dates_of_a_run_end_before_the_day_after_its_last() -> None:
         "ingest_date_end": "2026-03-01",
     }
     assert dbt.ingest_date_vars(["2026-02-27"])["ingest_date_end"] == "2026-02-28"
-
-
-def test_streams_of_a_domain_start_on_one_day() -> None:
-    """Their models are partitioned by that day's ingest dates; the error says what to change."""
-    stream = declared_streams()["pgr_events"]
-    other = replace(stream, name="other", topic="other", start_date="2025-01-01")
-    with pytest.raises(ContractError, match="start_date"):
-        dbt.dbt_definitions({"pgr_events": stream, "other": other})
 
 
 @pytest.mark.slow

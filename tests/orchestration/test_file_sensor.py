@@ -44,7 +44,7 @@ def tick(lab: Lab, cursor: str | None = None) -> Any:
         definitions=lab.definitions(),
         resources={"platform": lab.platform},
     )
-    return file_sensor(lab.stream).evaluate_tick(context)
+    return file_sensor(lab.stream, lab.stream.first_date).evaluate_tick(context)
 
 
 def test_a_stable_file_is_asked_for_once(lab: Lab) -> None:

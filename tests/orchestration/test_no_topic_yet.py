@@ -40,13 +40,13 @@ def tick(lab: Lab) -> Any:
         definitions=lab.definitions(),
         resources={"platform": lab.platform},
     )
-    return sensors.stream_sensor(lab.stream).evaluate_tick(context)
+    return sensors.stream_sensor(lab.stream, lab.stream.first_date).evaluate_tick(context)
 
 
 def alarms(lab: Lab, *streams: Stream) -> set[str]:
     """The keys of the alarms that are on after the alarm sensor has looked."""
     definitions = dg.Definitions.merge(
-        *(stream_definitions(each) for each in streams),
+        *(stream_definitions(each, each.first_date) for each in streams),
         dg.Definitions(resources={"platform": lab.platform}),
     )
     book = AlarmStore(lab.settings)
@@ -140,7 +140,9 @@ def test_broken_contract_hides_no_other_stream(
     """Its first assets and its sensor have the error; an alarm names it, and only it."""
     broken = make_stream()
     broken.contract_file.write_text("kind: DataContract\n")
-    definitions = dg.Definitions.merge(stream_definitions(broken), unborn.definitions())
+    definitions = dg.Definitions.merge(
+        stream_definitions(broken, broken.first_date), unborn.definitions()
+    )
     graph = definitions.get_repository_def().asset_graph
     lake = graph.get(dg.AssetKey(["lake", broken.name]))
     assert broken.contract_file.name in (lake.description or "")

@@ -61,7 +61,7 @@ def tick(lab: Lab, cursor: str | None = None) -> Any:
         definitions=lab.definitions(),
         resources={"platform": lab.platform},
     )
-    return sensors.stream_sensor(lab.stream).evaluate_tick(context)
+    return sensors.stream_sensor(lab.stream, lab.stream.first_date).evaluate_tick(context)
 
 
 def repair(lab: Lab) -> None:

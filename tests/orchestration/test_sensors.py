@@ -27,7 +27,7 @@ def _tick(lab: Lab, cursor: str | None = None) -> Any:
         definitions=lab.definitions(),
         resources={"platform": lab.platform},
     )
-    return sensors.stream_sensor(lab.stream).evaluate_tick(context)
+    return sensors.stream_sensor(lab.stream, lab.stream.first_date).evaluate_tick(context)
 
 
 def _requested(tick: Any) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ def test_records_before_the_start_date_are_asked_for_with_the_first_ingest_dates
     lab.produce(50, days_ago(800))
     (start, end), *others = _requested(_tick(lab))
     assert not others
-    assert start.startswith(lab.stream.start_date)
+    assert start.startswith(lab.stream.first_date.isoformat())
     assert end.startswith(TODAY.isoformat())
 
 

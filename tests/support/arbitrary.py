@@ -141,7 +141,7 @@ class Arena:
                 definitions=lab.definitions(),
                 resources={"platform": lab.platform},
             )
-            tick: Any = sensors.stream_sensor(stream).evaluate_tick(context)
+            tick: Any = sensors.stream_sensor(stream, stream.first_date).evaluate_tick(context)
             (request,) = tick.run_requests
             told = lab.run(asset_selection=[lab.lake, lab.bronze], tags=request.tags)
             assert told.checks["reconciliation"].passed

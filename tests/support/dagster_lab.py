@@ -54,6 +54,8 @@ class Lab:
     stream: Stream
     settings: Settings
     instance: dg.DagsterInstance
+    start: date | None = None
+    """The first partition; by default the first date that a record can have."""
 
     @property
     def platform(self) -> Platform:
@@ -115,7 +117,7 @@ class Lab:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)
             return dg.Definitions.merge(
-                stream_definitions(self.stream),
+                stream_definitions(self.stream, self.start or self.stream.first_date),
                 dg.Definitions(
                     resources={"platform": self.platform}, executor=dg.in_process_executor
                 ),

@@ -76,7 +76,7 @@ class Oracle:
                 bad[place] = record
             else:
                 good[place] = row
-        first = date.fromisoformat(self.stream.start_date)
+        first = self.stream.first_date
         ingest_dates = (
             self.ingest_dates(self.seen) if self.ingest_dates else ingest_dates_of(self.seen, first)
         )
