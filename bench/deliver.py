@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.schemas import bronze_arrow_schema
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver

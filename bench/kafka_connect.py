@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingestion_platform.kafka.client import ensure_topic
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import CATALOG, Settings, process_environment
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.tables import ensure_bronze

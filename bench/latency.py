@@ -26,7 +26,7 @@ import numpy as np
 
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from ingestion_platform.warehouse.commit import read_committed
@@ -145,7 +145,7 @@ def _latencies(
     with platform.log(stream) as log:
         marks = log.watermarks(log.topic().partitions)
         ends = {p: np.array([each.get(p, 0) for each in seen.ends]) for p in marks}
-        for run in log.read({p: (mark.start, mark.end) for p, mark in marks.items()}):
+        for run in log.read({p: range(mark.start, mark.end) for p, mark in marks.items()}):
             offsets = np.array([m.offset() for m in run.messages])
             sent = np.array([m.timestamp()[1] for m in run.messages]) / 1000
             held_by = np.searchsorted(ends[run.partition], offsets, side="right")

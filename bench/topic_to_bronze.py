@@ -26,7 +26,8 @@ from typing import Any
 from bench import kafka_connect
 from bench.kafka_connect import Connect
 from ingestion_platform.kafka.client import ensure_topic
-from ingestion_platform.pipeline import Platform, land_stream, run_stream
+from ingestion_platform.pipeline import land_stream, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
@@ -162,7 +163,7 @@ def _fresh(env: dict[str, str], stream: Stream) -> tuple[Platform, Stream]:
 def _consume(platform: Platform, stream: Stream) -> None:
     with platform.log(stream) as log:
         marks = log.watermarks(log.topic().partitions)
-        for _ in log.read({p: (mark.start, mark.end) for p, mark in marks.items()}):
+        for _ in log.read({p: range(mark.start, mark.end) for p, mark in marks.items()}):
             pass
 
 

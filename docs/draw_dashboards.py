@@ -36,7 +36,8 @@ from ingestion_platform.http_api.app import build  # noqa: E402
 from ingestion_platform.kafka import broker  # noqa: E402
 from ingestion_platform.operations.metrics.read import Reader  # noqa: E402
 from ingestion_platform.operations.metrics.serve import serving  # noqa: E402
-from ingestion_platform.pipeline import Platform, run_stream  # noqa: E402
+from ingestion_platform.pipeline import run_stream  # noqa: E402
+from ingestion_platform.platform import Platform  # noqa: E402
 from ingestion_platform.produce.producer import produce  # noqa: E402
 from ingestion_platform.produce.simulators import simulate  # noqa: E402
 from ingestion_platform.settings import Settings  # noqa: E402

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import Permanent
-from ingestion_platform.pipeline import Platform, load_files, run_stream
+from ingestion_platform.pipeline import load_files, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams, select, with_topic
 

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
+from typing import NamedTuple
+
+
+class Slice(NamedTuple):
+    """One ingest date of one log partition: a Dagster partition."""
+
+    ingest_date: date
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)

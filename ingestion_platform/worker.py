@@ -25,7 +25,8 @@ from ingestion_platform.failures import counting_failures
 from ingestion_platform.kafka.topic_log import Log, LogChanged
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import bound
-from ingestion_platform.pipeline import Platform, TopicIngestor, run_files
+from ingestion_platform.pipeline import TopicIngestor, run_files
+from ingestion_platform.platform import Platform
 from ingestion_platform.retries import OUTAGE, YIELD, backoff
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
@@ -249,7 +250,7 @@ class TopicLine:
                 return NO_TOPIC
             self._look(flow)
             # Also when nothing seems to wait: the lake may have what the tables lack.
-            self._advance(flow, together=False)
+            self._advance(flow, one_commit=False)
             self._flow, self._emptied = flow, began
             return 0.0
         waiting = self._look(self._flow)
@@ -261,7 +262,7 @@ class TopicLine:
         if not due(waiting, waited, self._record_bytes, self._limits):
             return min(LOOK, self._limits.flush_seconds - waited)
         self._emptied = began  # what comes in meanwhile is the next pass's
-        self._advance(self._flow, together=waiting <= self._limits.batch_size)
+        self._advance(self._flow, one_commit=waiting <= self._limits.batch_size)
         return 0.0
 
     def close(self) -> None:
@@ -286,14 +287,14 @@ class TopicLine:
             observer.lag(self._stream, self._waiting)
         return sum(self._waiting.values())
 
-    def _advance(self, flow: TopicIngestor, *, together: bool) -> None:
+    def _advance(self, flow: TopicIngestor, *, one_commit: bool) -> None:
         flow.advance(
             rows=self._limits.batch_size,
             size=self._limits.flush_bytes,
             on_landed=self._landed,
             on_loaded=self._loaded,
-            go_on=lambda: not self._stop.is_set(),
-            together=together,
+            keep_going=lambda: not self._stop.is_set(),
+            one_commit=one_commit,
         )
 
     def _landed(self, landed: Landed) -> None:
@@ -342,7 +343,7 @@ class FilesLine:
                 on_landed=self._landed,
                 on_loaded=self._loaded,
                 on_file=self._handled,
-                go_on=lambda: not self._stop.is_set(),
+                keep_going=lambda: not self._stop.is_set(),
             )
         self._begun = True
         if not self._stream.kafka:  # else its topic's line tells

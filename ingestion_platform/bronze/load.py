@@ -30,7 +30,7 @@ from ingestion_platform.lake.land_files import problems_of
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
-from ingestion_platform.positions import Position, lower
+from ingestion_platform.positions import Position, Slice, lower
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import Change, commit, read_committed
 from ingestion_platform.warehouse.committed import CommittedRanges, Span, disagreement
@@ -213,9 +213,7 @@ class Loader:
             for segment in segment_log.after(partition, self.position(partition), last=last):
                 yield LoadItem(segment)
 
-    def stale(
-        self, segment_log: SegmentLog, slices: Iterable[tuple[date, int]]
-    ) -> Iterator[LoadItem]:
+    def stale(self, segment_log: SegmentLog, slices: Iterable[Slice]) -> Iterator[LoadItem]:
         """The loaded files of some slices that another contract or parser validated."""
         for ingest_date, partition in slices:
             for segment in segment_log.slice(ingest_date, partition):
@@ -348,10 +346,10 @@ class _Validated:
 def _follows(at: Position | None, segment: Segment, *, handed: bool) -> bool:
     """Whether a file continues what is loaded; what was handed over may have overtaken others'."""
     if at is None:
-        return not handed or segment.previous_topic_id is None
+        return not handed or segment.previous is None
     if at.topic_id == segment.topic_id:
         return segment.gap_start <= at.offset
-    return (segment.previous_topic_id, segment.previous_end) == (at.topic_id, at.offset)
+    return segment.previous == at
 
 
 def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ingestion_platform.contract.lint import Finding
     from ingestion_platform.each import Attempt
     from ingestion_platform.errors import ContractError
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
@@ -151,7 +151,7 @@ def plan(
       ingest contract plan --all --json
     """
     from ingestion_platform.each import for_each, results
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     terminal: Terminal = ctx.obj

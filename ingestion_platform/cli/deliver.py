@@ -12,7 +12,7 @@ from ingestion_platform.cli.terminal import Terminal, count, literal, new_table
 
 if TYPE_CHECKING:
     from ingestion_platform.each import Attempt
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.sinks.declare import Delivery
     from ingestion_platform.sinks.deliver import Delivered
     from ingestion_platform.streams import Stream
@@ -57,7 +57,7 @@ def deliver(
     """
     terminal: Terminal = ctx.obj
     from ingestion_platform.each import for_each, results
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     settings = Settings.load()

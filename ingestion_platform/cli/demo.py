@@ -24,7 +24,7 @@ from ingestion_platform.errors import Permanent
 from ingestion_platform.project import how_to
 
 if TYPE_CHECKING:
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import Stream
@@ -91,7 +91,7 @@ def demo(
     Run again, it adds records. Exits with 1 if a check does not hold.
     """
     terminal: Terminal = ctx.obj
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.produce.simulators import main_stream, simulated
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams

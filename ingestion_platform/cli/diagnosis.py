@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ingestion_platform.each import for_each, results
 from ingestion_platform.errors import PlatformError
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams, readable
 

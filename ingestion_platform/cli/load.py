@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.streams import Stream
 
 _REASONS = 5
@@ -77,7 +77,7 @@ def load(
       ingest load pgr_events tomorrow.csv --again
     """
     terminal: Terminal = ctx.obj
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import declared_streams, select
 
@@ -125,7 +125,7 @@ def _try(
     trial = try_file(platform, stream, file, on_read=on_read)
     progress.update(reading, total=trial.records)
     outcome.result, outcome.records, outcome.reasons = "tried", trial.records, trial.reasons
-    outcome.bronze, outcome.quarantined = trial.good, trial.rejected
+    outcome.bronze, outcome.quarantined = trial.valid, trial.rejected
 
 
 def _load(

@@ -46,7 +46,7 @@ def maintenance(
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.each import for_each, results
     from ingestion_platform.operations.maintenance import maintain_models, maintain_stream
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     platform = Platform(Settings.load())

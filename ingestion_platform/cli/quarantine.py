@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ingestion_platform.each import Attempt
     from ingestion_platform.operations.quarantine import Choice, Group, Overview, Rejected, Replayed
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.streams import Stream
 
 app = typer.Typer(no_args_is_help=True)
@@ -215,7 +215,7 @@ def discard(
 
 
 def _platform() -> Platform:
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     return Platform(Settings.load())

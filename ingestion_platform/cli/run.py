@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ingestion_platform.errors import PlatformError
     from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.streams import Stream
 
 _REASONS = 5
@@ -71,7 +71,7 @@ def run(
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.each import attempt, for_each
     from ingestion_platform.kafka.client import topics
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     platform = Platform(Settings.load())

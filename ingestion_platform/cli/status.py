@@ -66,7 +66,7 @@ def _as_dict(of: Found) -> dict[str, Any]:
 
 def _tell_deliveries(terminal: Terminal, stream: str) -> None:
     """Where the targets are that the stream's table is delivered to."""
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.sinks.declare import stream_deliveries
     from ingestion_platform.sinks.deliver import standing
@@ -91,7 +91,7 @@ def read(names: list[str] | None) -> list[Found]:
         UnknownStream: no stream of a name is declared.
     """
     from ingestion_platform.each import for_each
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.progress.status import stream_status
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import declared_streams, select

@@ -50,7 +50,7 @@ def verify(
     wanted = chosen(streams, everything=everything)
     from ingestion_platform.each import for_each
     from ingestion_platform.operations.verify import verify_stream
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
 
     platform = Platform(Settings.load())

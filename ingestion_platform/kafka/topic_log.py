@@ -191,9 +191,7 @@ class Log:
             found[p] = Watermarks(low, high)
         return found
 
-    def read(
-        self, ranges: Mapping[int, tuple[int, int]], *, timeout: float = 60.0
-    ) -> Iterator[Run]:
+    def read(self, ranges: Mapping[int, range], *, timeout: float = 60.0) -> Iterator[Run]:
         """Runs of messages, each partition from its first to before its second offset.
 
         A partition's last run has its `end`: exactly the second offset, since transaction markers
@@ -203,11 +201,11 @@ class Log:
             Moved: an offset is no longer in the log.
             SourceUnavailable: nothing came for `timeout` seconds though an end is not reached.
         """
-        pending = {p: end for p, (start, end) in ranges.items() if start < end}
+        pending = {p: offsets.stop for p, offsets in ranges.items() if offsets}
         if not pending:
             return
         self._know_leaders()
-        self._consumer.assign([self._partition(p, ranges[p][0]) for p in pending])
+        self._consumer.assign([self._partition(p, ranges[p].start) for p in pending])
         try:
             last = time.monotonic()
             while pending:
@@ -289,7 +287,7 @@ class Log:
 
     def first_stamps(self, partition: int, offset: int, end: int) -> list[Stamp]:
         """Return the timestamps of the first records at or after `offset`, [] if there are none."""
-        for run in self.read({partition: (offset, end)}):
+        for run in self.read({partition: range(offset, end)}):
             if run.messages:
                 return [message.timestamp() for message in run.messages]
         return []

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ingestion_platform.errors import Permanent, WriteConflict
+from ingestion_platform.errors import Permanent, TopicMissing, WriteConflict
 from ingestion_platform.kafka.times import NOT_AVAILABLE, as_date, as_days, ingest_days, instants
 from ingestion_platform.kafka.topic_log import Log, LogChanged, Run, Topic, Watermarks, offset_of
 from ingestion_platform.lake.losses import ordinal_of, present_losses, record_losses
-from ingestion_platform.lake.names import Name
+from ingestion_platform.lake.names import FILES, Name
 from ingestion_platform.lake.records import HEADERS, SCHEMA, decode, describe, encode
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
@@ -50,12 +50,35 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a log partition has beyond its segment log: offsets `start` to before `end`."""
+    """The offsets of a log partition that its segment log lacks.
 
-    start: int
-    end: int
+    `tail` is the last segment, `ordinal` that of the topic id.
+    """
+
+    offsets: range
     tail: Segment | None
     ordinal: int
+
+
+def find_topic(log: Log, store: Store) -> Topic | None:
+    """Return the topic, or None while it does not exist yet.
+
+    Raises:
+        TopicMissing: the topic is gone though the lake has records of it.
+        SourceUnavailable, StoreUnavailable: the log or the store does not answer.
+    """
+    try:
+        return log.topic()
+    except TopicMissing as error:
+        segment_log = SegmentLog(store, log.name)
+        if any(segment_log.names(day).keys() - {FILES} for day in segment_log.ingest_dates()):
+            raise TopicMissing(
+                f"topic {log.name} is gone: the lake has records of it, and the brokers do not "
+                "know it any more",
+                action="wait if the brokers have just started; else create it again, or remove "
+                "the stream's declaration",
+            ) from error
+        return None
 
 
 def backlogs(
@@ -63,7 +86,7 @@ def backlogs(
     watermarks: Mapping[int, Watermarks],
     tails: Mapping[int, Segment],
 ) -> dict[int, Backlog]:
-    """What is to be landed, from what the log and the lake are; plain data in and out.
+    """Return what is to be landed of each log partition.
 
     Raises:
         Permanent: the log ends before what was landed from it.
@@ -79,8 +102,8 @@ def backlogs(
                 action="restore the broker's data, or recreate the topic to go on",
             )
         at = None if tail is None else tail.position
-        todo = waiting(mark.start, mark.end, topic.topic_id, at)
-        found[partition] = Backlog(todo.start, todo.stop, tail, ordinal)
+        offsets = waiting(mark.start, mark.end, topic.topic_id, at)
+        found[partition] = Backlog(offsets, tail, ordinal)
     return found
 
 
@@ -116,8 +139,8 @@ def land(
     record_losses(store, topic.name, present_losses(topic, watermarks, ends))
     todo = {p: b for p, b in backlogs(topic, watermarks, ends).items() if p in chosen}
     for backlog in todo.values() if tails is None else ():
-        heal_sidecar(store, backlog.tail)
-    todo = {p: b for p, b in todo.items() if b.start < b.end}
+        ensure_sidecar(store, backlog.tail)
+    todo = {p: b for p, b in todo.items() if b.offsets}
     if not todo:
         return
     today = datetime.now(UTC).date()
@@ -126,7 +149,7 @@ def land(
         for p, backlog in todo.items()
     }
     with Writer(store, lambda: _same(log, topic)) as writer:
-        for run in log.read({p: (b.start, b.end) for p, b in todo.items()}):
+        for run in log.read({p: b.offsets for p, b in todo.items()}):
             builder = builders[run.partition]
             builder.add(run)
             cuts = builder.take(rows, size, finished=run.end is not None)
@@ -166,8 +189,8 @@ class _Builder:
 
     def __post_init__(self) -> None:
         tail = self.backlog.tail
-        self._start = self.backlog.start
-        self._previous = None if tail is None else (tail.topic_id, tail.end)
+        self._start = self.backlog.offsets.start
+        self._previous = None if tail is None else tail.position
         self._floor = None if tail is None else as_days(tail.name.ingest_date)
 
     def add(self, run: Run) -> None:
@@ -209,8 +232,8 @@ class _Builder:
         """The files that are full, and the rest when the partition is finished."""
         if finished and not self.finished:
             self.finished = True
-            if self._start < self.backlog.end:
-                self._cut(self.backlog.end)
+            if self._start < self.backlog.offsets.stop:
+                self._cut(self.backlog.offsets.stop)
         elif self._rows >= rows or self._bytes >= size:
             self._cut(self._tables[-1]["offset"][-1].as_py() + 1)
         cuts, self._cuts = self._cuts, []
@@ -229,18 +252,16 @@ class _Builder:
             partition=self.partition,
             topic=self.topic.name,
         )
-        previous_topic_id, previous_end = self._previous or (None, None)
         segment = Segment(
             name=name,
             topic_id=self.topic.topic_id,
             cluster_id=self.topic.cluster_id,
             end=end,
             rows=table.num_rows,
-            previous_topic_id=previous_topic_id,
-            previous_end=previous_end,
+            previous=self._previous,
         )
         self._cuts.append((segment, table))
-        self._start, self._previous = end, (self.topic.topic_id, end)
+        self._start, self._previous = end, segment.position
         self._tables, self._rows, self._bytes = [], 0, 0
 
 
@@ -325,7 +346,7 @@ def write_sidecar(store: Store, segment: Segment, table: pa.Table, data: bytes) 
     store.write(segment.name.sidecar, text.encode())
 
 
-def heal_sidecar(store: Store, tail: Segment | None) -> None:
+def ensure_sidecar(store: Store, tail: Segment | None) -> None:
     """Write the metadata of a segment log's last file, should its writer have died before."""
     if tail is None:
         return

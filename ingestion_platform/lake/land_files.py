@@ -18,7 +18,7 @@ from ingestion_platform.errors import WriteConflict
 from ingestion_platform.files.formats import Content, Format
 from ingestion_platform.files.reading import Problem, Problems, Records, joined
 from ingestion_platform.lake.journal import Claim, Journal
-from ingestion_platform.lake.land import Landed, Writer, heal_sidecar
+from ingestion_platform.lake.land import Landed, Writer, ensure_sidecar
 from ingestion_platform.lake.names import FILES, parse_name
 from ingestion_platform.lake.records import HEADERS, SCHEMA
 from ingestion_platform.lake.segments import Segment, Source, read_segment
@@ -119,7 +119,7 @@ def land_claimed(
         StoreUnavailable: the store does not answer.
     """
     tail = _tail(store, topic, claim)
-    heal_sidecar(store, tail)
+    ensure_sidecar(store, tail)
     at = claim.start if tail is None else tail.end
     if at == claim.end:
         return
@@ -155,8 +155,7 @@ def _segment(topic: str, claim: Claim, start: int, rows: int) -> Segment:
         cluster_id="",
         end=start + rows,
         rows=rows,
-        previous_topic_id=claim.topic_id if start else None,
-        previous_end=start or None,
+        previous=Position(claim.topic_id, start) if start else None,
         file=Source(claim.name, claim.sha256, claim.start, claim.end, claim.kind, encoding),
     )
 

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.errors import Permanent, WriteConflict
-from ingestion_platform.lake.land import BYTES, ROWS, heal_sidecar, write_sidecar
+from ingestion_platform.lake.land import BYTES, ROWS, ensure_sidecar, write_sidecar
 from ingestion_platform.lake.names import FILES, parse_name, slice_folder
 from ingestion_platform.lake.records import encode, read
 from ingestion_platform.lake.segments import Segment, SegmentLog, read_footer
@@ -235,7 +235,7 @@ def _made(store: Store, group: Group) -> Segment | None:
         # A log may have been compacted between two readings of it.
         if not held.filter(pc.is_in(held["offset"], wanted["offset"])).equals(wanted):
             raise _differing(store, segment, piece.segment.name.path)
-    heal_sidecar(store, segment)
+    ensure_sidecar(store, segment)
     return segment
 
 

@@ -42,7 +42,8 @@ class Segment:
     """One file of the segment log: offsets `start` to before `end` of a topic id, `rows` records.
 
     Offsets in that range without a record (transaction markers, compacted records) are gaps, and
-    so are those from `previous_end` to `start`, which retention took before they were copied.
+    so are those from the end of the previous segment to `start`, which retention deleted before
+    they were landed.
     """
 
     name: Name
@@ -50,8 +51,7 @@ class Segment:
     cluster_id: str
     end: int
     rows: int
-    previous_topic_id: str | None = None
-    previous_end: int | None = None
+    previous: Position | None = None
     file: Source | None = None
     """Of a link of the log partition FILES."""
 
@@ -68,11 +68,11 @@ class Segment:
     @property
     def gap_start(self) -> int:
         """Where the gap before this file starts; equal to `start` when there is none."""
-        if self.previous_topic_id is None:
+        if self.previous is None:
             return self.start
-        if self.previous_topic_id != self.topic_id:
+        if self.previous.topic_id != self.topic_id:
             return 0
-        return min(self.start, self.previous_end or 0)
+        return min(self.start, self.previous.offset)
 
     @property
     def gaps(self) -> int:
@@ -91,8 +91,7 @@ class Segment:
             "start": self.start,
             "end": self.end,
             "rows": self.rows,
-            "previous_topic_id": self.previous_topic_id,
-            "previous_end": self.previous_end,
+            "previous": self.previous and asdict(self.previous),
         }
         if self.file is not None:
             said["file"] = asdict(self.file)
@@ -133,8 +132,7 @@ def read_footer(
         cluster_id=said["cluster_id"],
         end=said["end"],
         rows=said["rows"],
-        previous_topic_id=said["previous_topic_id"],
-        previous_end=said["previous_end"],
+        previous=Position(**said["previous"]) if said["previous"] else None,
         file=Source(**said["file"]) if "file" in said else None,
     )
     return segment, metadata
@@ -319,12 +317,12 @@ def _first_unreachable(
     where they end."""
     at = position
     for segment in segments:
-        if at is None:
-            reachable = segment.previous_topic_id is None
+        previous = segment.previous
+        if at is None or previous is None:
+            reachable = at == previous
         else:
-            previous = (segment.previous_end or 0) <= at.offset
-            follows = segment.previous_topic_id == at.topic_id and previous
-            reachable = follows or _holds(segment, at)
+            reachable = previous.topic_id == at.topic_id and previous.offset <= at.offset
+        reachable = reachable or (at is not None and _holds(segment, at))
         if not reachable:
             return segment, f"offset {at.offset} of {at.topic_id}" if at else "the start of the log"
         if at is None or segment.topic_id != at.topic_id or segment.end > at.offset:

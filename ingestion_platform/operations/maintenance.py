@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import PlatformError
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:

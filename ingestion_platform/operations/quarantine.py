@@ -16,7 +16,9 @@ from ingestion_platform.bronze.load import Loaded, SegmentValidator
 from ingestion_platform.contract import columns as c
 from ingestion_platform.errors import Permanent
 from ingestion_platform.lake.names import partition_label
-from ingestion_platform.pipeline import Platform, reload_slices
+from ingestion_platform.pipeline import reload_slices
+from ingestion_platform.platform import Platform
+from ingestion_platform.positions import Slice
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.decisions import (
@@ -33,7 +35,6 @@ from ingestion_platform.warehouse.tables import load_or_none
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-Slice = tuple[date, int]
 Row = Mapping[str, Any]
 
 _PLACE = f"{c.TOPIC_ID}, {c.PARTITION}, {c.OFFSET}"
@@ -329,7 +330,7 @@ def _places(
     found: dict[Slice, list[tuple[Place, str]]] = {}
     with _rejected_records(platform, stream, Choice(ingest_dates=tuple(ingest_dates))) as ask:
         for row in ask(f"SELECT {c.INGEST_DATE}, {_PLACE}, {c.CONTRACT} FROM rejected"):
-            of = row[c.INGEST_DATE], row[c.PARTITION]
+            of = Slice(row[c.INGEST_DATE], row[c.PARTITION])
             found.setdefault(of, []).append((_place(row), row[c.CONTRACT]))
     return found
 

@@ -22,7 +22,7 @@ from ingestion_platform.lake.land import BYTES, ROWS
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.catalog import answering

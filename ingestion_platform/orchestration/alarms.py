@@ -23,7 +23,7 @@ from ingestion_platform.orchestration import assets, checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.deliveries import EQUAL
 from ingestion_platform.orchestration.failing import ACTIONS, INTERRUPTED, kind_of
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import AlarmSettings
 from ingestion_platform.streams import Stream
 

@@ -21,7 +21,8 @@ from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
-from ingestion_platform.pipeline import Platform, land_stream, load_stream
+from ingestion_platform.pipeline import land_stream, load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from ingestion_platform.orchestration.deliveries import delivery_asset
 from ingestion_platform.orchestration.file_sensor import file_sensor
 from ingestion_platform.orchestration.scaffold import StreamScaffolder
 from ingestion_platform.orchestration.sensors import stream_sensor
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import declare
 from ingestion_platform.sinks.declare import model_deliveries, stream_deliveries

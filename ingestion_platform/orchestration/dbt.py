@@ -34,7 +34,7 @@ from ingestion_platform.errors import ACTION, TRANSIENT_CODE, Transient
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.orchestration.failing import failure
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.project import DBT_PROJECT, IS_CHECKOUT
 from ingestion_platform.settings import Settings, export
 from ingestion_platform.streams import Stream

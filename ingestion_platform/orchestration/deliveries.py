@@ -15,7 +15,7 @@ from ingestion_platform.logs import mask_error
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.orchestration.failing import failure
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.compare import compare
 from ingestion_platform.sinks.declare import Delivery

@@ -15,7 +15,7 @@ from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets, sensors
 from ingestion_platform.orchestration.sensors import Cursor
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.progress.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.streams import Stream
 

@@ -23,7 +23,7 @@ from ingestion_platform.operations.maintenance import (
 from ingestion_platform.orchestration import metadata
 from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.orchestration.sensors import UNFINISHED
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.project import DBT_PROJECT
 from ingestion_platform.streams import Stream, readable
 

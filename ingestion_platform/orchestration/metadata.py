@@ -18,7 +18,7 @@ from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.schemas import duckdb_type
 from ingestion_platform.orchestration.partitions import Slice
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.partitions import all_partitions, slice_key
 from ingestion_platform.orchestration.resources import PlatformResource
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, Stream, declared_streams
 

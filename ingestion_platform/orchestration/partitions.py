@@ -13,7 +13,7 @@ import dagster as dg
 
 from ingestion_platform.each import for_each
 from ingestion_platform.lake.names import FILES, labelled_partition, partition_label
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 
 # Dagster orders the dimensions of a key by their names.

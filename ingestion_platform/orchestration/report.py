@@ -25,7 +25,7 @@ from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.metadata import Stored
 from ingestion_platform.orchestration.partitions import Slice, slice_key
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
@@ -94,8 +94,7 @@ class _Day:
                 return True  # it was counted with the day
             follows = segment.gap_start == at.offset
         else:
-            before = (segment.previous_topic_id, segment.previous_end)
-            follows = before == ((at.topic_id, at.offset) if at is not None else (None, None))
+            follows = segment.previous == at
         if not follows:
             return False
         of = (segment.name.ingest_date, segment.name.partition)

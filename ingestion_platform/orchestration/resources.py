@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 
 
 class PlatformResource(dg.ConfigurableResource[Platform]):
-    """Gives assets, checks and sensors a `pipeline.Platform`; it has no settings of its own."""
+    """Gives assets, checks and sensors a `platform.Platform`; it has no settings of its own."""
 
     def create_resource(self, context: dg.InitResourceContext) -> Platform:
         """A platform of the present settings; its stores open when first used."""

@@ -16,7 +16,7 @@ from ingestion_platform.errors import PlatformError
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.partitions import slice_key
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.progress.backlog import Backlog, read_backlog
 from ingestion_platform.streams import Stream

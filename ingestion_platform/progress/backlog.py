@@ -13,10 +13,11 @@ from ingestion_platform.kafka.times import ingest_date
 from ingestion_platform.kafka.topic_log import Log, Topic, Watermarks
 from ingestion_platform.lake.drop import Arrival
 from ingestion_platform.lake.journal import Copies, Journal
+from ingestion_platform.lake.land import find_topic
 from ingestion_platform.lake.land_files import landed_end
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.segments import Segment, SegmentLog
-from ingestion_platform.pipeline import Platform, topic_of
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position, lower, waiting
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import read_committed
@@ -105,7 +106,7 @@ def read_backlog(platform: Platform, stream: Stream) -> Backlog:
     # Before the lake's end: a table can then only seem to be further behind than it is.
     tables = _Tables(platform, stream)
     with platform.log(stream) as log:
-        topic = topic_of(log, platform.store)
+        topic = find_topic(log, platform.store)
         if topic is None:
             return Backlog(None, (), {})
         marks = log.watermarks(topic.partitions)

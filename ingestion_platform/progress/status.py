@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.kafka.topic_log import Topic, Watermarks
 from ingestion_platform.lake.journal import Claim, Copies, Journal
+from ingestion_platform.lake.land import find_topic
 from ingestion_platform.lake.land_files import landed_end
 from ingestion_platform.lake.losses import Loss, merged, present_losses, recorded_losses
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.segments import Segment, SegmentLog
-from ingestion_platform.pipeline import Platform, topic_of
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position, waiting
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.committed import CommittedRanges
@@ -210,7 +211,7 @@ def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Wate
     """Return the topic and its watermarks; without a topic, one that has no partitions."""
     if stream.kafka:
         with platform.log(stream) as log:
-            topic = topic_of(log, platform.store)
+            topic = find_topic(log, platform.store)
             if topic is not None:
                 return topic, log.watermarks(topic.partitions)
     return Topic(stream.topic, "", "", ()), {}

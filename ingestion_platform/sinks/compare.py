@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyiceberg.table import Table
 
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
 
 _MOST_REJECTED = 1_000_000
 

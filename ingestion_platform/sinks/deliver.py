@@ -37,7 +37,7 @@ from ingestion_platform.warehouse.tables import load_or_none
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-    from ingestion_platform.pipeline import Platform
+    from ingestion_platform.platform import Platform
 
 ATTEMPTS = 30
 QUIET, PATIENCE = 20.0, 120.0

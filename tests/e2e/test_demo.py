@@ -20,7 +20,7 @@ import pytest
 from ingestion_platform.cli.dev import LOCATION
 from ingestion_platform.kafka import broker
 from ingestion_platform.orchestration.instance import prepare_dagster_home
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams
 from ingestion_platform.warehouse.tables import load_or_none

@@ -17,7 +17,8 @@ import pytest
 
 from ingestion_platform.lake.land_files import landed_position
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream

@@ -20,7 +20,8 @@ from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.quarantine import replay
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream, try_file
+from ingestion_platform.pipeline import run_stream, try_file
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from tests.support.grievances import EVENT, as_parquet
@@ -96,7 +97,7 @@ def test_bad_lines_go_to_quarantine(platform: Platform, stream: Stream, tmp_path
     file = tmp_path / "c.jsonl"
     file.write_bytes(data)
     trial = try_file(platform, stream, file)
-    assert (trial.records, trial.good, trial.rejected) == (6, 2, 4)
+    assert (trial.records, trial.valid, trial.rejected) == (6, 2, 4)
 
     def describe(document: dict[str, Any]) -> None:
         document["schema"][0]["properties"][2]["logicalTypeOptions"] = {"maxLength": 500}
@@ -204,7 +205,7 @@ def test_broken_files_hold_up_no_other(platform: Platform, stream: Stream) -> No
         drop(platform, stream, name, data)
         drop(platform, stream, f"good-{name}.jsonl", GOOD + b"\n" + name.encode())
     handled = run(platform, stream)
-    assert {name: handled[name].outcome for name in BROKEN} == dict.fromkeys(BROKEN, "rejected")
+    assert {name: handled[name].outcome for name in BROKEN} == dict.fromkeys(BROKEN, "refused")
     for name in BROKEN:
         assert handled[f"good-{name}.jsonl"].outcome == "landed"
         assert platform.drop.read(handled[name].kept) == BROKEN[name]

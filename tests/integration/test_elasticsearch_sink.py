@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.errors import Permanent, SettingError, WriteConflict
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.compare import compare
 from ingestion_platform.sinks.documents import LONGEST_ID, ids

@@ -25,7 +25,8 @@ from ingestion_platform.http_api.app import build
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.lake.file_source import Handled
 from ingestion_platform.lake.names import FILES
-from ingestion_platform.pipeline import Platform, load_files, run_stream
+from ingestion_platform.pipeline import load_files, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.labelled import find
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record

@@ -13,7 +13,8 @@ import pytest
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.quarantine import Choice, discard, overview, replay
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.pipeline import load_stream, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.settings import Settings

@@ -21,7 +21,8 @@ from pyiceberg.catalog import load_catalog
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, land_stream, load_stream, run_stream
+from ingestion_platform.pipeline import land_stream, load_stream, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate

@@ -26,14 +26,8 @@ from ingestion_platform.lake.land_files import land_claimed, unfinished
 from ingestion_platform.lake.names import FILES
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import (
-    Platform,
-    land_stream,
-    load_files,
-    load_stream,
-    run_stream,
-    try_file,
-)
+from ingestion_platform.pipeline import land_stream, load_files, load_stream, run_stream, try_file
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate
@@ -314,7 +308,7 @@ def test_a_trial_lands_nothing(platform: Platform, stream: Stream, tmp_path: Pat
     file = tmp_path / "x.csv"
     file.write_bytes(as_csv([EVENT, EVENT | {"status": "NO"}, EVENT]))
     trial = try_file(platform, stream, file)
-    assert (trial.records, trial.good, trial.rejected) == (3, 2, 1)
+    assert (trial.records, trial.valid, trial.rejected) == (3, 2, 1)
     assert next(iter(trial.reasons)).startswith("status: must be one of")
     assert Journal(platform.store, stream.topic).last() is None
 

@@ -14,7 +14,8 @@ import yaml
 from ingestion_platform.dialect import dialect_of
 from ingestion_platform.lake.file_source import FilesRefused, Handled
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import FileSource, Stream
 from tests.formats import csv_cases, jsonl_cases, parquet_cases

@@ -25,7 +25,8 @@ from ingestion_platform.files.spool import NoRoom, Spool
 from ingestion_platform.lake import file_source as door_module
 from ingestion_platform.lake.file_source import FilesRefused, Handled
 from ingestion_platform.lake.guarded import GuardedStore
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import FileLimits, Settings, WorkerSettings
 from ingestion_platform.streams import FileSource, Stream
 from ingestion_platform.worker import FilesLine

@@ -25,7 +25,8 @@ import pytest
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams
 from services import Services

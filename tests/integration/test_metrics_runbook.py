@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from ingestion_platform.cli.app import app
 from ingestion_platform.operations.metrics.exposition import PlatformCollector
 from ingestion_platform.operations.metrics.read import Reader
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings

@@ -24,7 +24,8 @@ from ingestion_platform.http_api.app import build
 from ingestion_platform.operations.metrics.catalogue import API, PLATFORM
 from ingestion_platform.operations.metrics.read import Reader
 from ingestion_platform.operations.metrics.serve import serving
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings

@@ -18,7 +18,7 @@ from ingestion_platform.cli.app import app
 from ingestion_platform.kafka.client import client_config, ensure_topic
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.metrics.serve import reader_of, text
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate

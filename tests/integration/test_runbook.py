@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from ingestion_platform.cli.app import app
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.kafka.client import ensure_topic
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status

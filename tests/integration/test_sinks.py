@@ -19,7 +19,7 @@ import pytest
 
 from ingestion_platform.errors import Permanent, Transient
 from ingestion_platform.operations.maintenance import maintain_stream
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
 from ingestion_platform.sinks.declare import model_deliveries, stream_deliveries

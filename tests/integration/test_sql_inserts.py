@@ -17,7 +17,8 @@ from ingestion_platform.bronze.inserted import validate_inserted
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.operations.maintenance import maintain_stream
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.pipeline import load_stream, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulators import simulate

@@ -13,7 +13,7 @@ import pytest
 
 from ingestion_platform import worker
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status

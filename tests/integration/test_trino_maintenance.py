@@ -11,7 +11,8 @@ import pytest
 from ingestion_platform.errors import EngineUnavailable, Permanent
 from ingestion_platform.operations.maintenance import maintain_stream
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import Stream

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform import worker
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings, SinkSettings

@@ -13,7 +13,7 @@ from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from ingestion_platform.definitions import defs
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.orchestration import dbt, failing
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.tables import ensure_namespace

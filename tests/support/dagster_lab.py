@@ -15,7 +15,7 @@ import yaml
 from ingestion_platform.orchestration import assets
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.partitions import Slice, parse_slice, slice_key
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings

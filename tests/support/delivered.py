@@ -25,7 +25,8 @@ from pyiceberg.catalog import load_catalog
 
 from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import store_at
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.streams import Stream

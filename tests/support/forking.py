@@ -41,6 +41,7 @@ from ingestion_platform.lake import land as land_module
 from ingestion_platform.lake import merge as merge_module
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.maintenance import maintain_stream, tables_of
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
 from ingestion_platform.sinks import postgres  # noqa: F401
@@ -113,33 +114,33 @@ def perform(request: dict[str, Any]) -> None:
     if request["do"] == "store":
         store(request["env"], Path(request["root"]), request["ingest_dates"])
     else:
-        WORK[request["do"]](pipeline.Platform(settings), stream)
+        WORK[request["do"]](Platform(settings), stream)
 
 
-def load(platform: pipeline.Platform, stream: Stream, ingest_dates: Iterable[date] = ()) -> None:
+def load(platform: Platform, stream: Stream, ingest_dates: Iterable[date] = ()) -> None:
     """Load what is landed, and some ingest dates again where another contract validated them."""
     everything = range(stream.partitions)
     pipeline.load_stream(platform, stream, partitions=everything, ingest_dates=ingest_dates)
 
 
-def serve_stream(platform: pipeline.Platform, stream: Stream) -> None:
+def serve_stream(platform: Platform, stream: Stream) -> None:
     """Be the worker, until a signal comes."""
     streaming.run(platform.settings, [stream], observe=lambda _: nullcontext(()))
 
 
-def remove_orphans(platform: pipeline.Platform, stream: Stream) -> None:
+def remove_orphans(platform: Platform, stream: Stream) -> None:
     """Of both tables, however new."""
     for table in tables_of(stream):
         orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
 
 
-def merge(platform: pipeline.Platform, stream: Stream) -> None:
+def merge(platform: Platform, stream: Stream) -> None:
     """Merge the lake's closed ingest dates into small files."""
     today = datetime.now(UTC).date()
     merge_module.merge_closed(platform.store, stream.topic, today=today, target_rows=150)
 
 
-def deliver(platform: pipeline.Platform, stream: Stream) -> None:
+def deliver(platform: Platform, stream: Stream) -> None:
     """Deliver bronze, in many changes of few rows."""
     for name, size in (("LEAST", 10), ("MOST", 100), ("KEYS", 50)):
         setattr(deliver_module, name, size)
@@ -147,7 +148,7 @@ def deliver(platform: pipeline.Platform, stream: Stream) -> None:
         deliver_module.deliver(platform, delivery)
 
 
-WORK: dict[str, Callable[[pipeline.Platform, Stream], object]] = {
+WORK: dict[str, Callable[[Platform, Stream], object]] = {
     "run": pipeline.run_stream,
     "stream": serve_stream,
     "land": pipeline.land_stream,

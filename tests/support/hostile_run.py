@@ -27,7 +27,8 @@ def main(home: Path, contract: Path) -> None:
     if os.geteuid() == 0:
         drop_capabilities()
     from ingestion_platform.errors import PlatformError
-    from ingestion_platform.pipeline import Platform, run_stream
+    from ingestion_platform.pipeline import run_stream
+    from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.streams import Stream
 

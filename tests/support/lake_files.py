@@ -11,6 +11,7 @@ from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.records import SCHEMA, encode
 from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import Store
+from ingestion_platform.positions import Position
 
 DAY = date(2026, 11, 18)
 
@@ -36,8 +37,7 @@ def segment_of(
         cluster_id="cluster",
         end=end,
         rows=end - start if rows is None else rows,
-        previous_topic_id=previous and previous[0],
-        previous_end=previous and previous[1],
+        previous=Position(*previous) if previous else None,
     )
 
 

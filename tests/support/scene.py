@@ -18,7 +18,8 @@ from confluent_kafka.admin import AdminClient
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings

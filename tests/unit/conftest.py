@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 

@@ -10,7 +10,8 @@ import pytest
 from ingestion_platform.errors import Permanent, StoreUnavailable, WriteConflict
 from ingestion_platform.failures import counting_failures, counts, note
 from ingestion_platform.kafka.topic_log import LogChanged
-from ingestion_platform.pipeline import Platform, land_stream
+from ingestion_platform.pipeline import land_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
 from ingestion_platform.worker import Noted

@@ -20,6 +20,7 @@ from ingestion_platform.each import attempt, for_each, results
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.kafka.times import SKEW, first_plausible
 from ingestion_platform.lake.journal import Journal
+from ingestion_platform.lake.land import find_topic
 from ingestion_platform.lake.losses import recorded_losses
 from ingestion_platform.lake.names import FILES, ingest_date_folder, parse_name
 from ingestion_platform.lake.records import decode
@@ -33,7 +34,7 @@ from ingestion_platform.operations.metrics.facts import (
     StreamSamples,
     TableSamples,
 )
-from ingestion_platform.pipeline import Platform, topic_of
+from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.sinks import plan
 from ingestion_platform.sinks.declare import Delivery
@@ -396,7 +397,7 @@ class _StreamReader:
         try:
             if self._log is None:
                 self._log = self._opened.enter_context(self._platform.log(self._stream))
-            topic = topic_of(self._log, self._platform.store)
+            topic = find_topic(self._log, self._platform.store)
             if topic is None:
                 return LogSamples()
             marks = self._log.watermarks(topic.partitions)

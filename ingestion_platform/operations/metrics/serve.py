@@ -18,7 +18,7 @@ from ingestion_platform.operations.metrics.exposition import (
     exposition,
 )
 from ingestion_platform.operations.metrics.read import Reader
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import readable_deliveries
 from ingestion_platform.streams import declared_streams

@@ -17,7 +17,8 @@ from ingestion_platform.contract.problems import ContractProblems
 from ingestion_platform.errors import Permanent, WriteConflict
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse import evolve as evolution
 from ingestion_platform.warehouse.dataset import TableDataset

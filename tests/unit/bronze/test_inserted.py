@@ -13,7 +13,8 @@ import pytest
 
 from ingestion_platform.bronze import inserted
 from ingestion_platform.bronze.inserted import Inserted, validate_inserted
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.tables import ensure_bronze

@@ -18,7 +18,8 @@ from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract import exact
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 from tests.support.every_kind import EVERY_KIND, prop, text
 from tests.support.grievances import GOOD

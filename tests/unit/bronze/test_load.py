@@ -12,7 +12,8 @@ from ingestion_platform.bronze.load import Loader, LoadItem
 from ingestion_platform.errors import CatalogUnavailable, WriteConflict
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.operations.verify import verify_stream
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.commit import read_committed
 from tests.support.grievances import GOOD

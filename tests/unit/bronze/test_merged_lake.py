@@ -13,7 +13,8 @@ from ingestion_platform.lake.merge import merge_closed
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.operations import verify as verify_module
 from ingestion_platform.operations.verify import SliceCount, slice_counts, verify_stream
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 from tests.support.grievances import GOOD
 from tests.support.lake_files import DAY, put, segment_of

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ingestion_platform.pipeline import Platform
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status

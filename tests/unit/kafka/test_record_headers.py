@@ -43,7 +43,7 @@ def headers_of(settings: Settings, topic: str) -> Any:
     """The headers that the platform reads."""
     with Log(settings, topic, "group") as log:
         found = []
-        for run in log.read({0: (0, len(HEADERS))}):
+        for run in log.read({0: range(len(HEADERS))}):
             found += log.headers(run.messages) or [[] for _ in run.messages]
         return found
 

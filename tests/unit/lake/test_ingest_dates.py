@@ -14,6 +14,7 @@ from ingestion_platform.kafka.times import ingest_date
 from ingestion_platform.kafka.topic_log import Run, Topic, Watermarks
 from ingestion_platform.lake.land import Backlog, _Builder, backlogs
 from ingestion_platform.lake.segments import Segment
+from ingestion_platform.positions import Position
 from tests.support.lake_files import segment_of
 
 TOPIC = Topic("t", "A", "cluster", (0,))
@@ -76,7 +77,7 @@ def built(
         offset += step
         messages.append(Message(offset, *stamp))
     end = offset + 2  # a marker at the end
-    backlog = Backlog(start, end, tail, 0)
+    backlog = Backlog(range(start, end), tail, 0)
     builder = _Builder(TOPIC, 0, backlog, lambda _: None, FIRST, last, TODAY)
     files = []
     edges = sorted({0, *(r for r in runs if r < len(messages)), len(messages)})
@@ -153,15 +154,15 @@ def test_files_are_cut_by_ingest_date(
     values = [v for _, t in files for v in t["value"].to_pylist()]
     assert values == [b"%d" % at for at in places[:taken]]
 
-    at = ("A", tail.end) if tail else None
+    at = tail.position if tail else None
     for segment, table in files:
-        assert segment.start == (at[1] if at else 0)
-        assert (segment.previous_topic_id, segment.previous_end) == (at or (None, None))
+        assert segment.start == (at.offset if at else 0)
+        assert segment.previous == at
         assert segment.rows == table.num_rows
         assert segment.start < segment.end
-        at = ("A", segment.end)
+        at = segment.position
     if taken == len(log):
-        assert at == ("A", offset + 2)
+        assert at == Position("A", offset + 2)
 
 
 @settings(deadline=None)
@@ -178,15 +179,15 @@ def test_what_is_landed_next() -> None:
     marks = {0: Watermarks(5, 20), 1: Watermarks(0, 3), 2: Watermarks(0, 0)}
     tails = {0: segment_of("t", 0, 12), 1: segment_of("t", 0, 7, partition=1, topic_id="Z")}
     found = backlogs(TOPIC, marks, tails)
-    assert [(b.start, b.end, b.ordinal) for b in found.values()] == [
-        (12, 20, 0),
-        (0, 3, 0),
-        (0, 0, 0),
+    assert [(b.offsets, b.ordinal) for b in found.values()] == [
+        (range(12, 20), 0),
+        (range(3), 0),
+        (range(0), 0),
     ]
     new = Topic("t", "B", "cluster", (0, 1, 2))
     found = backlogs(new, marks, tails)
-    assert [(b.start, b.end, b.ordinal) for b in found.values()] == [
-        (5, 20, 1),
-        (0, 3, 1),
-        (0, 0, 1),
+    assert [(b.offsets, b.ordinal) for b in found.values()] == [
+        (range(5, 20), 1),
+        (range(3), 1),
+        (range(0), 1),
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform.errors import Permanent, StoreUnavailable
-from ingestion_platform.lake.land import heal_sidecar
+from ingestion_platform.lake.land import ensure_sidecar
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.lake.store import Store, open_store, store_at
 from ingestion_platform.settings import Settings
@@ -185,7 +185,7 @@ def test_a_sidecar_that_was_never_written_is_made_up_for(store: Store) -> None:
     put(store, segment_of("t", 0, 3))
     tail = SegmentLog(store, "t").tails([0])[0]
     for _ in range(2):
-        heal_sidecar(store, tail)
+        ensure_sidecar(store, tail)
         assert b'"record_count": 3' in store.read(tail.name.sidecar)
 
 

@@ -20,7 +20,8 @@ from ingestion_platform.operations.quarantine import (
     undo,
 )
 from ingestion_platform.operations.verify import slice_counts, verify_stream
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.decisions import TABLE

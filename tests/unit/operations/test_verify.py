@@ -13,7 +13,8 @@ import pytest
 
 from ingestion_platform.lake.segments import SegmentLogBroken
 from ingestion_platform.operations.verify import slice_counts, verify_stream
-from ingestion_platform.pipeline import Platform, load_stream, run_stream
+from ingestion_platform.pipeline import load_stream, run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status

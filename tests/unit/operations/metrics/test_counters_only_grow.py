@@ -15,7 +15,8 @@ from ingestion_platform.operations.metrics.catalogue import REJECTED, ROWS
 from ingestion_platform.operations.metrics.exposition import PlatformCollector
 from ingestion_platform.operations.metrics.read import Reader
 from ingestion_platform.operations.quarantine import Choice, discard, overview
-from ingestion_platform.pipeline import Platform, load_stream
+from ingestion_platform.pipeline import load_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.retention import KEEP_PROPERTY

@@ -15,7 +15,8 @@ from ingestion_platform.operations.metrics import exposition
 from ingestion_platform.operations.metrics.exposition import Latest, PlatformCollector
 from ingestion_platform.operations.metrics.facts import Samples
 from ingestion_platform.operations.metrics.read import LOOK, RECOUNT, Reader
-from ingestion_platform.pipeline import Platform, run_stream
+from ingestion_platform.pipeline import run_stream
+from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings
