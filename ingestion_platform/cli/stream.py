@@ -1,4 +1,4 @@
-"""`ingest stream`: streams landed and loaded for ever, seconds behind their logs."""
+"""`ingest stream`: land and load streams in a loop, seconds behind their logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ingestion_platform.settings import Settings
-    from ingestion_platform.worker import Observer
+    from ingestion_platform.worker.tasks import Observer
 
 LOG = logging.getLogger("ingestion_platform.worker")
 
@@ -29,10 +29,10 @@ def stream(
     streams: StreamNames = None,
     everything: All = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="Spread the streams over so many processes.")
+        int, typer.Option(min=1, help="Number of processes that share the streams.")
     ] = 1,
     report: Annotated[
-        bool, typer.Option(help="Tell Dagster, where DAGSTER_HOME has an instance.")
+        bool, typer.Option(help="Report to Dagster, if DAGSTER_HOME has an instance.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:
@@ -56,44 +56,44 @@ def stream(
     from ingestion_platform.each import for_each
     from ingestion_platform.settings import Settings
     from ingestion_platform.sinks.declare import stream_deliveries
-    from ingestion_platform.worker import run
+    from ingestion_platform.worker.processes import run
 
     settings = Settings.load()
-    # A wrong contract, or a wrong delivery, is told before anything begins.
+    # Report an invalid contract or delivery before anything starts.
     attempts = list(for_each(lambda of: (of.contract, stream_deliveries(of)), wanted))
     usable = [of.item for of in attempts if of.error is None]
     if not usable:
         finish(terminal, attempts)
     remarks = not terminal.quiet and terminal.err.is_terminal
-    attendance = Attendance(report=report, level="INFO" if remarks else "WARNING")
-    logs.configure(settings, level=attendance.level, run=logs.this_process("worker"))
+    setup = ProcessSetup(report=report, level="INFO" if remarks else "WARNING")
+    logs.configure(settings, level=setup.level, run=logs.this_process("worker"))
     for of in attempts:
         if of.error is not None:
             LOG.error("%s is not served: %s", of.item.name, of.error)
-    well = run(settings, usable, processes=processes, observe=attendance)
+    succeeded = run(settings, usable, processes=processes, observe=setup)
     finish(terminal, attempts)
-    if not well:
+    if not succeeded:
         raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
-class Attendance:
-    """What each process of the worker sets up: its log, its progress, its reports to Dagster."""
+class ProcessSetup:
+    """Set up the logs, progress and reports to Dagster of each process of the worker."""
 
     report: bool
     level: str
 
     def __call__(self, settings: Settings) -> AbstractContextManager[Sequence[Observer]]:
-        """See worker.Observe."""
+        """See `worker.processes.Observe`."""
         return self._observed(settings)
 
     @contextmanager
     def _observed(self, settings: Settings) -> Iterator[Sequence[Observer]]:
-        from ingestion_platform.worker import Progress
+        from ingestion_platform.worker.tasks import ProgressLog
 
         logs.configure(settings, level=self.level, run=logs.this_process("worker"))
         with ExitStack() as opened:
-            observers: list[Observer] = [Progress()]
+            observers: list[Observer] = [ProgressLog()]
             if self.report and _dagster_is_there(settings):
                 from ingestion_platform.orchestration.report import reporting
 
@@ -102,7 +102,7 @@ class Attendance:
 
 
 def _dagster_is_there(settings: Settings) -> bool:
-    """Whether somebody named DAGSTER_HOME, or has made it by using Dagster."""
+    """Return whether DAGSTER_HOME is set, or exists because Dagster was used here."""
     there = "DAGSTER_HOME" in settings.source or (settings.dagster_home / "dagster.yaml").exists()
     if not there:
         LOG.info("no reports: Dagster has not been used here (%s)", settings.dagster_home)

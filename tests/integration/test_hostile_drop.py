@@ -29,7 +29,7 @@ from ingestion_platform.pipeline import run_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import FileLimits, Settings, WorkerSettings
 from ingestion_platform.streams import FileSource, Stream
-from ingestion_platform.worker import FilesLine
+from ingestion_platform.worker.tasks import FilesTask
 from services import Services
 from tests.support.grievances import EVENT, as_csv
 from tests.support.testbed import new_stream, separate_environment
@@ -359,11 +359,11 @@ def test_worker_goes_on_past_strangers(
     good(zone)
     os.mkfifo(zone / "pipe.csv")
     good(zone, "locked.csv", entity_id="2")
-    line = FilesLine(platform, stream, WorkerSettings(), [], threading.Event())
+    task = FilesTask(platform, stream, WorkerSettings(), [], threading.Event())
     with (zone / "locked.csv").open("ab") as file, caplog.at_level("INFO"):
         fcntl.flock(file, fcntl.LOCK_EX)
         for _ in range(3):
-            line.step()
+            task.step()
     said = [r.getMessage().partition("file ")[2] for r in caplog.records if "file " in r.msg]
     assert sorted(each.partition(":")[0] for each in said) == [
         "good.csv landed",

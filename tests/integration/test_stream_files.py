@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-from ingestion_platform import worker
 from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
@@ -31,7 +30,7 @@ def working(settings: Settings, stream: Stream) -> Iterator[None]:
     hasty = replace(settings, worker=LIMITS, drop_settle_seconds=0.1)
 
     def serve() -> None:
-        outcomes.append(worker.serve(hasty, [stream], [], stop))
+        outcomes.append(serve(hasty, [stream], [], stop))
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform import worker
 from ingestion_platform.pipeline import run_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
@@ -20,6 +19,7 @@ from ingestion_platform.settings import Settings, SinkSettings
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.sinks.deliver import standing
 from ingestion_platform.streams import Destination, Stream
+from ingestion_platform.worker.loop import serve
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def stream(settings: Settings, make_stream: Callable[..., Stream]) -> Stream:
 def serving(settings: Settings, stream: Stream) -> Iterator[None]:
     """A worker on a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=worker.serve, args=(settings, [stream], (), stop))
+    thread = threading.Thread(target=serve, args=(settings, [stream], (), stop))
     thread.start()
     try:
         yield

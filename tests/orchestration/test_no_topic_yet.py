@@ -19,7 +19,7 @@ from ingestion_platform.orchestration.alarms import Look, Memory, failed_checks
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
-from ingestion_platform.worker import Outcome, serve
+from ingestion_platform.worker.loop import Outcome, serve
 from tests.support.dagster_lab import TODAY, Lab
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore:Starting in dagster")

@@ -13,12 +13,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ingestion_platform import worker
 from ingestion_platform.definitions import defs
 from ingestion_platform.orchestration import report
 from ingestion_platform.orchestration.partitions import Slice, parse_slice
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import declared_streams
+from ingestion_platform.worker.loop import serve
 from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 PATIENCE = 60.0
@@ -42,7 +42,7 @@ def working(
     stop = threading.Event()
     with report.Reporter(platform, instance or (lambda: lab.instance)) as reporter:
         arguments = (platform.settings, [lab.stream], [reporter], stop)
-        thread = threading.Thread(target=worker.serve, args=arguments)
+        thread = threading.Thread(target=serve, args=arguments)
         thread.start()
         try:
             yield

@@ -15,7 +15,6 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion_platform import worker
 from ingestion_platform.cli import diagnosis
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.metrics.exposition import PlatformCollector, exposition
@@ -28,6 +27,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import WorkerSettings
 from ingestion_platform.streams import Stream
+from ingestion_platform.worker.loop import Outcome
 from tests.support import c_kafka
 from tests.support.c_kafka import Raw
 from tests.support.dagster_lab import TODAY, Lab
@@ -163,16 +163,16 @@ class Arena:
         assert not [m for m in warnings.messages if "cannot be told of" in m]
 
     @contextmanager
-    def _working(self) -> Iterator[worker.Outcome]:
+    def _working(self) -> Iterator[Outcome]:
         limits = WorkerSettings(flush_seconds=0.1, report_seconds=0.2)
         platform = self.lab.platform
         platform = replace(platform, settings=replace(platform.settings, worker=limits))
-        stop, outcome = threading.Event(), worker.Outcome()
+        stop, outcome = threading.Event(), Outcome()
         with report.Reporter(platform, lambda: self.lab.instance) as reporter:
             streams = [self.lab.stream, self.other]
 
             def serve() -> None:
-                ended = worker.serve(platform.settings, streams, [reporter], stop)
+                ended = serve(platform.settings, streams, [reporter], stop)
                 outcome.failed.update(ended.failed)
 
             thread = threading.Thread(target=serve)

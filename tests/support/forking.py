@@ -33,7 +33,6 @@ import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
 from confluent_kafka import admin  # noqa: F401
 
 from ingestion_platform import pipeline
-from ingestion_platform import worker as streaming
 from ingestion_platform.bronze import load as load_module
 from ingestion_platform.contract import odcs  # noqa: F401
 from ingestion_platform.errors import Permanent, Transient
@@ -52,6 +51,7 @@ from ingestion_platform.warehouse.maintenance import compact as compact_module
 from ingestion_platform.warehouse.maintenance import orphans as orphans_module
 from ingestion_platform.warehouse.maintenance import rewrite as rewrite_module
 from ingestion_platform.warehouse.maintenance import table as table_module  # noqa: F401
+from ingestion_platform.worker import processes as streaming
 
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 

@@ -14,7 +14,7 @@ from ingestion_platform.pipeline import land_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import declared_streams
-from ingestion_platform.worker import Noted
+from ingestion_platform.worker.loop import CountFailures
 
 
 def test_errors_are_counted_by_kind(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_worker_s_failures_count(tmp_path: Path) -> None:
             """Nothing is open."""
 
     errors = iter([StoreUnavailable("x"), LogChanged("x"), StoreUnavailable("x"), KeyError("x")])
-    line = Noted(Line(), tmp_path)
+    line = CountFailures(Line(), tmp_path)
     for error in (StoreUnavailable, LogChanged, StoreUnavailable, KeyError):
         with pytest.raises(error):
             line.step()

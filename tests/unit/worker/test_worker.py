@@ -1,4 +1,4 @@
-"""When the worker takes what waits, how it shares its memory, and what it says of outages."""
+"""When the worker reads, how streams share its memory, and what it logs of outages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_platform import worker
 from ingestion_platform.alarms import WorkerMonitor
 from ingestion_platform.bronze.load import Loaded
 from ingestion_platform.errors import Permanent, StoreUnavailable, WriteConflict
@@ -21,6 +20,8 @@ from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.segments import Segment
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import Stream
+from ingestion_platform.worker import loop, pace
+from ingestion_platform.worker.tasks import ProgressLog
 
 LIMITS = WorkerSettings(batch_size=1_000, flush_seconds=2.0, flush_bytes=100_000)
 
@@ -43,38 +44,38 @@ def a_stream(name: str) -> Stream:
         (100, 0.0, 1_000.0, True),
     ],
 )
-def test_records_are_taken_by_count_time_or_bytes(
+def test_topic_is_read_by_count_time_or_bytes(
     waiting: int, seconds: float, record_bytes: float, expected: bool
 ) -> None:
     """Whichever limit is met first; never when nothing waits."""
-    assert worker.due(waiting, seconds, record_bytes, LIMITS) is expected
+    assert pace.is_due(waiting, seconds, record_bytes, LIMITS) is expected
 
 
 @given(st.floats(0, 1e6))
-def test_a_quiet_log_is_looked_at_seldom(seconds: float) -> None:
-    """At most ten times a second, at least twice."""
-    assert worker.LOOK <= worker.idle(seconds) <= worker.IDLE
+def test_idle_topic_is_polled_less_often(seconds: float) -> None:
+    """Ten times a second at most, twice at least."""
+    assert pace.ACTIVE <= pace.poll_interval(seconds) <= pace.IDLE
 
 
 @given(st.integers(1, 500))
-def test_the_streams_of_a_process_share_its_sizes(count: int) -> None:
-    """All together stay within them, but for the least that a file is worth."""
-    limits = worker.shared(WorkerSettings(), count)
+def test_streams_of_a_process_share_limits(count: int) -> None:
+    """Their sum stays within the limits, except that no batch is smaller than the minimum."""
+    limits = pace.share_limits(WorkerSettings(), count)
     whole = WorkerSettings()
     assert limits.flush_bytes * count <= whole.flush_bytes
-    assert limits.batch_size == worker.SMALLEST or limits.batch_size * count <= whole.batch_size
+    assert limits.batch_size == pace.MIN_BATCH or limits.batch_size * count <= whole.batch_size
 
 
 def test_a_small_batch_stays_small() -> None:
-    """A batch smaller than that least is what somebody asked for."""
-    assert worker.shared(replace(LIMITS, batch_size=7), 3).batch_size == 7
+    """A configured batch below the minimum stays as it is."""
+    assert pace.share_limits(replace(LIMITS, batch_size=7), 3).batch_size == 7
 
 
 @given(st.integers(1, 40), st.integers(1, 20))
 def test_streams_are_spread_evenly(count: int, processes: int) -> None:
     """Each stream once, no process without one, and none with two more than another."""
     streams = [a_stream(f"s{number}") for number in range(count)]
-    groups = worker.spread(streams, processes)
+    groups = pace.spread_streams(streams, processes)
     sizes = [len(group) for group in groups]
     assert sorted(s.name for group in groups for s in group) == sorted(s.name for s in streams)
     assert len(groups) == min(count, processes)
@@ -82,7 +83,7 @@ def test_streams_are_spread_evenly(count: int, processes: int) -> None:
 
 
 class Scripted:
-    """A line whose steps raise what they are told to; then the worker is told to stop."""
+    """A task whose steps raise given errors and then stop the worker."""
 
     name = stream = "scripted"
 
@@ -92,7 +93,7 @@ class Scripted:
         self._steps = list(steps)
 
     def step(self) -> float:
-        """The next of the script."""
+        """Raise the next error."""
         outcome = self._steps.pop(0)
         if not self._steps:
             self._stop.set()
@@ -105,13 +106,13 @@ class Scripted:
         self.closed += 1
 
 
-def kept(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scripted, dict]:
-    """A line after its script, and the errors that ended it."""
-    monkeypatch.setattr(worker, "backoff", lambda *_: 0.0)
+def run_script(monkeypatch: pytest.MonkeyPatch, *steps: Exception | None) -> tuple[Scripted, dict]:
+    """Run a task to its end; return it and the errors that ended it."""
+    monkeypatch.setattr(loop, "backoff", lambda *_: 0.0)
     stop = threading.Event()
-    line, outcome = Scripted(stop, *steps), worker.Outcome()
-    worker._keep(line, stop, outcome, WorkerMonitor(Settings.load({})))  # which nobody starts
-    return line, outcome.failed
+    task, outcome = Scripted(stop, *steps), loop.Outcome()
+    loop.run_task(task, stop, outcome, WorkerMonitor(Settings.load({})))  # not started
+    return task, outcome.failed
 
 
 class Recorded(threading.Event):
@@ -134,49 +135,49 @@ class Recorded(threading.Event):
 def test_retry_backs_off_between_attempts(error: Exception, longest: float) -> None:
     """Each wait is at least half of a bound that doubles up to a limit; a success resets it."""
     stop = Recorded()
-    line = Scripted(stop, *[error] * 9, None, error)
-    worker._keep(line, stop, worker.Outcome(), WorkerMonitor(Settings.load({})))
+    task = Scripted(stop, *[error] * 9, None, error)
+    loop.run_task(task, stop, loop.Outcome(), WorkerMonitor(Settings.load({})))
     bounds = [min(longest, 0.5 * 2**number) for number in range(9)]
     for waited, bound in zip(stop.waits, [*bounds, 0.0, bounds[0]], strict=True):
         assert bound / 2 <= waited <= bound
 
 
-def test_an_outage_is_told_once_and_its_end_once(
+def test_outage_is_logged_at_begin_and_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many attempts it takes."""
     away = StoreUnavailable("the store is away", action="see to it")
-    line, failed = kept(monkeypatch, None, away, away, away, None, None)
+    task, failed = run_script(monkeypatch, None, away, away, away, None, None)
     assert failed == {}
     assert [r.message.splitlines()[0].split(" after")[0] for r in caplog.records] == [
         "scripted waits, nothing is lost: the store is away",
         "scripted goes on",
     ]
-    assert line.closed == 4  # after each failure, and at the end
+    assert task.closed == 4  # after each failure, and at the end
 
 
-def test_other_writers_are_nothing_to_speak_of(
+def test_write_conflicts_are_not_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A position that moved is met by starting again from the data."""
-    line, failed = kept(monkeypatch, WriteConflict("moved"), WriteConflict("moved"), None)
-    assert (failed, line.closed, caplog.records) == ({}, 3, [])
+    """The task starts again from the data."""
+    task, failed = run_script(monkeypatch, WriteConflict("moved"), WriteConflict("moved"), None)
+    assert (failed, task.closed, caplog.records) == ({}, 3, [])
 
 
 @pytest.mark.parametrize("error", [Permanent("wrong", action="mend it"), KeyError("a bug")])
-def test_a_lasting_error_ends_the_line(
+def test_permanent_error_ends_the_task(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """It is told, with what to do, and the line is left."""
-    line, failed = kept(monkeypatch, None, error, None, None)
-    assert (failed, line.closed) == ({"scripted": error}, 1)
+    """It is logged with its action; the task is closed once."""
+    task, failed = run_script(monkeypatch, None, error, None, None)
+    assert (failed, task.closed) == ({"scripted": error}, 1)
     assert caplog.records[0].levelno == logging.ERROR
 
 
-def test_progress_is_told_when_something_was_loaded(caplog: pytest.LogCaptureFixture) -> None:
-    """Rows, rate and what waits, then nothing until more is loaded."""
+def test_progress_is_logged_after_a_load(caplog: pytest.LogCaptureFixture) -> None:
+    """Rows, rate and lag; then nothing until the next load."""
     stream = a_stream("shop")
-    progress = worker.Progress(seconds=0.0)
+    progress = ProgressLog(seconds=0.0)
     segment = Segment(Name(0, 0, date(2026, 1, 1), 0, "shop"), "g", "c", 1_500, 1_500)
     with caplog.at_level(logging.INFO):
         progress.lag(stream, {0: 5})
