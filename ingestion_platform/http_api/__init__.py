@@ -1,4 +1,4 @@
-"""The HTTP API: records in by POST, validated by their contract, acknowledged by Kafka, answered.
+"""The HTTP API: takes records by POST, validates them by their contract, sends them to Kafka.
 
-All of FastAPI lives here. What a contract is, and what happens behind the topic, does not.
+The only package that uses FastAPI.
 """

@@ -1,5 +1,6 @@
-"""What the API does with the records of a request: validate, send, wait for Kafka, say what became
-of each. HTTP itself is in `requests` and `routes`.
+"""Take the records of a request: validate, send, wait for Kafka, report a result for each.
+
+HTTP itself is in `requests` and `routes`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from ingestion_platform.errors import Transient
 from ingestion_platform.failures import note
 from ingestion_platform.http_api.envelopes import Envelope
 from ingestion_platform.http_api.findings import Finding
-from ingestion_platform.http_api.idempotency import Answer, Done, Memory
-from ingestion_platform.http_api.limits import Rate, Shares
+from ingestion_platform.http_api.idempotency import Answer, AnswerCache, Done
+from ingestion_platform.http_api.limits import ConcurrencyLimit, RateLimit
 from ingestion_platform.http_api.media import JSON
-from ingestion_platform.http_api.problems import MEDIA_TYPE, Problem, later
+from ingestion_platform.http_api.problems import MEDIA_TYPE, Problem, retry_after
 from ingestion_platform.http_api.publish import Delivered, Failed, Outcome, Publisher
 from ingestion_platform.http_api.validation import BatchValidator, ValidationResult
 from ingestion_platform.kafka.client import ensure_topic
-from ingestion_platform.operations.metrics.api_counts import ApiCounts, MaintenanceResult
+from ingestion_platform.operations.metrics.api_counts import ApiCounts, CountsFile
 from ingestion_platform.produce.defaults import completer
 from ingestion_platform.produce.keys import KeyOf, key_of
 from ingestion_platform.produce.record import Record
@@ -34,13 +35,13 @@ from ingestion_platform.streams import Stream
 
 LOG = logging.getLogger("ingestion_platform.http_api")
 
-_VALIDATORS = 2  # threads: DuckDB and the decoder leave the interpreter to others
-_RETRY = 2.0  # seconds
+_VALIDATORS = 2  # threads: DuckDB and the decoder release the interpreter lock
+_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that the contract, or its envelope, refuses."""
+    """A record that breaks its contract, or the rules of its envelope."""
 
     findings: tuple[Finding, ...]
 
@@ -56,75 +57,77 @@ class Api:
     settings: Settings
     streams: dict[str, Stream]
     publisher: Publisher = field(init=False)
-    memory: Memory = field(init=False)
-    rate: Rate = field(init=False)
+    answers: AnswerCache = field(init=False)
+    rate: RateLimit = field(init=False)
     """Of records, by client."""
-    anonymous: Rate = field(init=False)
-    """Of requests that no key was needed for, or whose key is not known, by network."""
-    of_client: Shares = field(init=False)
-    of_address: Shares = field(init=False)
-    """Of requests in progress, by client and by network."""
-    connections: Shares = field(init=False)
-    """By the network that they come from."""
-    kept: MaintenanceResult = field(init=False)
+    anonymous_rate: RateLimit = field(init=False)
+    """Of requests that need no key or whose key is not known, by network."""
+    client_requests: ConcurrencyLimit = field(init=False)
+    """Of requests in progress, by client."""
+    address_requests: ConcurrencyLimit = field(init=False)
+    """Of requests in progress, by network."""
+    connections: ConcurrencyLimit = field(init=False)
+    """Of open connections, by network."""
+    counts_file: CountsFile = field(init=False)
     in_progress: int = 0
-    """Requests that were begun and not yet answered."""
+    """Number of requests that are not answered yet."""
     draining: bool = False
+    """Whether the API is closing: it answers what it has, and takes no more."""
 
     def __post_init__(self) -> None:
         http_api = self.settings.http_api
         self.publisher = Publisher(self.settings)
-        self.memory = Memory(http_api.idempotency_seconds, http_api.idempotency_bytes)
-        self.rate = Rate("records", http_api.rate_records)
-        self.anonymous = Rate("requests without a key", http_api.rate_anonymous)
-        self.of_client = Shares("requests in progress", http_api.client_requests)
-        self.of_address = Shares("requests in progress", http_api.address_requests)
-        self.connections = Shares(
+        self.answers = AnswerCache(http_api.idempotency_seconds, http_api.idempotency_bytes)
+        self.rate = RateLimit("records", http_api.rate_records)
+        self.anonymous_rate = RateLimit("requests without a key", http_api.rate_anonymous)
+        self.client_requests = ConcurrencyLimit("requests in progress", http_api.client_requests)
+        self.address_requests = ConcurrencyLimit("requests in progress", http_api.address_requests)
+        self.connections = ConcurrencyLimit(
             "connections",
             http_api.address_connections,
             http_api.max_connections,
             exempt=http_api.trusted_proxies,
         )
-        self.kept = MaintenanceResult(self.streams)
-        self._threads = ThreadPoolExecutor(_VALIDATORS, thread_name_prefix="gateway-validate")
+        self.counts_file = CountsFile(self.streams)
+        self._threads = ThreadPoolExecutor(_VALIDATORS, thread_name_prefix="http-api-validate")
         self._validators: dict[str, BatchValidator] = {}
-        self._made: dict[str, tuple[Complete, KeyOf]] = {}
+        self._makers_by_stream: dict[str, tuple[Complete, KeyOf]] = {}
         self._topics: dict[str, asyncio.Task[int]] = {}
 
     @property
     def counters(self) -> ApiCounts:
-        """What this process has counted."""
-        return self.kept.counts
+        """The counts of this process."""
+        return self.counts_file.counts
 
     def open(self) -> None:
-        """Connect to Kafka; go on counting where an earlier API has stopped."""
+        """Connect to Kafka; continue the counts of an earlier API that has ended."""
         self.publisher.open()
         try:
-            self.kept.open(self.settings.home)
+            self.counts_file.open(self.settings.home)
         except OSError as error:
-            LOG.warning("what is counted will be lost with this process: %s", error)
+            LOG.warning("counts end with this process, their file cannot be used: %s", error)
 
     def save(self) -> None:
-        """Write what was counted, so that it outlives the process."""
+        """Write the counts to their file."""
         try:
-            self.kept.save()
+            self.counts_file.save()
         except OSError as error:
-            LOG.warning("what was counted cannot be written: %s", error)
+            LOG.warning("counts cannot be written: %s", error)
 
     def close(self) -> None:
-        """Deliver what is queued, or give it up when its time is over."""
+        """Deliver what is queued, until the delivery timeout; then save the counts."""
         if left := self.publisher.close():
             LOG.error("gave up %d records that Kafka did not acknowledge", left)
         self._threads.shutdown()
         self.save()
-        self.kept.close()
+        self.counts_file.close()
 
     def unready(self) -> str:
-        """Why no record can be taken at present; empty while one can."""
+        """Return why no record can be taken now; empty if one can."""
         return "the API is closing" if self.draining else self.publisher.problem
 
     async def validate(self, stream: Stream, values: Sequence[bytes]) -> list[ValidationResult]:
-        """The results of the stream's contract."""
+        """Validate records by the contract of their stream; return a result for each, in order."""
         if stream.name not in self._validators:
             self._validators[stream.name] = BatchValidator(stream.contract, self._threads)
         return await self._validators[stream.name].validate(values)
@@ -132,51 +135,47 @@ class Api:
     async def take(
         self, stream: Stream, envelopes: Sequence[Envelope], extra: dict[str, bytes], done: Done
     ) -> list[Result]:
-        """Send the records that the contract accepts, completed; what became of each.
+        """Send the records that fit the contract; return a result for each, in order.
 
-        `extra` are Kafka headers of every record. `done` holds what an earlier attempt delivered,
-        which is not sent again, and is added to.
+        Defaults are filled in first. `extra` are Kafka headers of every record. `done` has the
+        deliveries of an earlier attempt by index: they are not sent again, and new ones are added.
 
         Raises:
-            Transient: Kafka is away, or the queue to it full; nothing was sent.
+            Transient: Kafka does not answer, or the queue to it is full; nothing was sent.
         """
         envelopes = [self.complete(stream, envelope) for envelope in envelopes]
-        sound = [i for i, e in enumerate(envelopes) if not e.findings]
-        validations = dict(
-            zip(
-                sound, await self.validate(stream, [envelopes[i].value for i in sound]), strict=True
-            )
-        )
+        readable = [i for i, e in enumerate(envelopes) if not e.findings]
+        checked = await self.validate(stream, [envelopes[i].value for i in readable])
+        validations = dict(zip(readable, checked, strict=True))
         results: dict[int, Result] = {**done}
         for i, envelope in enumerate(envelopes):
             if findings := envelope.findings or validations[i].findings:
                 results[i] = Rejected(findings)
-        wanted = [i for i in range(len(envelopes)) if i not in results]
-        along = tuple(extra.items())
+        pending = [i for i in range(len(envelopes)) if i not in results]
         _, key = self._makers(stream)
         records = [
             Record(
                 _encoded(envelopes[i].key) or key(envelopes[i].value),
                 envelopes[i].value,
-                envelopes[i].headers + along,
+                envelopes[i].headers + tuple(extra.items()),
             )
-            for i in wanted
+            for i in pending
         ]
         outcomes = await self._send(stream, records)
-        results |= dict(zip(wanted, outcomes, strict=True))
+        results |= dict(zip(pending, outcomes, strict=True))
         done |= {i: o for i, o in results.items() if isinstance(o, Delivered)}
-        self._count(stream, results, wanted)
+        self._count(stream, results, pending)
         return [results[i] for i in range(len(envelopes))]
 
     def complete(self, stream: Stream, envelope: Envelope) -> Envelope:
-        """The envelope, its record with the stream's defaults filled in."""
+        """Return the envelope with the stream's defaults filled into its record."""
         complete, _ = self._makers(stream)
         return envelope._replace(value=complete(envelope.value))
 
     def _makers(self, stream: Stream) -> tuple[Complete, KeyOf]:
-        if stream.name not in self._made:
-            self._made[stream.name] = completer(stream.contract), key_of(stream)
-        return self._made[stream.name]
+        if stream.name not in self._makers_by_stream:
+            self._makers_by_stream[stream.name] = completer(stream.contract), key_of(stream)
+        return self._makers_by_stream[stream.name]
 
     async def _send(self, stream: Stream, records: list[Record]) -> list[Outcome]:
         if not records:
@@ -190,14 +189,14 @@ class Api:
             note(self.settings.home, stream.name, error)
             raise
         if not any(isinstance(o, Delivered) for o in outcomes):
-            self._topics.pop(stream.topic, None)  # somebody may have removed it
+            self._topics.pop(stream.topic, None)  # it may have been deleted: check again
         return outcomes
 
     async def _topic(self, stream: Stream) -> None:
-        """See once that the topic exists; all requests wait for the same look."""
+        """Make sure once that the topic exists; concurrent requests wait for the same check."""
         if stream.topic not in self._topics:
-            look = asyncio.to_thread(ensure_topic, self.settings, stream.topic, stream.partitions)
-            self._topics[stream.topic] = asyncio.ensure_future(look)
+            check = asyncio.to_thread(ensure_topic, self.settings, stream.topic, stream.partitions)
+            self._topics[stream.topic] = asyncio.ensure_future(check)
         task = self._topics[stream.topic]
         try:
             await asyncio.shield(task)
@@ -205,12 +204,12 @@ class Api:
             if task.done() and (task.cancelled() or task.exception()):
                 self._topics.pop(stream.topic, None)
 
-    def _count(self, stream: Stream, results: dict[int, Result], wanted: list[int]) -> None:
+    def _count(self, stream: Stream, results: dict[int, Result], sent: list[int]) -> None:
         self.counters.add(
             stream.name,
-            accepted=sum(isinstance(results[i], Delivered) for i in wanted),
+            accepted=sum(isinstance(results[i], Delivered) for i in sent),
             rejected=sum(isinstance(r, Rejected) for r in results.values()),
-            failed=sum(isinstance(results[i], Failed) for i in wanted),
+            failed=sum(isinstance(results[i], Failed) for i in sent),
         )
 
 
@@ -219,34 +218,34 @@ def _encoded(key: str | None) -> bytes | None:
 
 
 def answer(stream: Stream, results: Sequence[Result]) -> Answer:
-    """The answer to a request that may have many records: a result for each.
+    """Return the answer to a request of any number of records, with a result for each.
 
-    201 all accepted; 207 some accepted, the others rejected for good; 422 all rejected; 413 too
-    large for Kafka; 503 when one that could be accepted was not acknowledged.
+    201: all are accepted; 207: some are, and the others would be rejected again; 422: all are
+    rejected; 413: none is accepted, and one is too large for Kafka; 503: one was not acknowledged.
     """
-    told = [_told(i, result) for i, result in enumerate(results)]
-    statuses = Counter(each["status"] for each in told)
+    items = [_as_dict(i, result) for i, result in enumerate(results)]
+    statuses = Counter(each["status"] for each in items)
     counts = {status: statuses[status] for status in ("accepted", "rejected", "failed")}
     if counts["failed"]:
         action = "send the same again, with an Idempotency-Key: what Kafka has is not sent twice"
         detail = f"{counts['failed']} of {len(results)} records were not acknowledged"
-        return _problem("not-acknowledged", detail, action, {**counts, "results": told})
+        return _problem("not-acknowledged", detail, action, {**counts, "results": items})
     if not counts["accepted"] and any(isinstance(r, Failed) for r in results):
         return _problem(
             "too-large",
             "Kafka's limit on the size of a record is exceeded",
             "send smaller records",
-            {**counts, "results": told},
+            {**counts, "results": items},
         )
     if results and not counts["accepted"]:
-        return rejected(results, {**counts, "results": told})
+        return rejected(results, {**counts, "results": items})
     status = 201 if counts["accepted"] == len(results) else 207
-    body = {"stream": stream.name, **counts, "results": told}
+    body = {"stream": stream.name, **counts, "results": items}
     return Answer(status, msgspec.json.encode(body), JSON, {}, final=True)
 
 
 def answer_one(result: Result, body: dict[str, Any]) -> Answer:
-    """The answer to a request of exactly one record; `body` is it when the record was accepted."""
+    """Return the answer to a request of one record; `body` is sent if the record was accepted."""
     match result:
         case Delivered():
             return Answer(201, msgspec.json.encode(body), JSON, {}, final=True)
@@ -260,7 +259,7 @@ def answer_one(result: Result, body: dict[str, Any]) -> Answer:
 
 
 def rejected(results: Sequence[Result], more: dict[str, Any]) -> Answer:
-    """422, with the findings of the first rejected record as `errors`."""
+    """Return 422, with the findings of the first rejected record as `errors`."""
     first = next(r for r in results if isinstance(r, Rejected))
     named = ", ".join(dict.fromkeys(f.field or f"rule {f.rule}" for f in first.findings))
     detail = f"the contract refuses it because of: {named}"
@@ -277,12 +276,12 @@ def rejected(results: Sequence[Result], more: dict[str, Any]) -> Answer:
 
 def _problem(kind: str, detail: str, action: str, more: dict[str, Any]) -> Answer:
     problem = Problem(kind, detail, action=action, more=more)
-    passing = problem.status == 503
-    headers = later(_RETRY) if passing else {}
-    return Answer(problem.status, problem.body(), MEDIA_TYPE, headers, final=not passing)
+    transient = problem.status == 503
+    headers = retry_after(_RETRY_SECONDS) if transient else {}
+    return Answer(problem.status, problem.body(), MEDIA_TYPE, headers, final=not transient)
 
 
-def _told(index: int, result: Result) -> dict[str, Any]:
+def _as_dict(index: int, result: Result) -> dict[str, Any]:
     match result:
         case Delivered(partition, offset):
             return {

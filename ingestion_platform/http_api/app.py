@@ -1,4 +1,4 @@
-"""The application: which path does what. `build` reads like a table of contents."""
+"""The ASGI application: paths, their handlers, and errors as problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ingestion_platform.http_api import routes
 from ingestion_platform.http_api.api import Api
 from ingestion_platform.http_api.documents import documents
 from ingestion_platform.http_api.media import RECORDS
-from ingestion_platform.http_api.middleware import Front
+from ingestion_platform.http_api.middleware import OuterMiddleware
 from ingestion_platform.http_api.openapi import (
     DESCRIPTION,
     components,
@@ -32,23 +32,23 @@ from ingestion_platform.http_api.openapi import (
     record_schema,
     records_operation,
 )
-from ingestion_platform.http_api.problems import Problem, of_status, unavailable
+from ingestion_platform.http_api.problems import Problem, status_problem, unavailable
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, readable
 
 LOG = logging.getLogger("ingestion_platform.http_api")
 
 SAVE = 5.0
-"""Seconds between two writings of what the API counts."""
+"""Seconds between two writes of the counts."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
-    """The API of these streams as an ASGI application, its state in `app.state.API`.
+    """Return the API of these streams as an ASGI application, its state in `app.state.api`.
 
-    Its lifespan connects to Kafka, and delivers what is queued at the end. The paths of a stream
-    whose contract cannot be read answer 503; its error is logged.
+    Its lifespan connects to Kafka, and at the end delivers what is queued. The paths of a stream
+    whose contract cannot be read answer 503, and the error is logged.
     """
     usable, failed = readable(streams.values())
     api = Api(settings, {stream.name: stream for stream in usable})
@@ -56,12 +56,12 @@ def build(settings: Settings, streams: Mapping[str, Stream]) -> FastAPI:
         title="Ingestion platform: the HTTP API",
         version=__version__,
         description=DESCRIPTION,
-        openapi_url=None,  # and so no pages of FastAPI's own: their scripts are elsewhere
+        openapi_url=None,  # FastAPI's own pages load scripts from another server
         redirect_slashes=False,
         lifespan=partial(_lifespan, api),
     )
     app.state.api = api
-    app.add_middleware(Front, api=api)
+    app.add_middleware(OuterMiddleware, api=api)
     _add_problems(app)
     _add_health(app, api)
     records = {name: record_schema(stream) for name, stream in api.streams.items()}
@@ -94,7 +94,7 @@ async def _lifespan(api: Api, _: FastAPI) -> AsyncIterator[None]:
 async def _save_often(api: Api) -> None:
     while True:
         await asyncio.sleep(SAVE)
-        api.save()  # here, where nobody counts meanwhile; it takes a millisecond
+        api.save()  # on the event loop, so that counts do not change meanwhile; takes 1 ms
 
 
 def _add_health(app: FastAPI, api: Api) -> None:
@@ -184,7 +184,7 @@ def _post(app: FastAPI, path: str, handler: Handler, operation: dict[str, Any]) 
 
 
 def _bound(function: Callable[..., Coroutine[Any, Any, Response]], *given: Any) -> Handler:
-    """The function as an endpoint whose only parameter is the request."""
+    """Return the function as an endpoint whose only parameter is the request."""
 
     async def handler(request: Request) -> Response:
         return await function(*given, request)
@@ -209,20 +209,20 @@ def _add_problems(app: FastAPI) -> None:
             return Problem("not-found", missing, action=action).response()
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             return _other_method(request, error)
-        return of_status(error.status_code, str(error.detail), error.headers).response()
+        return status_problem(error.status_code, str(error.detail), error.headers).response()
 
-    async def left(_: Request, error: Exception) -> Response:
+    async def disconnected(_: Request, error: Exception) -> Response:
         assert isinstance(error, ClientDisconnect)
         return Problem("malformed", "the client left before its body was complete").response()
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(Transient, transient)
     app.add_exception_handler(HTTPException, status)
-    app.add_exception_handler(ClientDisconnect, left)
+    app.add_exception_handler(ClientDisconnect, disconnected)
 
 
 def _other_method(request: Request, error: HTTPException) -> Response:
-    """Answer a method that the resource does not have: OPTIONS lists those that it has."""
+    """Answer a method that the path does not have; OPTIONS lists those that it has."""
     methods = {each.strip() for each in (error.headers or {}).get("Allow", "").split(",")}
     allowed = sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
     headers = {"Allow": ", ".join(allowed)}

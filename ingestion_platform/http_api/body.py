@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from ingestion_platform.http_api.problems import Problem
 
 _CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
-_START = 5.0  # seconds that a body may take whatever its rate
+_START = 5.0  # seconds in which no rate is demanded
 _CLOSE = {"Connection": "close"}
-# An unterminated string ends with the body, so that no part is looked at twice.
+# An unterminated string ends with the body, so that matching is linear.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
@@ -25,13 +25,13 @@ async def read_body(
     seconds: float,
     rate: float = 0,
 ) -> bytes:
-    """Return the body as it was sent; never more than `limit` bytes of it are held.
+    """Return the body as it was sent, holding at most `limit` bytes of it.
 
-    It has to arrive within `seconds` and, after a few seconds to begin with, at `rate` bytes per
-    second on the whole; 0 is any rate.
+    It has to arrive within `seconds` and, after the first 5 s, at `rate` bytes per second on
+    average; 0 is any rate.
 
     Raises:
-        Problem: it is longer (by its Content-Length already, or as it arrives), or too slow.
+        Problem: it is longer than `limit` (by its Content-Length, or as it arrives), or too slow.
     """
     if length is not None and length.isdecimal() and int(length) > limit:
         raise _too_long(limit)
@@ -57,10 +57,10 @@ async def read_body(
 
 
 def decompressed(body: bytes, coding: str, limit: int) -> bytes:
-    """The content of a body under a Content-Encoding; stops as soon as it is above `limit`.
+    """Return a body decompressed by its Content-Encoding; stop at more than `limit` bytes.
 
     Raises:
-        Problem: another coding, a damaged body, or too much content.
+        Problem: the coding is not known, the body is damaged, or its content too long.
     """
     coding = coding.strip().lower()
     if coding in ("", "identity"):
@@ -85,15 +85,15 @@ def decompressed(body: bytes, coding: str, limit: int) -> bytes:
 
 
 def check_depth(body: bytes, limit: int) -> None:
-    """See that no objects and arrays lie deeper within each other than `limit`.
+    """Check that objects and arrays are nested at most `limit` deep.
 
     Raises:
-        Problem: they do.
+        Problem: they are nested deeper.
     """
     brackets = _STRING.sub(b"", body).translate(None, _OTHERS).translate(_BRACKETS)
     if len(brackets) <= limit:
         return
-    # Each turn takes the innermost pairs away. What is not balanced is no JSON, and stays.
+    # Each pass removes the innermost pairs. Unbalanced brackets are no JSON, and stay.
     for _ in range(limit):
         fewer = brackets.replace(b"[]", b"")
         if len(fewer) == len(brackets):

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0.2 over HTTP: structured, batched and binary, checked as the specification says.
+"""CloudEvents 1.0.2 over HTTP in structured, batched and binary mode, checked by its specification.
 
 An event's data is the record; its attributes become Kafka headers, named by the Kafka binding.
 """
@@ -22,7 +22,7 @@ from ingestion_platform.http_api.envelopes import Envelope, Headers
 from ingestion_platform.http_api.findings import Finding
 
 HEADER = "ce-"
-"""What the HTTP headers of an event in binary mode begin with."""
+"""Prefix of the HTTP headers of an event in binary mode."""
 
 _REQUIRED = ("specversion", "id", "source", "type")
 _TEXTS = (*_REQUIRED, "subject", "time", "datacontenttype", "dataschema", "partitionkey")
@@ -70,9 +70,9 @@ def structured(event: bytes) -> Envelope:
 
 
 def batch(events: Iterable[bytes]) -> list[Envelope]:
-    """Return the records of a batch; an event that repeats source and id of another is rejected.
+    """Return the records of a batch; reject an event that repeats source and id of another.
 
-    The specification demands that the two together are unique for each distinct event.
+    The specification demands that source and id together are unique for each event.
     """
     found: list[Envelope] = []
     seen: dict[tuple[bytes, bytes], int] = {}
@@ -110,10 +110,10 @@ def binary(body: bytes, content_type: str, headers: Iterable[tuple[str, str]]) -
 
 
 def _decoded(value: str) -> str:
-    """Return a header's value as the HTTP binding reads it: unquoted, then percent-decoded once.
+    """Return a header's value by the HTTP binding: unquoted, then percent-decoded once.
 
     Raises:
-        ValueError: it is not ASCII, or what it encodes is not UTF-8.
+        ValueError: it is not ASCII, or decodes to no UTF-8.
     """
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
@@ -122,13 +122,13 @@ def _decoded(value: str) -> str:
 
 
 def _repeated_members(event: bytes) -> list[str]:
-    """Return the members that stand more than once in a JSON object, but for those within it."""
+    """Return the members that a JSON object has more than once, at its top level."""
     names: list[str] = []
 
-    def of(pairs: list[tuple[str, Any]]) -> None:
-        names[:] = [name for name, _ in pairs]  # the outermost object ends last
+    def record_names(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the hook's last call is for the outermost object
 
-    json.loads(event, object_pairs_hook=of, parse_int=str, parse_float=str)
+    json.loads(event, object_pairs_hook=record_names, parse_int=str, parse_float=str)
     return [name for name, times in Counter(names).items() if times > 1]
 
 
@@ -141,15 +141,15 @@ def _checked(data: bytes, attributes: Attributes, findings: list[Finding]) -> En
     ]
     wrong |= {finding.field for finding in findings}
     for name, value in attributes.items():
-        if name not in wrong and (finding := _objection(name, value)) is not None:
+        if name not in wrong and (finding := _invalid(name, value)) is not None:
             findings.append(finding)
     if findings:
         return Envelope(data, findings=tuple(findings))
     return Envelope(data, _kafka_headers(attributes), attributes.get("partitionkey"))
 
 
-def _objection(name: str, value: Any) -> Finding | None:
-    """Return what is wrong with an attribute by its name and type."""
+def _invalid(name: str, value: Any) -> Finding | None:
+    """Return why an attribute is invalid; None if it is valid."""
     if name == "data" or not _NAME.fullmatch(name):
         return Finding(name, "pattern", "must be of lower-case letters and digits")
     if name in _TEXTS and not (isinstance(value, str) and value):
@@ -164,12 +164,12 @@ def _objection(name: str, value: Any) -> Finding | None:
         return Finding(name, "type", "must be a string, an integer or a boolean")
     if _NO_TEXT.search(value):
         return Finding(name, "pattern", "must have no control characters")
-    rule, holds, meant = _FORMATS.get(name, ("", lambda _: True, ""))
-    return None if holds(value) else Finding(name, rule, f"{meant} (is {value[:40]})")
+    rule, is_valid, expected = _FORMATS.get(name, ("", lambda _: True, ""))
+    return None if is_valid(value) else Finding(name, rule, f"{expected} (is {value[:40]})")
 
 
 def _is_time(text: str) -> bool:
-    """Return whether a text is a time by RFC 3339; a second of 60 is a leap second."""
+    """Return whether a text is a time by RFC 3339; a leap second's 60 is valid."""
     found = _TIME.fullmatch(text)
     if found is None:
         return False
@@ -200,7 +200,7 @@ def _unique(name: str) -> Finding:
 
 
 def _kafka_headers(attributes: Attributes) -> Headers:
-    """Return attributes as the Kafka protocol binding of CloudEvents names them."""
+    """Return attributes as Kafka headers, named by the Kafka binding of CloudEvents."""
     return tuple(
         ("content-type" if name == "datacontenttype" else f"ce_{name}", _text(value).encode())
         for name, value in attributes.items()

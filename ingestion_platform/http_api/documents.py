@@ -1,6 +1,6 @@
-"""Documents that do not change while the process runs: rendered once, sent with a validator.
+"""Static documents (OpenAPI, Swagger UI), rendered once and sent with an entity tag.
 
-The browser page and its scripts come from the installed packages: it needs no other server.
+Swagger UI's files come from an installed package, so that no other server is needed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _START = """SwaggerUIBundle({
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
 });
 """
-_SMALL = 1000  # bytes that are not worth compressing
+_SMALL = 1000  # bytes; shorter bodies are not compressed
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -75,7 +75,7 @@ class Document:
 
     @cached_property
     def tag(self) -> str:
-        """The hash of the body, as an entity tag has it between its quotes."""
+        """The entity tag without its quotes: a hash of the body."""
         return hashlib.sha256(self.body).hexdigest()[:32]
 
     @cached_property
@@ -84,10 +84,10 @@ class Document:
         return gzip.compress(self.body, mtime=0)
 
     async def answer(self, request: Request) -> Response:
-        """Return the document, or 304 where the client has it.
+        """Return the document, or 304 if the client has it.
 
         Raises:
-            Problem: the client does not take its media type.
+            Problem: the client does not accept its media type.
         """
         media.check_accepts(request.headers.get("accept"), self.media_type)
         codings = request.headers.get("accept-encoding", "")
@@ -104,7 +104,7 @@ class Document:
 
 
 def documents(title: str, openapi: bytes) -> dict[str, Document]:
-    """Return the documents by their paths: the description, and the page that shows it."""
+    """Return the documents by path: the OpenAPI description, and the page that shows it."""
     page = _PAGE.format(title=html.escape(title)).encode()
     return {
         "/openapi.json": Document(openapi, media.JSON, {}),
@@ -116,7 +116,7 @@ def documents(title: str, openapi: bytes) -> dict[str, Document]:
 
 @cache
 def _asset(name: str, media_type: str) -> Document:
-    """Return a file of Swagger UI; the package that ships it is not imported."""
+    """Return a file of Swagger UI, without importing the package that has it."""
     found = importlib.util.find_spec("fastapi_offline")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("fastapi_offline, which ships Swagger UI, is not installed")

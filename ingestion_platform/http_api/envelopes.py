@@ -1,7 +1,7 @@
-"""What a body holds: one record, an array, lines, or CloudEvents; each record as its own bytes.
+"""Split a body (one record, an array, lines, CloudEvents) into the bytes of its records.
 
-Records are cut out, not decoded, so that Kafka gets them exactly as they were sent. Arrays and
-lines are read by the readers of files: the same bytes give the same records and reasons.
+Records are not decoded, so that Kafka gets the bytes that were sent. The readers of files read
+arrays and lines: the same bytes give the same records and reasons.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from ingestion_platform.http_api import media
 from ingestion_platform.http_api.findings import RECORD, Finding, finding
 from ingestion_platform.http_api.problems import Problem
 
-_NAME = "the body"  # what readers call it
+_NAME = "the body"  # in the readers' messages
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 class Envelope(NamedTuple):
-    """A record as it came: its bytes, what goes along as Kafka headers and key, and what is wrong
-    with its envelope already."""
+    """A record's bytes, its Kafka headers and key, and what is invalid about its envelope."""
 
     value: bytes
     headers: Headers = ()
@@ -41,12 +40,12 @@ class Envelope(NamedTuple):
 def split(
     body: bytes, content_type: str, headers: Iterable[tuple[str, str]], *, arrays: bool = True
 ) -> list[Envelope]:
-    """Return the records of a request, in their order; without `arrays` a JSON array is one.
+    """Return the records of a request in order; without `arrays`, a JSON array is one record.
 
-    `headers` are pairs of lower-case names and values, repeated ones included.
+    `headers` are pairs of lower-case names and values, repeated names included.
 
     Raises:
-        Problem: the content type is not known, or the body cannot be cut into records.
+        Problem: the content type is not known, or the body cannot be split into records.
     """
     from ingestion_platform.http_api import cloudevents
 
@@ -69,10 +68,10 @@ def split(
 
 
 def _read(batches: Iterator[Records]) -> list[Envelope]:
-    """Return what a reader finds; a record that it objects to is rejected for that.
+    """Return the records that a reader yields; its problems with a record become findings.
 
     Raises:
-        Problem: the reader cannot tell where the records are.
+        Problem: the reader cannot find the records.
     """
     found: list[Envelope] = []
     try:
@@ -87,10 +86,10 @@ def _read(batches: Iterator[Records]) -> list[Envelope]:
 
 
 def unmarked(body: bytes) -> bytes:
-    """Return a body in UTF-8 and without the byte order mark that it may have.
+    """Return a body in UTF-8, without a byte order mark.
 
     Raises:
-        Problem: it is not in the encoding that its mark tells.
+        Problem: the body is not in the encoding of its byte order mark.
     """
     if marked_encoding(InMemory(body)) is None:
         return body
@@ -109,10 +108,10 @@ def _malformed(error: UnreadableFile) -> Problem:
 
 
 def array(body: bytes) -> list[bytes]:
-    """Return the items of a JSON array as they are written.
+    """Return the bytes of each item of a JSON array.
 
     Raises:
-        Problem: it is not one.
+        Problem: the body is no JSON array.
     """
     try:
         return [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]

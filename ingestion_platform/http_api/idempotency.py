@@ -1,6 +1,6 @@
-"""The memory behind Idempotency-Key: a request sent again is answered, not done, again.
+"""Answers by Idempotency-Key: a request sent again gets the same answer, and is not done twice.
 
-It lives in one process and is bounded in time and size: a retry that reaches another process, or
+They are held by one process, bounded in time and size: a retry that reaches another process, or
 comes after a restart, is a new request.
 """
 
@@ -17,16 +17,16 @@ from ingestion_platform.http_api.problems import Problem
 from ingestion_platform.http_api.publish import Delivered
 
 Name = tuple[str, str, str]
-"""Client, path and key: one client cannot see, or spoil, another's."""
+"""Client, path and key: clients do not share keys."""
 Done = dict[int, Delivered]
-"""The records of a request that Kafka has, by their index."""
+"""Deliveries of a request that is not finished, by the record's index."""
 
-_OVERHEAD = 500  # bytes that an entry takes beside its answer, about
-_PER_RECORD = 150  # bytes that a remembered delivery takes, about
+_OVERHEAD = 500  # bytes of an entry without its answer, about
+_PER_RECORD = 150  # bytes of a delivery, about
 
 
 class Answer(NamedTuple):
-    """What was answered; `final` when doing the same again could not change it."""
+    """An answer; `final` if a retry could not change it."""
 
     status: int
     body: bytes
@@ -44,13 +44,13 @@ class _Entry:
     work: asyncio.Task[Answer] | None = None
     size: int = _OVERHEAD
 
-    def measured(self) -> int:
+    def current_size(self) -> int:
         body = len(self.answer.body) if self.answer else 0
         return _OVERHEAD + body + _PER_RECORD * len(self.done)
 
 
-class Memory:
-    """Remembers answers for `seconds`, and no more than `size` bytes of them. For one loop."""
+class AnswerCache:
+    """Holds answers for `seconds`, `size` bytes of them at most. For one event loop."""
 
     def __init__(
         self, seconds: float, size: int, clock: Callable[[], float] = time.monotonic
@@ -62,16 +62,16 @@ class Memory:
     async def once(
         self, name: Name, fingerprint: bytes, work: Callable[[Done], Awaitable[Answer]]
     ) -> tuple[Answer, bool]:
-        """The answer of `work`, done now or before; and whether it was before.
+        """Return the answer of `work`, and whether an earlier request has done it.
 
-        `work` is given what an earlier attempt has delivered, and adds what it delivers. Of two
-        requests at once, the second waits for the first. An answer that is not final is not
-        kept: the next request does what is left.
+        `work` gets the deliveries of an earlier attempt, and adds its own. Of two requests at
+        once, the second waits for the first. An answer that is not final is not stored: the next
+        request delivers the rest.
 
         Raises:
-            Problem: another request had the same name.
+            Problem: a request with another fingerprint had the same name.
         """
-        self._forget()
+        self._evict()
         entry = self._entries.get(name)
         if entry is None:
             entry = self._entries[name] = _Entry(fingerprint, self._clock())
@@ -87,11 +87,11 @@ class Memory:
         repeated = entry.work is not None
         if entry.work is None:
             entry.work = asyncio.ensure_future(work(entry.done))
-            entry.work.add_done_callback(lambda task: self._settle(name, entry, task))
-        # A client that leaves must not undo what others, or its own retry, wait for.
+            entry.work.add_done_callback(lambda task: self._finish(name, entry, task))
+        # A client that disconnects must not cancel what others, or its own retry, wait for.
         return await asyncio.shield(entry.work), repeated
 
-    def _settle(self, name: Name, entry: _Entry, task: asyncio.Task[Answer]) -> None:
+    def _finish(self, name: Name, entry: _Entry, task: asyncio.Task[Answer]) -> None:
         entry.work = None
         if not task.cancelled() and task.exception() is None and task.result().final:
             entry.answer = task.result()
@@ -100,11 +100,11 @@ class Memory:
             del self._entries[name]
             self._size -= entry.size
         else:
-            self._size += entry.measured() - entry.size
-            entry.size = entry.measured()
+            self._size += entry.current_size() - entry.size
+            entry.size = entry.current_size()
 
-    def _forget(self) -> None:
-        """Drop what is too old; and the oldest, while there is too much."""
+    def _evict(self) -> None:
+        """Drop entries that are too old, and the oldest ones while all are too large."""
         while self._entries:
             name, oldest = next(iter(self._entries.items()))
             fresh = self._size <= self._limit and oldest.at > self._clock() - self._seconds

@@ -1,4 +1,4 @@
-"""Who may send, and how much: API keys by their hashes, rates, and shares of what is limited."""
+"""Limits by client: API keys (stored as hashes), rates, and concurrency."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ingestion_platform.http_api.problems import Problem, later
+from ingestion_platform.http_api.problems import Problem, retry_after
 
-_CLIENTS = 10_000  # whose rate is remembered
-_LONGEST = 512  # characters of a key
-_BURST = 2.0  # seconds of the rate that may come at once
+_CLIENTS = 10_000  # clients whose rate is held
+_MAX_KEY = 512  # characters
+_BURST = 2.0  # seconds of the rate that can be taken at once
 
 
 def new_key() -> tuple[str, str]:
-    """A fresh API key, and its hash for the settings."""
+    """Return a new API key, and its hash for the settings."""
     key = f"ik_{secrets.token_urlsafe(32)}"
     return key, key_hash(key)
 
 
 def key_hash(key: str) -> str:
-    """SHA-256 in hex. A key has 256 random bits, so nothing slower is needed."""
+    """Return SHA-256 in hex: a key has 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def client_of(headers: Mapping[str, str], hashes: Mapping[str, str]) -> str:
-    """The name of the client whose key the request carries.
+    """Return the name of the client whose key the request has.
 
     Raises:
-        Problem: no key, or one that is not known.
+        Problem: the request has no key, or one that is not known.
     """
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     key = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-    presented = key_hash(key[:_LONGEST])
+    presented = key_hash(key[:_MAX_KEY])
     found = None
-    # All of them, always: how long it takes tells nothing about which one is near.
+    # Compare with all hashes, so that the time taken reveals nothing.
     for name, known in hashes.items():
         if hmac.compare_digest(presented, known):
             found = name
@@ -55,10 +55,10 @@ def client_of(headers: Mapping[str, str], hashes: Mapping[str, str]) -> str:
 
 
 def network_of(address: str) -> str:
-    """Return the network whose shares an address has: itself, or the /64 of an IPv6 address.
+    """Return the network by which an address is limited: itself, or the /64 of an IPv6 address.
 
-    Whoever has one IPv6 address has as many more as the network holds. "unknown" stands for
-    everything that is no address.
+    A client with one IPv6 address usually has all of its /64. "unknown" stands for everything
+    that is no address.
     """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -71,10 +71,10 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
-class Shares:
-    """Places that are held for a while: no more than `share` by one holder, `total` by all.
+class ConcurrencyLimit:
+    """Slots in use at a time: at most `share` by one holder, and `total` by all.
 
-    Networks of `exempt` have no share of their own, since many clients stand behind them.
+    Networks of `exempt` are not limited to a share, since many clients are behind them.
     """
 
     def __init__(
@@ -82,51 +82,51 @@ class Shares:
     ) -> None:
         self._what, self._share, self._total = what, share, total
         self._exempt = [ipaddress.ip_network(each) for each in exempt]
-        self._held: Counter[str] = Counter()
-        self._all = 0
+        self._used: Counter[str] = Counter()
+        self._used_by_all = 0
 
-    def take(self, holder: str) -> None:
-        """Take a place for a client, or a network.
+    def acquire(self, holder: str) -> None:
+        """Acquire a slot for a client or a network.
 
         Raises:
-            Problem: it has its share already, or all places are taken.
+            Problem: its share, or all slots, are in use.
         """
-        if self._total is not None and self._all >= self._total:
+        if self._total is not None and self._used_by_all >= self._total:
             raise Problem(
                 "unavailable",
                 f"too many {self._what} of all clients",
                 action="send the same again later",
-                headers=later(1),
+                headers=retry_after(1),
             )
-        if self._held[holder] >= self._share and not self._is_exempt(holder):
+        if self._used[holder] >= self._share and not self._is_exempt(holder):
             raise Problem(
                 "too-many",
                 f"a client may have {self._share:,} {self._what}",
                 action="wait for answers, then send the same again",
-                headers=later(1),
+                headers=retry_after(1),
             )
-        self._held[holder] += 1
-        self._all += 1
+        self._used[holder] += 1
+        self._used_by_all += 1
 
-    def give_back(self, holder: str) -> None:
-        """Give a taken place back."""
-        self._all -= 1
-        self._held[holder] -= 1
-        if not self._held[holder]:
-            del self._held[holder]
+    def release(self, holder: str) -> None:
+        """Release a slot."""
+        self._used_by_all -= 1
+        self._used[holder] -= 1
+        if not self._used[holder]:
+            del self._used[holder]
 
     @contextmanager
-    def held(self, holder: str) -> Iterator[None]:
-        """Hold a place within the block.
+    def slot(self, holder: str) -> Iterator[None]:
+        """Hold a slot within the block.
 
         Raises:
-            Problem: see `take`.
+            Problem: as `acquire`.
         """
-        self.take(holder)
+        self.acquire(holder)
         try:
             yield
         finally:
-            self.give_back(holder)
+            self.release(holder)
 
     def _is_exempt(self, holder: str) -> bool:
         if not self._exempt or holder == "unknown":
@@ -135,8 +135,8 @@ class Shares:
         return any(first in each for each in self._exempt if each.version == first.version)
 
 
-class Rate:
-    """A bucket of `per_second` tokens for each client, with room for two seconds; 0 is no limit."""
+class RateLimit:
+    """A token bucket for each client: `per_second` tokens, at most 2 s of them; 0 is no limit."""
 
     def __init__(
         self, what: str, per_second: float, clock: Callable[[], float] = time.monotonic
@@ -146,15 +146,15 @@ class Rate:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     @property
-    def most(self) -> float:
-        """How many tokens can be taken at once; more than that never can."""
+    def capacity(self) -> float:
+        """The most tokens that can be taken at once."""
         return self._room or math.inf
 
     def take(self, client: str, tokens: int) -> None:
         """Take tokens from the client's bucket.
 
         Raises:
-            Problem: there are not enough; nothing was taken.
+            Problem: the bucket has too few; none was taken.
         """
         if not self._rate:
             return
@@ -170,5 +170,5 @@ class Rate:
                 "too-many",
                 f"a client may send {self._rate:,.0f} {self._what} per second",
                 action="wait as Retry-After says, then send the same again",
-                headers=later(missing / self._rate),
+                headers=retry_after(missing / self._rate),
             )

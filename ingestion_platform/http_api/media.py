@@ -1,4 +1,4 @@
-"""Media types by RFC 9110: what a Content-Type names, and what an Accept header takes."""
+"""Media types by RFC 9110: parse Content-Type, and match Accept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_TYPES = frozenset(
     | {"application/x-jsonlines"}
 )
 RECORDS = (JSON, LINES, EVENT, EVENTS)
-"""Content types of records, as an answer lists them."""
+"""Content types of records, listed by answers."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*(?:({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*"))?', re.DOTALL)
@@ -30,7 +30,7 @@ class MediaType(NamedTuple):
 
 
 def parse(text: str) -> MediaType | None:
-    """Return the media type that a header names; None if it names none."""
+    """Parse the media type of a header; return None if it is malformed."""
     found = _TYPE.match(text)
     if found is None:
         return None
@@ -38,18 +38,18 @@ def parse(text: str) -> MediaType | None:
     while each := _PARAMETER.match(text, at):
         at = each.end()
         if each[1] is not None:
-            parameters.setdefault(each[1].lower(), _plain(each[2]))
+            parameters.setdefault(each[1].lower(), _unquoted(each[2]))
     if text[at:].strip(" \t"):
         return None
     return MediaType(found[1].lower(), parameters)
 
 
-def _plain(value: str) -> str:
+def _unquoted(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) if value[:1] == '"' else value
 
 
 def is_json(essence: str) -> bool:
-    """Return whether content of the type is JSON."""
+    """Return whether a media type is JSON."""
     return essence == JSON or essence.endswith("+json")
 
 
@@ -57,7 +57,7 @@ def content_type(text: str) -> str:
     """Return the essence of a request's Content-Type, empty if it has none.
 
     Raises:
-        Problem: it is no media type, or names a charset other than UTF-8.
+        Problem: it is malformed, or its charset is not UTF-8.
     """
     if not text.strip():
         return ""
@@ -81,7 +81,7 @@ def unsupported(detail: str, action: str = "") -> Problem:
 
 
 def accepts(accept: str, essence: str) -> bool:
-    """Return whether an Accept header takes a media type; one that cannot be read takes all."""
+    """Return whether an Accept header allows a media type; a malformed one allows all."""
     best = (-1, 1.0)
     for each in re.split(r",(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)", accept):
         if not each.strip():
@@ -102,17 +102,17 @@ def accepts(accept: str, essence: str) -> bool:
 
 
 def accepts_coding(header: str, coding: str) -> bool:
-    """Return whether an Accept-Encoding header takes a coding by its name."""
+    """Return whether an Accept-Encoding header names a coding."""
     name = rf"(?:^|,)[ \t]*{coding}[ \t]*(?:;[ \t]*q=([0-9.]+))?[ \t]*(?:,|$)"
     found = re.search(name, header, re.IGNORECASE)
     return found is not None and (found[1] is None or found[1].strip("0.") != "")
 
 
 def check_accepts(accept: str | None, essence: str) -> None:
-    """See that a client takes the answer.
+    """Check that an Accept header allows the answer's media type.
 
     Raises:
-        Problem: its Accept header excludes it.
+        Problem: it does not.
     """
     if accept and not accepts(accept, essence):
         raise Problem(

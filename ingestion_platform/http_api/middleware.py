@@ -1,4 +1,4 @@
-"""What every request passes first: keys, limits on how many and how often, and the access log.
+"""The outermost middleware: API keys, limits, and the access log.
 
 The log has a message per request: never a body, a header, a query or a key.
 """
@@ -18,32 +18,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingestion_platform.http_api import documents
 from ingestion_platform.http_api.api import Api
 from ingestion_platform.http_api.limits import client_of, network_of
-from ingestion_platform.http_api.problems import Problem, later
+from ingestion_platform.http_api.problems import Problem, retry_after
 from ingestion_platform.logs import FIELDS
 
 LOG = logging.getLogger("ingestion_platform.http_api")
 ACCESS = logging.getLogger("ingestion_platform.http_api.access")
 HEALTH = frozenset({"/health", "/healthz", "/readyz"})
 OPEN = HEALTH | documents.PATHS
-"""Paths that need no key and count for no limit."""
+"""Paths that need no key, and are limited by network only."""
 UNCOUNTED = OPEN | {"/metrics"}
-"""Paths whose answers tell nothing of how the API serves producers."""
+"""Paths whose requests are not counted: they do not come from producers."""
 NO_ROUTE = "none"
-"""The path of what was answered ahead of the application, or is no path of it."""
+"""Counted as the path of requests that are answered before routing, or match no route."""
 
 REQUEST_ID = "x-request-id"
-"""The header that names a request, in answers and in the log."""
+"""Header of the request id, which answers and the log have."""
 _HEAD = 64 * 1024  # bytes of a request's target and headers
 SAFETY = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""Headers of every answer: data, which no page may show or run. /docs has a policy of its own."""
+"""Security headers of every answer. /docs replaces the policy by its own."""
 
 
-class Front:
-    """The outermost layer of the application."""
+class OuterMiddleware:
+    """Checks keys and limits, adds headers, counts and logs each request."""
 
     def __init__(self, app: ASGIApp, api: Api) -> None:
         self._app, self._api = app, api
@@ -57,7 +57,7 @@ class Front:
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         request_id = state.setdefault("request", request_id_of(headers))
-        state.update(client="", noted={})
+        state.update(client="", log_fields={})
         status, head_only = 0, scope["method"] == "HEAD"
 
         async def sending(message: Message) -> None:
@@ -73,19 +73,19 @@ class Front:
             await send(message)
 
         began = time.perf_counter()
-        # A resource that has GET has HEAD: the same without a body.
+        # HEAD is GET without the body.
         inner = {**scope, "method": "GET"} if head_only else scope
         try:
             await self._admitted(inner, receive, sending, headers)
         except Exception as error:
             LOG.exception("request %s failed: %s", request_id, type(error).__name__)
             if status:
-                raise  # begun: all that is left is to close the connection
-            # The error's words may hold anything: they go to the log only.
+                raise  # the answer has begun: the server closes the connection
+            # The message may hold secrets: it goes to the log only.
             problem = Problem("unexpected", f"{type(error).__name__}; see the log of the HTTP API")
             await problem.response()(scope, receive, sending)
         finally:
-            # The protocol answers by itself where a body cannot be read.
+            # The protocol has answered if the body cannot be read.
             status = state.get("status") or status or 500
             if head_only:
                 scope["route"] = inner.get("route")
@@ -94,7 +94,7 @@ class Front:
             _log(scope, state, status, request_id, took)
 
     def _count(self, scope: Scope, status: int, took: float) -> None:
-        """Count the answer by its declared path: any other would make a series of its own."""
+        """Count the answer by its route: paths as sent would make a series each."""
         if scope["path"] not in UNCOUNTED:
             route = getattr(scope.get("route"), "path", NO_ROUTE)
             self._api.counters.answered(route, status, took)
@@ -105,15 +105,15 @@ class Front:
             with self._admission(scope, headers):
                 await self._app(scope, receive, send)
         except Problem as problem:
-            # Before the application: one inside it was answered there.
+            # Raised before the application, which answers its own problems.
             await problem.response()(scope, receive, send)
 
     @contextmanager
     def _admission(self, scope: Scope, headers: Headers) -> Iterator[None]:
-        """Hold the places that a request takes, after its key was checked.
+        """Check the key, and hold the slots of the request within the block.
 
         Raises:
-            Problem: no key that is known, or one of the limits.
+            Problem: the key is missing or not known, or a limit is reached.
         """
         api, network = self._api, network_of(self._address(scope, headers))
         if scope["path"] in OPEN:
@@ -127,14 +127,18 @@ class Front:
             raise
         scope["state"]["client"] = client
         api.rate.take(client, 1)
-        with api.of_address.held(network), api.of_client.held(client), self._place():
+        with (
+            api.address_requests.slot(network),
+            api.client_requests.slot(client),
+            self._request_slot(),
+        ):
             yield
 
     def _count_anonymous(self, network: str) -> None:
         try:
-            self._api.anonymous.take(network, 1)
+            self._api.anonymous_rate.take(network, 1)
         except Problem as problem:
-            # What the client has sent ahead on this connection goes unanswered.
+            # Requests that the client has pipelined on this connection get no answer.
             problem.headers["Connection"] = "close"
             raise
 
@@ -153,14 +157,14 @@ class Front:
         return scope["client"][0] if scope.get("client") else ""
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _request_slot(self) -> Iterator[None]:
         api = self._api
         if api.in_progress >= api.settings.http_api.max_requests:
             raise Problem(
                 "unavailable",
                 "too many requests are in progress",
                 action="send the same again later",
-                headers=later(1),
+                headers=retry_after(1),
             )
         api.in_progress += 1
         try:
@@ -196,7 +200,7 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
     level = logging.DEBUG if scope["path"] in HEALTH and status < 400 else logging.INFO
     if not ACCESS.isEnabledFor(level):
         return
-    # As it was sent: a decoded path may hold blanks, which would end it for a reader.
+    # As sent: a decoded path may have blanks, which separate the fields of the message.
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0][:200].decode("latin-1")
     fields = {
         "request": request_id,
@@ -206,13 +210,13 @@ def _log(scope: Scope, state: dict[str, Any], status: int, request_id: str, took
         "path": path,
         "status": status,
         "ms": round(took * 1000, 1),
-        **state["noted"],
+        **state["log_fields"],
     }
     ACCESS.log(level, "%s %s %s", scope["method"], path, status, extra={FIELDS: fields})
 
 
 def log_unread(api: Api, client: tuple[str, int] | None, problem: Problem, request_id: str) -> None:
-    """Count and log an answer to what was no request that could be read."""
+    """Count and log the answer to a malformed request."""
     api.counters.answered(NO_ROUTE, problem.status, 0.0)
     fields = {
         "request": request_id,

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the API, derived from the contracts of its streams."""
+"""Derive the OpenAPI description of the API from the contracts of its streams."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ingestion_platform.settings import HttpApiSettings
 from ingestion_platform.streams import HttpPaths, Stream
 
 DESCRIPTION = """\
-Records in, validated by their contract and acknowledged by all replicas of Kafka before the answer.
+Takes records, validates them by their contract, and answers when all replicas of Kafka have them.
 
-* A record that the contract refuses is not sent: the answer names field and rule.
-* 503 comes with `Retry-After`. Send an `Idempotency-Key` along: then the same request sent again \
-(within its time, to the same process) is answered again, and not done twice.
+* A record that breaks the contract is not sent to Kafka: the answer names field and rule.
+* 503 has `Retry-After`. With an `Idempotency-Key`, a retry (within its time, to the same process) \
+gets the same answer, and its records are not sent twice.
 * Bodies may be compressed (`Content-Encoding: gzip` or `zstd`).
 * Every error is `application/problem+json` (RFC 9457).
 """
@@ -29,14 +29,14 @@ _EVENT = {"specversion": "1.0", "id": "1", "source": "/orders", "type": "org.exa
 
 
 def record_schema(stream: Stream) -> dict[str, Any]:
-    """The schema of a stream's records; the first of its `examples` is one."""
+    """Return the schema of a stream's records; its first example is a valid record."""
     schema = json_schema(stream.contract)
     # The dialect is OpenAPI 3.1's own, and an id would change what references mean.
     return {k: v for k, v in schema.items() if k not in ("$schema", "$id")}
 
 
 def components(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Schemas of records (given by stream), of answers and problems; and how keys are sent."""
+    """Return the schemas of records (by stream), answers and problems, and how keys are sent."""
     return {
         "schemas": {
             **records,
@@ -52,7 +52,7 @@ def components(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def records_operation(stream: Stream, sample: Any, limits: HttpApiSettings) -> dict[str, Any]:
-    """The request and the answers of `POST /v1/streams/<stream>/records`; `sample` is a record."""
+    """Describe `POST /v1/streams/<stream>/records`; `sample` is a valid record."""
     record = {"$ref": f"{_REF}{stream.name}"}
     event = {"type": "object", "required": [*_EVENT, "data"], "properties": _attributes(record)}
     one_event = _EVENT | {"data": sample}
@@ -78,7 +78,7 @@ def records_operation(stream: Stream, sample: Any, limits: HttpApiSettings) -> d
         {
             "201": {"description": "All records are in Kafka.", **results},
             "207": {
-                "description": "Some records are in Kafka; the others were rejected for good.",
+                "description": "Some records are in Kafka; the others are invalid.",
                 **results,
             },
         },
@@ -169,7 +169,7 @@ _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same for the same request sent again, and for no other.",
+    "description": "The same for each retry of a request; unique otherwise.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 _FINDING = {
@@ -178,7 +178,7 @@ _FINDING = {
     "properties": {
         "pointer": {"type": "string", "description": "JSON pointer to the field."},
         "field": {"type": ["string", "null"], "description": "null for a rule over the row."},
-        "rule": {"type": "string", "description": "What is broken: required, type, enum, …"},
+        "rule": {"type": "string", "description": "The broken rule: required, type, enum, …"},
         "detail": {"type": "string"},
     },
 }
@@ -186,7 +186,7 @@ _RESULT = {
     "type": "object",
     "required": ["index", "status"],
     "properties": {
-        "index": {"type": "integer", "description": "Place in the request, from 0."},
+        "index": {"type": "integer", "description": "Position in the request, from 0."},
         "status": {"enum": ["accepted", "rejected", "failed"]},
         "partition": {"type": "integer"},
         "offset": {"type": "integer"},

@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[int, str]] = {
 
 
 class Problem(PlatformError):
-    """An answer that is an error; `more` are further members of its body."""
+    """An error as an answer; `more` are further members of its body."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Problem(PlatformError):
         self.more = dict(more or {})
 
     def body(self) -> bytes:
-        """The problem as JSON."""
+        """Return the problem as JSON."""
         return msgspec.json.encode(
             {
                 "type": f"urn:ingestion-platform:problem:{self.kind}",
@@ -72,26 +72,26 @@ class Problem(PlatformError):
         )
 
     def response(self) -> Response:
-        """The problem as an answer."""
+        """Return the problem as a response."""
         from starlette.responses import Response
 
         return Response(self.body(), self.status, self.headers, media_type=MEDIA_TYPE)
 
 
 def unavailable(error: Transient) -> Problem:
-    """The problem of a server that is away, with the time after which to come again."""
+    """Return the problem of a transient error, with the time after which to retry."""
     return Problem(
-        "unavailable", error.message, action=error.action, headers=later(error.retry_after)
+        "unavailable", error.message, action=error.action, headers=retry_after(error.retry_after)
     )
 
 
-def later(seconds: float) -> dict[str, str]:
-    """The header that says when to come again."""
+def retry_after(seconds: float) -> dict[str, str]:
+    """Return the header with the seconds to wait before a retry."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def of_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """The problem for a status that the framework chose."""
+def status_problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
+    """Return the problem for a status that Starlette has chosen."""
     kind = next((k for k, (code, _) in KINDS.items() if code == status), None)
     if kind is None:
         kind = "malformed" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "unexpected"

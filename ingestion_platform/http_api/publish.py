@@ -1,7 +1,7 @@
-"""Records to Kafka, without blocking the event loop: each is answered by its own delivery report.
+"""Send records to Kafka without blocking the event loop, and await the delivery report of each.
 
-One producer for all requests, idempotent and acknowledged by all replicas; a thread takes its
-reports, another one watches whether Kafka answers at all.
+All requests share one producer (idempotent, `acks=all`). One thread polls its delivery reports,
+another one checks that Kafka answers.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ _TUNING: dict[str, str | int] = {
     "linger.ms": 5,
     "queue.buffering.max.messages": _QUEUE,
     "queue.buffering.max.kbytes": 262_144,
-    # Back soon after Kafka is.
+    # Reconnect soon after an outage.
     "reconnect.backoff.max.ms": 1000,
 }
-_WATCH = 1.0  # seconds between two looks at Kafka
-_ANSWER = 2.0  # seconds for it to answer
-_GRACE = 5.0  # seconds beyond the delivery timeout, after which a report is not waited for
+_CHECK = 1.0  # seconds between two checks of Kafka
+_ANSWER = 2.0  # seconds for Kafka to answer a check
+_GRACE = 5.0  # seconds beyond the delivery timeout in which a report may still come
 _AT_ONCE = 500  # records queued between two turns of the event loop
 
 
 class Delivered(NamedTuple):
-    """A record that all in-sync replicas have."""
+    """A record that all in-sync replicas have acknowledged."""
 
     partition: int
     offset: int
 
 
 class Failed(NamedTuple):
-    """A record that was not acknowledged; it may have arrived nevertheless."""
+    """A record that was not acknowledged; Kafka may have it nevertheless."""
 
     reason: str
     too_large: bool = False
-    """Sending it again cannot help."""
+    """Whether a retry would fail again."""
 
 
 Outcome = Delivered | Failed
 
 
 class Publisher:
-    """Sends records for any number of requests. `open` it before, `close` it after."""
+    """Sends the records of all requests. Call `open` before, and `close` after."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -62,31 +62,31 @@ class Publisher:
         self._producer: Producer | None = None
         self._servers = ""
         self._fatal = False
-        self._problem = "Kafka was not asked yet"
+        self._problem = "Kafka is not connected yet"
         self._acknowledged_at = 0.0
         self._closing = threading.Event()
         self._threads = [
-            threading.Thread(target=work, name=f"gateway-{work.__name__.strip('_')}", daemon=True)
-            for work in (self._take_reports, self._watch)
+            threading.Thread(target=work, name=f"http-api-{work.__name__.strip('_')}", daemon=True)
+            for work in (self._poll_reports, self._monitor)
         ]
 
     @property
     def problem(self) -> str:
-        """Why nothing can be sent at present; empty while it can."""
+        """Why nothing can be sent now; empty if records can be sent."""
         return self._problem
 
     def open(self) -> None:
-        """Connect. Kafka may be away: then `problem` says so until it is back.
+        """Connect. If Kafka does not answer, `problem` says so until it does.
 
         Raises:
             SettingError: a KAFKA_<PROPERTY> that librdkafka refuses.
         """
-        self._look()
+        self._check()
         for thread in self._threads:
             thread.start()
 
     def close(self) -> int:
-        """Wait for what is queued, as long as it may take to deliver; how much was given up."""
+        """Wait for queued records until the delivery timeout; return how many are lost."""
         left = 0
         if self._producer is not None:
             left = self._producer.flush(self._timeout + _GRACE)
@@ -96,14 +96,14 @@ class Publisher:
         return left
 
     async def send(self, topic: str, records: Sequence[Record]) -> list[Outcome]:
-        """What became of each record, known at the latest when the delivery timeout is over.
+        """Send records; return the outcome of each, at the latest after the delivery timeout.
 
         Raises:
-            SourceUnavailable: Kafka is away or the queue is full; nothing was sent.
+            SourceUnavailable: Kafka does not answer, or the queue is full; nothing was sent.
         """
         producer = self._producer
         if self._problem or producer is None:
-            raise _away(self._problem)
+            raise _unavailable(self._problem)
         if len(producer) + len(records) > _QUEUE:
             raise SourceUnavailable(
                 "the queue to Kafka is full", action="send the same again later", retry_after=2
@@ -119,7 +119,7 @@ class Publisher:
         self._acknowledged_at = time.monotonic()
         self._problem = ""
 
-    def _take_reports(self) -> None:
+    def _poll_reports(self) -> None:
         while not self._closing.is_set():
             producer = self._producer
             if producer is None:
@@ -127,23 +127,23 @@ class Publisher:
             else:
                 producer.poll(0.1)
 
-    def _watch(self) -> None:
-        while not self._closing.wait(_WATCH):
+    def _monitor(self) -> None:
+        while not self._closing.wait(_CHECK):
             try:
-                self._look()
+                self._check()
             except PlatformError as error:
                 self._problem = error.message
 
-    def _look(self) -> None:
-        """Renew the producer where it has to be; find out whether Kafka answers."""
+    def _check(self) -> None:
+        """Check that Kafka answers; replace the producer if it failed or the address changed."""
         from confluent_kafka import KafkaException
 
         try:
             servers = bootstrap_servers(self._settings)
             if self._producer is None or self._fatal or servers != self._servers:
-                self._renew(servers)
+                self._replace_producer(servers)
             assert self._producer is not None
-            if time.monotonic() - self._acknowledged_at > _WATCH:
+            if time.monotonic() - self._acknowledged_at > _CHECK:
                 self._producer.list_topics(timeout=_ANSWER)
             self._problem = ""
         except SourceUnavailable as error:
@@ -151,8 +151,8 @@ class Publisher:
         except KafkaException as error:
             self._problem = f"Kafka does not answer: {error.args[0].str()}"
 
-    def _renew(self, servers: str) -> None:
-        """A new producer: the first, after a fatal error, or to where the broker is now."""
+    def _replace_producer(self, servers: str) -> None:
+        """Create a producer, and drop the records that the old one still has."""
         from confluent_kafka import Producer
 
         config: dict[str, Any] = {
@@ -169,17 +169,17 @@ class Publisher:
         self._servers, self._fatal = servers, False
         if before is not None:
             before.purge()
-            before.flush(_GRACE)  # its last reports
+            before.flush(_GRACE)  # delivers its last reports
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = True
-            self._problem = f"the producer starts again: {error.str()}"
+            self._problem = f"the producer is being replaced after: {error.str()}"
         elif error.code() == error._ALL_BROKERS_DOWN:
-            self._problem = f"Kafka is away: {error.str()}"
+            self._problem = f"no broker answers: {error.str()}"
 
 
-def _away(problem: str) -> SourceUnavailable:
+def _unavailable(problem: str) -> SourceUnavailable:
     return SourceUnavailable(problem, action="send the same again later", retry_after=2)
 
 
@@ -202,7 +202,7 @@ def _enqueue(producer: Producer, topic: str, record: Record, batch: _Batch, i: i
 
 
 class _Batch:
-    """The records of one request, and the future that has their outcomes."""
+    """The records of one request, and the future of their outcomes."""
 
     def __init__(self, count: int, on_acknowledged: Any) -> None:
         self._loop = asyncio.get_running_loop()
@@ -215,17 +215,17 @@ class _Batch:
             self._done.set_result(None)
 
     def report(self, i: int, error: KafkaError | None, message: Message) -> None:
-        """Take librdkafka's delivery report of record `i`."""
+        """Handle librdkafka's delivery report of record `i`."""
         if error is None:
             self._on_acknowledged()
-            # Both are known of a delivered message.
+            # A delivered message has both; the types allow None.
             self.settle(i, Delivered(message.partition() or 0, message.offset() or 0))
         else:
             too_large = error.code() == error.MSG_SIZE_TOO_LARGE
             self.settle(i, Failed(error.str(), too_large))
 
     def settle(self, i: int, outcome: Outcome) -> None:
-        """Note what became of record `i`; from any thread."""
+        """Set the outcome of record `i`; from any thread."""
         with self._lock:
             self._outcomes[i] = outcome
             self._open -= 1
@@ -238,8 +238,8 @@ class _Batch:
             self._done.set_result(None)
 
     async def outcomes(self, timeout: float) -> list[Outcome]:
-        """All outcomes; a record without a report in time counts as failed."""
+        """Return all outcomes; a record without a report in time has failed."""
         await asyncio.wait([self._done], timeout=timeout)
-        silent = Failed(f"no report within {timeout:.0f} s; it may have arrived")
+        unreported = Failed(f"no report within {timeout:.0f} s; it may have arrived")
         with self._lock:
-            return [outcome or silent for outcome in self._outcomes]
+            return [outcome or unreported for outcome in self._outcomes]

@@ -1,4 +1,4 @@
-"""From an HTTP request to records and back: limits, body, Idempotency-Key, answer."""
+"""Read a request's records within limits, and respond once per Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ IDEMPOTENCY_KEY = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_LARGE = 128 * 1024  # bytes that are worth a thread of their own
+_LARGE = 128 * 1024  # bytes of a body that is split in a thread
 
 Work = Callable[[Done], Awaitable[Answer]]
 
 
-async def received(api: Api, request: Request, *, single: bool = False) -> list[Envelope]:
-    """Return the request's records: at least one, exactly one when `single`.
+async def read_envelopes(api: Api, request: Request, *, single: bool = False) -> list[Envelope]:
+    """Read the request's records: at least one, exactly one if `single`.
 
-    A batch of CloudEvents may be empty: its specification says so.
+    A batch of CloudEvents may be empty, by its specification.
 
     Raises:
         Problem: a limit is exceeded, or the body cannot be read.
@@ -49,18 +49,20 @@ async def received(api: Api, request: Request, *, single: bool = False) -> list[
     request.state.fingerprint = _fingerprint(request, body)
     coding = headers.get("content-encoding", "")
 
-    def cut() -> list[Envelope]:
+    def split_body() -> list[Envelope]:
         content = decompressed(body, coding, limits.max_body_bytes)
         check_depth(unmarked(content), limits.max_json_depth)
         return split(content, kind, headers.items(), arrays=not single)
 
-    envelopes = await asyncio.to_thread(cut) if len(body) > _LARGE or coding else cut()
+    envelopes = (
+        await asyncio.to_thread(split_body) if len(body) > _LARGE or coding else split_body()
+    )
     if single and len(envelopes) > 1:
         action = "send them to /v1/streams/…/records"
         raise Problem("malformed", "the path takes exactly one record", action=action)
     if not envelopes and (single or content_type(kind) != EVENTS):
-        raise Problem("malformed", "the request holds no record", action="send at least one")
-    most = min(limits.max_records, api.rate.most)
+        raise Problem("malformed", "the request has no record", action="send at least one")
+    most = min(limits.max_records, api.rate.capacity)
     if len(envelopes) > most:
         raise Problem(
             "too-large",
@@ -72,7 +74,7 @@ async def received(api: Api, request: Request, *, single: bool = False) -> list[
 
 
 def _fingerprint(request: Request, body: bytes) -> bytes:
-    """What must be equal for two requests to be the same."""
+    """Return a hash that is equal for equal requests: of body and content headers."""
     digest = hashlib.sha256(body)
     for name, value in sorted(request.headers.items()):
         if name in ("content-type", "content-encoding") or name.startswith("ce-"):
@@ -81,16 +83,16 @@ def _fingerprint(request: Request, body: bytes) -> bytes:
 
 
 def kafka_headers(request: Request) -> dict[str, bytes]:
-    """What of the request is kept with its records."""
+    """Return the Kafka headers that all records of the request get."""
     key = request.headers.get(IDEMPOTENCY_KEY)
     return {} if key is None else {IDEMPOTENCY_KEY: key.encode()}
 
 
-async def answered(api: Api, request: Request, work: Work) -> Response:
-    """Do the work, once only where the request has an Idempotency-Key.
+async def respond(api: Api, request: Request, work: Work) -> Response:
+    """Do the work and return its answer; do it once if the request has an Idempotency-Key.
 
     Raises:
-        Problem: the key is malformed, or another request's.
+        Problem: the key is malformed, or was used by another request.
     """
     key, replayed = request.headers.get(IDEMPOTENCY_KEY), False
     if key is None:
@@ -103,11 +105,11 @@ async def answered(api: Api, request: Request, work: Work) -> Response:
         )
     else:
         name = (request.state.client, request.url.path, key)
-        answer, replayed = await api.memory.once(name, request.state.fingerprint, work)
+        answer, replayed = await api.answers.once(name, request.state.fingerprint, work)
     headers = answer.headers | ({REPLAYED: "true"} if replayed else {})
     return Response(answer.body, answer.status, headers, media_type=answer.media_type)
 
 
-def note(request: Request, **what: Any) -> None:
-    """Add to the request's line in the access log."""
-    request.state.noted.update(what)
+def log_fields(request: Request, **what: Any) -> None:
+    """Add fields to the request's message in the access log."""
+    request.state.log_fields.update(what)

@@ -15,26 +15,26 @@ from starlette.responses import JSONResponse, Response
 from ingestion_platform.http_api.api import Api, Rejected, Result, answer, answer_one, rejected
 from ingestion_platform.http_api.idempotency import Answer, Done
 from ingestion_platform.http_api.media import JSON
-from ingestion_platform.http_api.problems import Problem, later
-from ingestion_platform.http_api.requests import answered, kafka_headers, note, received
+from ingestion_platform.http_api.problems import Problem, retry_after
+from ingestion_platform.http_api.requests import kafka_headers, log_fields, read_envelopes, respond
 from ingestion_platform.http_api.staging import append_rows
 from ingestion_platform.streams import HttpPaths, Stream, no_topic
 
 
 async def post_records(api: Api, stream: Stream, request: Request) -> Response:
-    """Records of any stream, in any form; a result for each."""
-    envelopes = await received(api, request)
+    """Send the records of a request to the topic; answer with a result for each."""
+    envelopes = await read_envelopes(api, request)
 
     async def work(done: Done) -> Answer:
         results = await api.take(stream, envelopes, kafka_headers(request), done)
-        _note(request, stream, results)
+        _log_results(request, stream, results)
         return answer(stream, results)
 
-    return await answered(api, request, work)
+    return await respond(api, request, work)
 
 
 async def reject_records(stream: Stream, _: Request) -> Response:
-    """What a stream that takes files only answers to records: where its files go."""
+    """Answer for a stream that takes files only, with the place of its files."""
     reason = no_topic(stream)
     return Problem("no-topic", reason.message, action=reason.action).response()
 
@@ -48,21 +48,21 @@ async def reject_unreadable(stream: Stream, _: Request) -> Response:
 
 async def post_one(api: Api, stream: Stream, own: HttpPaths, request: Request) -> Response:
     """Send one record to the topic; answer with its value of the field to echo."""
-    (envelope,) = await received(api, request, single=True)
+    (envelope,) = await read_envelopes(api, request, single=True)
 
     async def work(done: Done) -> Answer:
         (result,) = await api.take(stream, [envelope], kafka_headers(request), done)
-        _note(request, stream, [result])
+        _log_results(request, stream, [result])
         return answer_one(result, _accepted(own, _fields(envelope.value)))
 
-    return await answered(api, request, work)
+    return await respond(api, request, work)
 
 
 async def post_staged(api: Api, stream: Stream, own: HttpPaths, request: Request) -> Response:
     """Append one record to a staging file of the drop zone, instead of sending it to the topic."""
     file = f"{stream.file_source.folder.strip('/')}/{own.staging_file}"
     root = _drop_folder(api)
-    (envelope,) = await received(api, request, single=True)
+    (envelope,) = await read_envelopes(api, request, single=True)
 
     async def work(_: Done) -> Answer:
         value = api.complete(stream, envelope).value
@@ -80,16 +80,16 @@ async def post_staged(api: Api, stream: Stream, own: HttpPaths, request: Request
                 "unavailable",
                 f"{file} cannot be written: {error.strerror}",
                 action="see to the drop zone (DROP_URL), then send the same again",
-                headers=later(10),
+                headers=retry_after(10),
             ) from error
         return Answer(201, msgspec.json.encode(_accepted(own, row)), JSON, {}, final=True)
 
-    note(request, stream=stream.name)
-    return await answered(api, request, work)
+    log_fields(request, stream=stream.name)
+    return await respond(api, request, work)
 
 
 def _fields(value: bytes) -> dict[str, Any]:
-    """The fields of a record; none if it is no JSON object."""
+    """Return the fields of a record; none if it is no JSON object."""
     try:
         return msgspec.json.decode(value, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -101,10 +101,10 @@ def _accepted(own: HttpPaths, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_folder(api: Api) -> Path:
-    """The folder of the drop zones.
+    """Return the folder of the drop zone.
 
     Raises:
-        Problem: the drop zone is no folder, so that nothing can be appended there.
+        Problem: the drop zone is an object store, whose files cannot be appended to.
     """
     url = urlsplit(api.settings.drop_url)
     if url.scheme != "file":
@@ -116,9 +116,9 @@ def _drop_folder(api: Api) -> Path:
     return Path(unquote(url.path))
 
 
-def _note(request: Request, stream: Stream, results: list[Result]) -> None:
+def _log_results(request: Request, stream: Stream, results: list[Result]) -> None:
     counts = Counter(type(result).__name__.lower() for result in results)
-    note(request, stream=stream.name, records=len(results), **counts)
+    log_fields(request, stream=stream.name, records=len(results), **counts)
 
 
 async def health(_: Request) -> Response:
@@ -127,7 +127,7 @@ async def health(_: Request) -> Response:
 
 
 def ready(api: Api) -> Response:
-    """Whether a record would be taken now, and what was counted so far."""
+    """Return whether a record can be taken now, and the counts."""
     problem = api.unready()
     body = {
         "status": "not ready" if problem else "ready",
@@ -135,15 +135,16 @@ def ready(api: Api) -> Response:
         "in_progress": api.in_progress,
         **api.counters.by_outcome(),
     }
-    return JSONResponse(body, 503 if problem else 200, later(2) if problem else None)
+    return JSONResponse(body, 503 if problem else 200, retry_after(2) if problem else None)
 
 
 def metrics(api: Api) -> Response:
-    """The API's own metrics, in Prometheus's words."""
+    """Return the API's metrics in Prometheus's text format."""
     from prometheus_client import CONTENT_TYPE_LATEST
 
     from ingestion_platform.operations.metrics.exposition import ApiCollector, exposition
 
     return Response(
-        exposition(ApiCollector(api.kept.total)), headers={"content-type": CONTENT_TYPE_LATEST}
+        exposition(ApiCollector(api.counts_file.total)),
+        headers={"content-type": CONTENT_TYPE_LATEST},
     )

@@ -1,6 +1,4 @@
-"""Serving the API until SIGTERM or SIGINT: no new connections then, what was begun is finished,
-what is queued is delivered, and the process ends well.
-"""
+"""Serve the API until SIGTERM or SIGINT; then finish requests and deliver queued records."""
 
 from __future__ import annotations
 
@@ -22,16 +20,16 @@ from ingestion_platform.streams import declared_streams
 
 LOG = logging.getLogger("ingestion_platform.http_api")
 
-_CHECK = 1.0  # seconds between two looks at the deadlines of connections
-_GRACE = 10  # seconds beyond those that body and acknowledgement may take
+_CHECK = 1.0  # seconds between two checks of the deadlines of connections
+_GRACE = 10  # seconds beyond the timeouts of body and acknowledgement
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve every declared stream; returns after a signal, when all is delivered.
+    """Serve every declared stream; return after a signal, when all records are delivered.
 
     Raises:
         SettingError: no API key is set, and keys are not switched off.
-        Permanent: the address cannot be listened on.
+        Permanent: the address cannot be bound.
     """
     http_api = settings.http_api
     if http_api.auth and not http_api.api_keys:
@@ -54,13 +52,13 @@ def serve(settings: Settings, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # A header that anybody can set must not say whose limit is counted.
+        # Clients must not choose by a header whose limits apply to them.
         proxy_headers=bool(http_api.trusted_proxies),
         forwarded_allow_ips=list(http_api.trusted_proxies),
         timeout_graceful_shutdown=http_api.body_seconds + http_api.ack_seconds + _GRACE,
     )
     server = Server(config, app.state.api)
-    # The server gives a signal back after it has closed; by then it has been obeyed.
+    # Uvicorn raises the signal again after it has closed; ignore it then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
@@ -72,14 +70,14 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which tells the API that it closes."""
+    """Uvicorn's server; marks the API as draining, and checks deadlines of connections."""
 
     def __init__(self, config: uvicorn.Config, api: Api) -> None:
         super().__init__(config)
         self._api = api
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and hold the connections to their deadlines, until the process ends."""
+        """Start listening, and checking the deadlines of connections."""
         await super().startup(sockets)
         self._checking = asyncio.create_task(self._check_connections())
 
@@ -91,10 +89,10 @@ class Server(uvicorn.Server):
                 if isinstance(connection, Protocol):
                     try:
                         connection.check(now)
-                    except Exception:  # one connection must not stop the deadlines of others
-                        LOG.exception("the deadlines of a connection cannot be checked")
+                    except Exception:  # one connection must not stop the checks of others
+                        LOG.exception("the deadline of a connection cannot be checked")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Close, on a signal."""
+        """Start closing on a signal."""
         self._api.draining = True
         super().handle_exit(sig, frame)

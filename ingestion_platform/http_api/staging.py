@@ -1,7 +1,8 @@
-"""Staging files of the drop zone: validated records appended to CSV, for the batch path to land.
+"""Staging files of the drop zone: CSV to which valid records are appended, to be landed.
 
-Whoever takes such a file away (the file source) holds `flock(LOCK_EX)` on it while doing so: then
-no row is written into a file that has gone."""
+The file source holds `flock(LOCK_EX)` on a file while it moves it away, so that no row is written
+into a file that has gone.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +22,25 @@ from ingestion_platform.files.staged import guarded
 from ingestion_platform.lake.guarded import open_folder, unfit
 
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_PATIENCE = 5.0  # seconds for others to release the file
+_LOCK_SECONDS = 5.0
 _TAIL = 1024 * 1024  # bytes searched for the end of the last whole line
 
 
 def append_rows(
     root: Path, path: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Append whole lines to a file below `root`, on disk when this returns; a new file begins with
-    the header.
+    """Append rows to a CSV file below `root`, and sync it to disk; a new file gets a header.
 
     Null is an empty field, objects and arrays are JSON text, and no text can be a formula (see
-    `sources.staged`). A line that a crash left torn was never acknowledged, and is removed. Others
-    may write to the folder: links are not followed.
+    `files.staged`). An incomplete last line, left by a crash, was never acknowledged and is
+    removed. Others may write to the folder, so symbolic links are not followed.
 
     Raises:
-        OSError: the file cannot be written, or is no regular file; it is then as it was.
+        OSError: the file cannot be written, or is no regular file; its content is unchanged.
     """
     folder, _, name = path.rpartition("/")
     with open_folder(root, folder, make=True) as opened, _locked(opened, name) as descriptor:
-        end = _mend(descriptor)
+        end = _cut_incomplete_line(descriptor)
         lines = [] if end else [list(columns)]
         lines += [[_cell(row.get(column)) for column in columns] for row in rows]
         try:
@@ -55,8 +55,8 @@ def append_rows(
 
 @contextmanager
 def _locked(folder: int, name: str) -> Iterator[int]:
-    """The file, open and locked, and certain to be the one of that name."""
-    deadline = time.monotonic() + _PATIENCE
+    """Open and lock the file; reopen it if another one has taken its name meanwhile."""
+    deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         descriptor = os.open(name, _APPEND, 0o644, dir_fd=folder)
         try:
@@ -71,7 +71,7 @@ def _locked(folder: int, name: str) -> Iterator[int]:
 
 
 def _lock(descriptor: int, deadline: float) -> None:
-    """Lock a file; whoever may read it could hold the lock for ever."""
+    """Lock a file, until a deadline: any process that can read it may hold the lock for ever."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,8 +91,8 @@ def _is_there(folder: int, name: str, descriptor: int) -> bool:
     return os.path.samestat(found, os.fstat(descriptor))
 
 
-def _mend(descriptor: int) -> int:
-    """Remove what follows the last whole line; the length of what stays."""
+def _cut_incomplete_line(descriptor: int) -> int:
+    """Remove what follows the last complete line; return the length of the file then."""
     end = os.fstat(descriptor).st_size
     start = max(0, end - _TAIL)
     tail = os.pread(descriptor, end - start, start)

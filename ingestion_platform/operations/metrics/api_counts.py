@@ -77,7 +77,7 @@ class ApiCounts:
         )
 
 
-class MaintenanceResult:
+class CountsFile:
     """The counts of one API, in its file; an API without a file counts in memory alone."""
 
     def __init__(self, streams: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_platform.http_api.idempotency import Answer, Done, Memory
+from ingestion_platform.http_api.idempotency import Answer, AnswerCache, Done
 from ingestion_platform.http_api.problems import Problem
 from ingestion_platform.http_api.publish import Delivered, Failed, Outcome
 from tests.support.api_lab import USER, Served
@@ -101,7 +101,7 @@ def test_requests_at_the_same_time_do_the_work_once() -> None:
     """The second waits for the first, and a client that leaves does not undo it."""
 
     async def run() -> None:
-        memory, go, calls = Memory(60, 10_000), asyncio.Event(), 0
+        memory, go, calls = AnswerCache(60, 10_000), asyncio.Event(), 0
 
         async def work(_: Done) -> Answer:
             nonlocal calls
@@ -126,7 +126,7 @@ def test_an_answer_in_passing_is_not_kept() -> None:
     """What could not be done is done by the next request, with what was delivered before."""
 
     async def run() -> None:
-        memory, seen = Memory(60, 10_000), []
+        memory, seen = AnswerCache(60, 10_000), []
 
         async def work(done: Done) -> Answer:
             seen.append(dict(done))
@@ -144,7 +144,7 @@ def test_an_error_leaves_no_trace() -> None:
     """A request that failed as a whole may come again under its key."""
 
     async def run() -> None:
-        memory = Memory(60, 10_000)
+        memory = AnswerCache(60, 10_000)
 
         async def failing(_: Done) -> Answer:
             raise Problem("unavailable", "away")
@@ -164,7 +164,7 @@ def test_memory_is_bounded_in_time_and_size() -> None:
 
     async def run() -> None:
         now = 0.0
-        memory, done = Memory(10, 100_000, clock=lambda: now), 0
+        memory, done = AnswerCache(10, 100_000, clock=lambda: now), 0
 
         async def work(_: Done) -> Answer:
             nonlocal done

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ingestion_platform.http_api import body as body_module
 from ingestion_platform.http_api.body import check_depth, decompressed, read_body
-from ingestion_platform.http_api.limits import Rate, Shares, network_of
+from ingestion_platform.http_api.limits import ConcurrencyLimit, RateLimit, network_of
 from ingestion_platform.http_api.problems import Problem
 from tests.support.api_lab import USER, Served
 
@@ -121,7 +121,7 @@ def test_a_bomb_is_rejected(serve: Serve, coding: str) -> None:
 
 
 def test_decompression_stops_at_the_limit() -> None:
-    """Memory grows with the limit, not with the bomb."""
+    """AnswerCache grows with the limit, not with the bomb."""
     bomb = gzip.compress(b"\0" * 200_000_000)
     before = pa.total_allocated_bytes()
     with pytest.raises(Problem):
@@ -206,7 +206,7 @@ def test_the_rate_of_a_client_is_limited(serve: Serve) -> None:
 def test_a_bucket_fills_with_time() -> None:
     """Tokens come back at the rate, up to the burst, for each client apart."""
     now = 0.0
-    rate = Rate("records", 10, clock=lambda: now)
+    rate = RateLimit("records", 10, clock=lambda: now)
     rate.take("a", 20)
     with pytest.raises(Problem) as caught:
         rate.take("a", 5)
@@ -254,22 +254,22 @@ def test_body_has_least_rate() -> None:
 
 def test_shares_are_bounded_and_come_back() -> None:
     """A holder has its share, all have the total, and exempt networks only the total."""
-    shares = Shares("connections", 2, total=4, exempt=["10.0.0.0/8"])
+    shares = ConcurrencyLimit("connections", 2, total=4, exempt=["10.0.0.0/8"])
     for holder in ("192.0.2.1", "192.0.2.1"):
-        shares.take(holder)
+        shares.acquire(holder)
     with pytest.raises(Problem) as caught:
-        shares.take("192.0.2.1")
+        shares.acquire("192.0.2.1")
     assert caught.value.status == 429
-    shares.give_back("192.0.2.1")
+    shares.release("192.0.2.1")
     for _ in range(3):
-        shares.take("10.1.2.3")
+        shares.acquire("10.1.2.3")
     with pytest.raises(Problem) as caught:
-        shares.take("192.0.2.2")
+        shares.acquire("192.0.2.2")
     assert caught.value.status == 503
-    shares.give_back("10.1.2.3")
-    with shares.held("192.0.2.2"), pytest.raises(Problem):
-        shares.take("192.0.2.3")
-    shares.take("192.0.2.3")
+    shares.release("10.1.2.3")
+    with shares.slot("192.0.2.2"), pytest.raises(Problem):
+        shares.acquire("192.0.2.3")
+    shares.acquire("192.0.2.3")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_shares_go_by_network(address: str, network: str) -> None:
 
 def test_zero_is_no_rate_limit() -> None:
     """A rate of 0 lets everything pass."""
-    rate = Rate("records", 0)
+    rate = RateLimit("records", 0)
     for _ in range(1000):
         rate.take("a", 1000)
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestion_platform.operations.metrics.api_counts import MaintenanceResult, all_api_counts
+from ingestion_platform.operations.metrics.api_counts import CountsFile, all_api_counts
 
 
-def opened(home: Path) -> MaintenanceResult:
+def opened(home: Path) -> CountsFile:
     """A source that has begun."""
-    file_source = MaintenanceResult(["users"])
+    file_source = CountsFile(["users"])
     file_source.open(home)
     return file_source
 
