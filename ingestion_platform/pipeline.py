@@ -20,8 +20,8 @@ from ingestion_platform.bronze.load import (
     Loader,
     LoadItem,
     SegmentValidator,
-    count_reasons,
 )
+from ingestion_platform.bronze.validate import count_reasons
 from ingestion_platform.errors import Permanent, Transient, WriteConflict
 from ingestion_platform.failures import counting_failures
 from ingestion_platform.kafka.topic_log import Log, LogChanged, Topic
@@ -435,7 +435,7 @@ def try_file(
     reasons: Counter[str] = Counter()
     with platform.file_source(stream).reading(file) as content:
         for batch in content.records(stream.contract):
-            parsed = validator.parse(batch.values, content.format.encoding, batch.problems)
+            parsed = validator.parse(batch.values, content.format.encoding, batch.reasons)
             valid += len(parsed.valid)
             rejected += len(parsed.rejected)
             reasons.update(count_reasons(parsed.reasons))

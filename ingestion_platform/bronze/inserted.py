@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from ingestion_platform.bronze.validate import Validator
+from ingestion_platform.bronze.validate import Validator, count_reasons
 from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Contract, Field
 from ingestion_platform.contract.times import EPOCHS, micros_of
@@ -56,8 +56,7 @@ def validate_inserted(table: Table | None, contract: Contract) -> Inserted:
         parsed = parser.parse(_records(part, contract))
         validated += part.num_rows
         broken += len(parsed.rejected)
-        for why in parsed.reasons.to_pylist():
-            reasons.update(why)
+        reasons.update(count_reasons(parsed.reasons))
         if validated >= VALIDATED:
             break
     return Inserted(rows, validated, broken, reasons)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 
 from ingestion_platform.bronze.renames import Renames
 from ingestion_platform.bronze.text import TextReader
-from ingestion_platform.bronze.validate import Validated, Validator
+from ingestion_platform.bronze.validate import Validated, Validator, count_reasons
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
+from ingestion_platform.contract.reasons import RECORD, Reason
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
 from ingestion_platform.errors import WriteConflict
-from ingestion_platform.files.reading import Problem, Problems
-from ingestion_platform.lake.land_files import problems_of
+from ingestion_platform.files.reading import Reasons
+from ingestion_platform.lake.land_files import reasons_of_reader
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
@@ -97,32 +98,32 @@ class SegmentValidator:
     def rows(self, segment: Segment, records: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows for bronze and for quarantine, in no particular order."""
         encoding = "json" if segment.file is None else segment.file.encoding
-        problems = problems_of(segment, records)
-        parsed = self.parse(records["value"].combine_chunks(), encoding, problems)
+        given = reasons_of_reader(segment, records)
+        parsed = self.parse(records["value"].combine_chunks(), encoding, given)
         bronze = self._bronze_rows(segment, records, parsed)
         return bronze, self._quarantine_rows(segment, records, parsed)
 
     def parse(
-        self, values: pa.BinaryArray, encoding: str, problems: Problems | None = None
+        self, values: pa.BinaryArray, encoding: str, given: Reasons | None = None
     ) -> Validated:
         """Validate values alone; `encoding` is what they are (`sources.reading.Encoding`).
 
-        `problems` are those that a reader found. A record whose problem the contract cares about
-        is rejected for it, and not looked at further.
+        `given` are a reader's reasons. A record with one that concerns the contract is rejected for
+        it, and not validated further.
         """
-        reasons = {at: each for at, found in (problems or {}).items() if (each := self._of(found))}
+        reasons = {at: each for at, found in (given or {}).items() if (each := self._of(found))}
         if not reasons:
             return self._validated(values, encoding)
         fine = np.ones(len(values), bool)
         fine[list(reasons)] = False
         places = np.flatnonzero(fine)
         parsed = self._validated(values.filter(pa.array(fine)), encoding)
-        given = pa.array(list(reasons.values()), parsed.reasons.type)
+        own = pa.array(list(reasons.values()), parsed.reasons.type)
         return Validated(
             pa.array(places[parsed.valid.to_numpy()], pa.int64()),
             parsed.rows,
             pa.array([*places[parsed.rejected.to_numpy()].tolist(), *reasons], pa.int64()),
-            pa.concat_arrays([parsed.reasons, given]),
+            pa.concat_arrays([parsed.reasons, own]),
         )
 
     def _validated(self, values: pa.BinaryArray, encoding: str) -> Validated:
@@ -131,10 +132,9 @@ class SegmentValidator:
             values = self._text[encoding].typed(values)
         return self._parser.parse(values)
 
-    def _of(self, problems: Sequence[Problem]) -> list[str]:
-        """The reasons that a reader's problems are: those of columns that the contract knows."""
-        known = [p for p in problems if not p.column or p.column in self._columns]
-        return [f"{p.column or 'value'}: {p.text}" for p in known]
+    def _of(self, reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+        """Those of a reader's reasons that are about the record or a column of the contract."""
+        return [r.as_dict() for r in reasons if r.field == RECORD or r.field in self._columns]
 
     def _bronze_rows(self, segment: Segment, records: pa.Table, parsed: Validated) -> pa.Table:
         offsets = records["offset"].take(parsed.valid)
@@ -362,9 +362,3 @@ def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | Non
     )
     files = write_data_files(table, rows)
     return Change(change.partition, change.base, change.span, files, change.replace)
-
-
-def count_reasons(reasons: pa.ListArray | pa.ChunkedArray) -> Counter[str]:
-    """How often each kind of reason was given; the offending values are cut off."""
-    flat = pc.list_flatten(reasons).to_pylist()
-    return Counter(str(reason).partition(" (is ")[0] for reason in flat)

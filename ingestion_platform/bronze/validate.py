@@ -6,8 +6,10 @@ that the gate refuses are looked at in Python. One record can never spoil anothe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,19 +21,21 @@ from ingestion_platform.contract.decoder import Decoder, Examined
 from ingestion_platform.contract.exact import Column
 from ingestion_platform.contract.json_text import object_keys
 from ingestion_platform.contract.model import Contract
-from ingestion_platform.contract.schemas import arrow_schema
+from ingestion_platform.contract.reasons import RECORD, Code, Reason
+from ingestion_platform.contract.schemas import arrow_schema, reasons_type
 from ingestion_platform.contract.sql import (
     EXACT,
     INPUT,
     ODD,
     REASONS,
-    SEPARATOR,
+    REJECTED,
     input_schema,
     parse_query,
+    reasons_query,
 )
 from ingestion_platform.contract.wire import envelope_of, may_be_envelope
 
-VERSION = "3"
+VERSION = "4"
 """Part of every table's record of how it was made: raise it when the same contract would validate
 records differently."""
 
@@ -43,6 +47,7 @@ BATCH = 32_768
 """Records validated at once: many enough to make a query's fixed cost small, few enough that the
 next batch finds the memory of this one still warm."""
 
+_ENGINE = "cannot be validated by the query engine"
 _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 
 
@@ -50,8 +55,9 @@ _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
 class Validated:
     """Records validated, by their places among those given.
 
-    `rows` has the typed rows of the records at the places `valid`, `reasons` a list of strings
-    for each of those at the places `rejected`; every place is in one of them.
+    `rows` has the typed rows of the records at the places `valid`, `reasons` a list of structs
+    (`schemas.reasons_type`) for each of those at the places `rejected`; every place is in one of
+    them.
     """
 
     valid: pa.Int64Array
@@ -67,7 +73,7 @@ class _Results:
     valid: np.ndarray
     rows: pa.Table
     rejected: np.ndarray
-    reasons: pa.ChunkedArray
+    reasons: pa.ListArray
 
 
 class Validator:
@@ -81,6 +87,7 @@ class Validator:
         self._decoder = Decoder(contract)
         self._strict = parse_query(contract, strict=True)
         self._lenient = parse_query(contract, strict=False)
+        self._explain = reasons_query(contract)
         self._sent = self._decoder.names
         self._ambiguous = may_be_envelope(self._sent)
         self._input = input_schema(contract)
@@ -120,7 +127,7 @@ class Validator:
         if validated is None:
             validated = self._validate_carefully(batch, odd)
         odd |= validated[ODD].to_numpy()
-        results = self._told_apart(validated, ~odd, np.arange(start, start + len(listed)))
+        results = self._split(batch, validated, ~odd, start)
         return results, {start + int(i): listed[i] for i in np.flatnonzero(odd)}
 
     def _gate(self, listed: list[bytes | None]) -> tuple[np.ndarray, dict[str, Column]]:
@@ -142,9 +149,9 @@ class Validator:
         self, texts: pa.ChunkedArray, exact: Mapping[str, Column], odd: np.ndarray
     ) -> pa.Table:
         """The query's input for records that have no reason against them yet."""
-        none_given = pa.nulls(len(texts), pa.list_(pa.string())), pa.nulls(len(texts), pa.string())
+        none_broken = pa.nulls(len(texts), pa.list_(pa.string()))
         columns = [self._column(name, exact[name], odd) for name in self._exact]
-        return pa.table([texts, *none_given, *columns], schema=self._input)
+        return pa.table([texts, none_broken, *columns], schema=self._input)
 
     def _column(self, name: str, values: Column, odd: np.ndarray | None = None) -> pa.Array:
         """Exact values as a column of the query's input, null where the record is odd."""
@@ -155,11 +162,19 @@ class Validator:
         return column.cast(kind)
 
     def _examine(self, places: np.ndarray, listed: list[bytes | None]) -> _Results:
-        """The results on records that passed no gate."""
-        validated = self._validate(
-            self._examined([self._decoder.examine(value) for value in listed])
-        )
-        return self._told_apart(validated, np.ones(len(places), bool), places)
+        """The results on records that passed no gate: the decoder's reasons, then the query's."""
+        examined = [self._decoder.examine(value) for value in listed]
+        batch = self._examined(examined)
+        validated = self._validate(batch)
+        rejected = validated[REJECTED].to_numpy() | [bool(e.reasons) for e in examined]
+        queried = self._reasons(batch.filter(pa.array(rejected))).to_pylist()
+        wrong = [examined[place] for place in np.flatnonzero(rejected)]
+        reasons = [
+            [*(r.as_dict() for r in e.reasons), *more]
+            for e, more in zip(wrong, queried, strict=True)
+        ]
+        rows = validated.drop_columns([ODD, REJECTED]).filter(pa.array(~rejected))
+        return _Results(places[~rejected], rows, places[rejected], _with_reasons(reasons))
 
     def _examined(self, examined: list[Examined]) -> pa.Table:
         """The query's input for records that were examined: what is kept of them, and what not."""
@@ -168,7 +183,6 @@ class Validator:
             [
                 pa.array([e.clean for e in examined], pa.binary()).cast(pa.string()),
                 pa.array([e.broken or None for e in examined], pa.list_(pa.string())),
-                pa.array([SEPARATOR.join(e.reasons) or None for e in examined], pa.string()),
                 *map(self._column, self._exact, texts),
             ],
             schema=self._input,
@@ -176,24 +190,44 @@ class Validator:
 
     def _parsed(self, found: list[_Results]) -> Validated:
         rows = pa.concat_tables([v.rows for v in found])
-        reasons = pa.chunked_array([c for v in found for c in v.reasons.chunks], pa.string())
         return Validated(
             pa.array(np.concatenate([v.valid for v in found]), pa.int64()),
             rows.cast(self.schema),
             pa.array(np.concatenate([v.rejected for v in found]), pa.int64()),
-            pc.split_pattern(reasons.combine_chunks(), SEPARATOR),
+            pa.concat_arrays([v.reasons for v in found]),
         )
 
-    @staticmethod
-    def _told_apart(validated: pa.Table, chosen: np.ndarray, places: np.ndarray) -> _Results:
+    def _split(
+        self, batch: pa.Table, validated: pa.Table, chosen: np.ndarray, start: int
+    ) -> _Results:
         """Of the chosen records, the valid ones with rows and the others with reasons."""
-        reasons = validated[REASONS]
-        rows = validated.drop_columns([ODD, REASONS])
-        fine = pc.equal(reasons, "").to_numpy().astype(bool)
-        valid, rejected = fine & chosen, ~fine & chosen
+        wrong = validated[REJECTED].to_numpy()
+        rows = validated.drop_columns([ODD, REJECTED])
+        valid, rejected = chosen & ~wrong, chosen & wrong
         if not valid.all():
             rows = rows.filter(pa.array(valid))
-        return _Results(places[valid], rows, places[rejected], reasons.filter(pa.array(rejected)))
+        reasons = self._reasons(batch.filter(pa.array(rejected)))
+        return _Results(
+            start + np.flatnonzero(valid), rows, start + np.flatnonzero(rejected), reasons
+        )
+
+    def _reasons(self, batch: pa.Table) -> pa.ListArray:
+        """The reasons that the query gives against the records of a batch.
+
+        A record on which the engine itself fails is found by halving, and gets its words.
+        """
+        if not batch.num_rows:
+            return _with_reasons([])
+        try:
+            found = self._engine.run(self._explain, batch)[REASONS]
+            return found.cast(reasons_type()).combine_chunks()
+        except duckdb.Error as error:
+            if batch.num_rows == 1:
+                first = str(error).splitlines()[0]
+                return _with_reasons([[Reason(Code.ENGINE, RECORD, _ENGINE, first).as_dict()]])
+        middle = batch.num_rows // 2
+        halves = [self._reasons(batch.slice(0, middle)), self._reasons(batch.slice(middle))]
+        return pa.concat_arrays(halves)
 
     def _validate_quickly(self, batch: pa.Table) -> pa.Table | None:
         """All records at once, None when one of them may lack a field or has one twice."""
@@ -251,21 +285,24 @@ class Validator:
         """Run the query; a record on which the engine itself fails is found by halving."""
         try:
             return self._engine.run(self._lenient, batch)
-        except duckdb.Error as error:
+        except duckdb.Error:
             if batch.num_rows == 1:
-                return self._unjudged(str(error))
+                return self._failed(batch)
         middle = batch.num_rows // 2
         halves = [self._validate(batch.slice(0, middle)), self._validate(batch.slice(middle))]
         return pa.concat_tables(halves).combine_chunks()
 
-    def _unjudged(self, problem: str) -> pa.Table:
-        """One row of nulls with the engine's own words as its reason."""
-        reason = f"value: cannot be validated: {problem.splitlines()[0]}"
-        shape = self._engine.run(self._lenient, self._input.empty_table()).schema
+    def _failed(self, batch: pa.Table) -> pa.Table:
+        """The rejected row of nulls of a record on which the engine fails."""
+        shape = self._engine.run(self._lenient, batch.slice(0, 0)).schema
         nothing = [pa.nulls(1, column.type) for column in shape]
         nothing[shape.get_field_index(ODD)] = pa.array([False])
-        nothing[shape.get_field_index(REASONS)] = pa.array([reason])
+        nothing[shape.get_field_index(REJECTED)] = pa.array([True])
         return pa.table(nothing, schema=shape)
+
+
+def _with_reasons(reasons: list[list[dict[str, Any]]]) -> pa.ListArray:
+    return pa.array(reasons, reasons_type())
 
 
 def _others(
@@ -320,3 +357,14 @@ def _without(batch: pa.Table, odd: np.ndarray) -> pa.Table:
     shown = pa.array(~odd)
     columns = [pc.if_else(shown, column, None) for column in batch.columns]
     return pa.table(columns, schema=batch.schema)
+
+
+def count_reasons(reasons: pa.ListArray | pa.ChunkedArray) -> Counter[str]:
+    """Return how often each label occurs in a column of reasons (`schemas.reasons_type`)."""
+    array = reasons.combine_chunks() if isinstance(reasons, pa.ChunkedArray) else reasons
+    members = dict(zip(("code", "field", "message"), array.flatten().flatten(), strict=False))
+    groups = pa.table(members).group_by(list(members)).aggregate([([], "count_all")])
+    labels: Counter[str] = Counter()
+    for row in groups.to_pylist():
+        labels[Reason(row["code"], row["field"], row["message"]).label] += row["count_all"]
+    return labels

@@ -313,6 +313,7 @@ def _show_quarantine(
     terminal: Terminal, settings: Settings, streams: Sequence[Stream], main: Stream
 ) -> None:
     """Show the most frequent reasons in each domain, and the main stream's newest record whole."""
+    from ingestion_platform.contract.reasons import label_sql, reasons_of
     from ingestion_platform.warehouse.reading import query
 
     quarantined = " union all ".join(
@@ -320,12 +321,11 @@ def _show_quarantine(
         f"from {s.quarantine_table}"
         for s in streams
     )
-    # The offending value or place, in brackets, would make every reason another.
     reasons = query(
         settings,
         f"""
         with reasons as (
-            select domain, stream, regexp_replace(said, ' [(](is|byte) .*', '', 's') as reason
+            select domain, stream, {label_sql("said")} as reason
             from ({quarantined})
         )
         select domain, stream, reason, count(*) as records from reasons
@@ -350,7 +350,7 @@ def _show_quarantine(
     for row in newest.to_pylist():
         place = f"{main.name}, partition {row['_partition']}, offset {row['_offset']}"
         terminal.out.print(f"[bold]For example[/] {place}:", soft_wrap=True)
-        for line in (*row["_reasons"], text(row["_value"])):
+        for line in (*map(str, reasons_of(row["_reasons"])), text(row["_value"])):
             terminal.out.print(f"  {literal(line)}", soft_wrap=True)
         terminal.out.print()
 

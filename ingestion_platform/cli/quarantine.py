@@ -346,7 +346,7 @@ def _described(record: Rejected) -> str:
     place = f"log partition {partition_label(record.partition)}, offset {record.offset}"
     lines = [
         f"[bold]{literal(record.stream)}[/] {place}, ingest date {record.ingest_date}",
-        *(f"  [red]•[/] {literal(reason)}" for reason in record.reasons),
+        *(f"  [red]•[/] {literal(str(reason))}" for reason in record.reasons),
         _line("sent", _instant(record.timestamp)),
         _line("key", _one_line(record.key)),
         *(_line(f"header {_one_line(k)}", _one_line(v)) for k, v in record.headers),
@@ -418,4 +418,4 @@ def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
     if done.newly_rejected:
         terminal.say(f"  {count(done.newly_rejected)} of them were in bronze before")
     for reason, records in done.reasons.most_common(5):
-        terminal.say(f"  {count(records)} still: {literal(reason)}")
+        terminal.say(f"  {count(records)} still: {literal(str(reason))}")

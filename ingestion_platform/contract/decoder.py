@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, Optional, cast
 
@@ -20,10 +20,9 @@ import msgspec
 from ingestion_platform.contract.exact import NULL, Column, Exact, exact_of, is_epoch
 from ingestion_platform.contract.json_text import SHALLOW, check_depth, minified, object_keys
 from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.reasons import RECORD, SHOWN, Code, InvalidValue, Reason
 from ingestion_platform.contract.values import breach, read_text
 from ingestion_platform.contract.wire import described, envelope_of, likeness
-
-_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Examined:
 
     clean: bytes | None
     broken: list[str]
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
     texts: dict[str, bytes | int | None] = field(default_factory=dict)
 
 
@@ -109,9 +108,9 @@ class Decoder:
     def examine(self, value: bytes | None) -> Examined:
         """Say what is wrong with a record, field by field, and what can be kept of it."""
         if value is None:
-            return _nothing_of("value: is null (a tombstone)")
-        if problem := _unreadable(value):
-            return _nothing_of(_with_likeness(problem, value))
+            return _nothing_of(Reason(Code.TOMBSTONE, RECORD, "is null (a tombstone)"))
+        if reason := _unreadable(value):
+            return _nothing_of(_with_likeness(reason, value))
         try:
             check_depth(value)
             pieces = self._raw(value)
@@ -120,17 +119,20 @@ class Decoder:
         examined = Examined(b"{}", [], [])
         keys = Counter(object_keys(value))
         if envelope := envelope_of(keys.keys(), self.names):
-            return _nothing_of(f"value: looks like {described(envelope, value)}, not a record")
+            message = f"looks like {described(envelope, value)}, not a record"
+            return _nothing_of(Reason(Code.ENVELOPE, RECORD, message))
         if not keys.keys() & self.names:
-            examined.reasons.append("value: has none of the contract's fields")
+            message = "has none of the contract's fields"
+            examined.reasons.append(Reason(Code.ENVELOPE, RECORD, message))
         for name in [f.name for f in self._fields if keys[f.name] > 1]:
-            examined.reasons.append(f"{name}: the key stands twice in the object")
+            message = "the key stands twice in the object"
+            examined.reasons.append(Reason(Code.UNIQUE_KEYS, name, message))
             examined.broken.append(name)
         kept = []
         for item in self._fields:
             token = pieces.get(item.name, NULL)
-            if problem := self._problem(item, bytes(token)):
-                examined.reasons.append(f"{item.name}: {problem}")
+            if reason := self._reason(item, bytes(token)):
+                examined.reasons.append(reason)
                 examined.broken.append(item.name)
                 token = NULL
             if item.name in self._exact:
@@ -140,26 +142,30 @@ class Decoder:
         clean = b"{" + b",".join(kept) + b"}"
         return Examined(clean, examined.broken, examined.reasons, examined.texts)
 
-    def _problem(self, item: Field, text: bytes) -> str | None:
+    def _reason(self, item: Field, text: bytes) -> Reason | None:
+        """Why the token of a field is rejected by its type; None when it is not."""
         try:
             if item.name in self._exact:
                 return self._unread(item, text)
             self._each[item.name](text)
             if item.name in self.nested and (name := _repeated(item, text)):
-                return f"the key {name} stands twice in an object (is {_shown(text)})"
+                message = f"the key {name} stands twice in an object"
+                return Reason(Code.UNIQUE_KEYS, item.name, message, _shown(text))
         except (msgspec.MsgspecError, RecursionError) as error:
-            return f"{_plain(error)} (is {_shown(text)})"
+            return Reason(_code(item, text, error), item.name, _plain(error), _shown(text))
         return None
 
-    def _unread(self, item: Field, text: bytes) -> str | None:
+    def _unread(self, item: Field, text: bytes) -> Reason | None:
         """Why an exact field cannot be read, in the words of its type; None when it can."""
         try:
             self._exact[item.name].one(msgspec.Raw(text))
         except (ValueError, RecursionError) as error:
             if is_epoch(item):
-                return f"{error} (is {_shown(text)})"
+                return Reason(_code(item, text, error), item.name, str(error), _shown(text))
             value = self._each[item.name](text)
-            return _embedded_problem(value) if isinstance(value, str) else _plain(error)
+            if isinstance(value, str):
+                return _embedded_reason(item, value)
+            return Reason(_code(item, text, error), item.name, _plain(error))
         return None
 
     def _kept(self, item: Field, text: bytes) -> bytes:
@@ -205,46 +211,88 @@ _decode_string = msgspec.json.Decoder(str).decode
 _decode_open = msgspec.json.Decoder(_Open | list[msgspec.Raw]).decode
 
 
-def _embedded_problem(text: str) -> str | None:
+def _embedded_reason(item: Field, text: str) -> Reason | None:
     """Why a string is not the JSON text of an object or array, None when it is."""
+    shown = _shown(text.encode())
     try:
         _decode_open(text)
         check_depth(text.encode())
     except msgspec.ValidationError:
-        return f"must be a JSON object or array, or its text (is {_shown(text.encode())})"
-    except (msgspec.MsgspecError, RecursionError) as error:
-        return f"is not valid JSON text: {_plain(error)} (is {_shown(text.encode())})"
+        message = "must be a JSON object or array, or its text"
+        return Reason(Code.TYPE, item.name, message, shown)
+    except RecursionError as error:
+        return Reason(Code.DEPTH, item.name, _plain(error), shown)
+    except msgspec.MsgspecError as error:
+        return Reason(Code.JSON, item.name, f"is not valid JSON text: {_plain(error)}", shown)
     return None
 
 
-def _nothing_of(problem: str) -> Examined:
-    return Examined(None, ["*"], [problem])
+def _nothing_of(reason: Reason) -> Examined:
+    return Examined(None, ["*"], [reason])
 
 
-def _with_likeness(problem: str, value: bytes) -> str:
+def _with_likeness(reason: Reason, value: bytes) -> Reason:
     like = likeness(value)
-    return f"{problem}; looks like {like}" if like else problem
+    return replace(reason, message=f"{reason.message}; looks like {like}") if like else reason
 
 
-def _unreadable(value: bytes) -> str | None:
+def _unreadable(value: bytes) -> Reason | None:
     """Why a value is no JSON text at all, None when it may be."""
     if not value.strip():
-        return "value: is empty"
+        return Reason(Code.JSON, RECORD, "is empty")
     if value.startswith(b"\xef\xbb\xbf"):
-        return "value: starts with a byte order mark"
+        return Reason(Code.ENCODING, RECORD, "starts with a byte order mark")
     try:
         value.decode()
     except UnicodeDecodeError as error:
-        return f"value: is not valid UTF-8 at byte {error.start}"
+        return Reason(Code.ENCODING, RECORD, "is not valid UTF-8", f"at byte {error.start}")
     return None
 
 
-def _not_an_object(value: bytes, error: Exception) -> str:
+def _not_an_object(value: bytes, error: Exception) -> Reason:
     if isinstance(error, RecursionError):
-        return "value: is nested too deeply"
+        return Reason(Code.DEPTH, RECORD, _plain(error))
     if isinstance(error, msgspec.ValidationError):
-        return f"value: must be a JSON object (is {_shown(value)})"
-    return f"value: is not valid JSON: {_plain(error)}"
+        return Reason(Code.TYPE, RECORD, "must be a JSON object", _shown(value))
+    place = _BYTE.search(str(error))
+    shown = None if place is None else f"at byte {place[1]}"
+    return Reason(Code.JSON, RECORD, f"is not valid JSON: {_plain(error)}", shown)
+
+
+def _code(item: Field, text: bytes, error: Exception) -> str:
+    """What a decoder's error on a field means; it tells no more than its message."""
+    if isinstance(error, RecursionError):
+        return Code.DEPTH
+    cause = error if isinstance(error, InvalidValue) else error.__cause__
+    if isinstance(cause, InvalidValue):
+        return cause.code
+    return _violated(item, json.loads(text)) or Code.TYPE
+
+
+def _violated(item: Field, value: Any) -> Code | None:
+    """The constraint that a nested value breaks; None where its type may be the fault."""
+    if isinstance(value, dict) and item.kind is Kind.OBJECT:
+        members = [(f, value.get(f.name)) for f in item.fields]
+    elif isinstance(value, list) and item.item is not None:
+        members = [(item.item, member) for member in value]
+    else:
+        return _breach_code(item, value)
+    for f, member in members:
+        if member is None and f.required:
+            return Code.REQUIRED
+        if member is not None and (code := _violated(f, member)):
+            return code
+    # That a top-level array repeats an item is for the query to say.
+    return _breach_code(replace(item, unique_items=False), value)
+
+
+def _breach_code(item: Field, value: Any) -> Code | None:
+    if not isinstance(value, _PYTHON.get(item.kind, ())) or isinstance(value, bool):
+        return None
+    if item.pattern is not None and not re.fullmatch(item.pattern, str(value)):
+        return Code.PATTERN
+    problem = breach(item, value)
+    return None if problem is None else problem.code
 
 
 def _has(item: Field, which: Callable[[Field], bool]) -> bool:
@@ -274,6 +322,14 @@ def _repeated(item: Field, text: bytes) -> str | None:
     return search(item, json.loads(text, object_pairs_hook=Pairs))
 
 
+_BYTE = re.compile(r" \(byte (\d+)\)")
+_PYTHON: dict[Kind, tuple[type, ...]] = {
+    Kind.STRING: (str,),
+    Kind.INTEGER: (int,),
+    Kind.NUMBER: (int, float),
+    Kind.DECIMAL: (int, float),
+    Kind.ARRAY: (list,),
+}
 _NAMES = {
     "str": "string",
     "int": "integer",
@@ -286,10 +342,11 @@ _NAMES = {
 
 
 def _plain(error: Exception) -> str:
-    """A decoder's message in the words of JSON and contracts."""
+    """A decoder's message in the words of JSON and contracts, the same for all records."""
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     message = str(error).removeprefix("JSON is malformed: ")
+    message = _BYTE.sub("", re.sub(r"\[\d+\]", "[]", message))
     message = re.sub(r" - at `(\$\.?)?([^`]*)`", lambda m: f" at {m[2]}" if m[2] else "", message)
     message = message.replace(" | null", "")
     message = re.sub(r"`([\w |]+)`", lambda m: _named(m[1]), message)
@@ -302,8 +359,8 @@ def _named(types: str) -> str:
 
 
 def _shown(text: bytes) -> str:
-    shown = text[: _SHOWN * 4].decode(errors="replace")
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+    shown = text[: SHOWN * 4].decode(errors="replace")
+    return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
 
 
 class _Moment(str):
@@ -322,12 +379,12 @@ class _Moment(str):
             ValueError: it is no text that spells a value of the field; says why.
         """
         if not isinstance(value, str):
-            raise ValueError(f"Expected `{cls.field.kind}`, got `{type(value).__name__}`")
+            raise InvalidValue(f"Expected `{cls.field.kind}`, got `{type(value).__name__}`")
         if cls.form is not None and not cls.form.fullmatch(value):
             raise ValueError("has to be examined")
         typed = read_text(cls.field, value)
         if cls.nested and (problem := breach(cls.field, typed)):
-            raise ValueError(problem)  # at the top level, SQL says so
+            raise problem  # at the top level, SQL says so
         return cls(value)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ingestion_platform.contract.json_text import SHALLOW, all_minified, check_depth, minified
 from ingestion_platform.contract.model import Field, Kind
+from ingestion_platform.contract.reasons import InvalidValue
 from ingestion_platform.contract.times import EPOCHS, read_epoch
 
 Reader = Callable[[msgspec.Raw], bytes | int | None]
@@ -33,7 +34,7 @@ def json_text(token: msgspec.Raw) -> bytes | None:
     The token is the object or array itself, or a string that holds its text.
 
     Raises:
-        ValueError: it is neither (a msgspec.MsgspecError where the text is not JSON).
+        InvalidValue: it is neither (a msgspec.MsgspecError where the text is not JSON).
         RecursionError: it is nested too deeply.
     """
     text = bytes(token)
@@ -41,7 +42,7 @@ def json_text(token: msgspec.Raw) -> bytes | None:
         return None
     text = minified(_decode_string(text).encode() if text[0] == _QUOTE else text)
     if text[0] not in _OPENING:
-        raise ValueError("is not a JSON object or array, or its text")
+        raise InvalidValue("is not a JSON object or array, or its text")
     if len(text) > SHALLOW:
         check_depth(text)
     return text
@@ -51,13 +52,13 @@ def decimal_text(token: msgspec.Raw) -> bytes | None:
     """Return the text of a JSON number as it was written, of any size and precision.
 
     Raises:
-        ValueError: it is not a number.
+        InvalidValue: it is not a number.
     """
     text = bytes(token)
     if text == b"null":
         return None
     if text[0] not in _NUMBER_STARTS:
-        raise ValueError("is not a number")
+        raise InvalidValue("is not a number")
     return text
 
 
@@ -103,7 +104,7 @@ def epoch_micros(token: msgspec.Raw, form: str) -> int | None:
     """Return the microseconds since 1970 of a number in a unit of `times.EPOCHS`.
 
     Raises:
-        ValueError: as `times.read_epoch`.
+        InvalidValue: as `times.read_epoch`.
     """
     text = bytes(token).decode()
     return None if text == "null" else read_epoch(text, form)

@@ -21,7 +21,6 @@ from ingestion_platform.contract.times import EPOCHS, NO_ZONE, micros_of, patter
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_NO_REASONS = "NULL::VARCHAR[] AS _broken, NULL::VARCHAR AS _given"
 _TYPES: dict[Kind, str | list[str]] = {
     Kind.STRING: "string",
     Kind.INTEGER: "integer",
@@ -102,7 +101,7 @@ def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator
                 for name, value in examined.texts.items()
             )
             clean = text((examined.clean or b"").decode())
-            batch = f"SELECT {clean} AS _value, {_NO_REASONS}{exact}"
+            batch = f"SELECT {clean} AS _value, NULL::VARCHAR[] AS _broken{exact}"
             connection.execute(f"CREATE OR REPLACE VIEW {INPUT} AS {batch}")
             row = connection.execute(query).fetchone()
             if row is not None and not row[-1] and not examined.reasons:

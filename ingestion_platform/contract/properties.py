@@ -15,7 +15,7 @@ from ingestion_platform.contract.model import Field, Kind, Rule
 from ingestion_platform.contract.problems import Problems, suggestion
 from ingestion_platform.contract.quality import Quality, read_quality
 from ingestion_platform.contract.times import EPOCHS, NO_ZONE, is_zone
-from ingestion_platform.contract.values import breach, literal
+from ingestion_platform.contract.values import breach_text, literal
 
 if TYPE_CHECKING:
     from open_data_contract_standard.model import SchemaProperty
@@ -526,7 +526,7 @@ def _with_quality(
     for i, raw in enumerate(values):
         try:
             value = literal(each, raw)
-            problem = breach(each, value) or ("is listed twice" if value in allowed else None)
+            problem = breach_text(each, value) or ("is listed twice" if value in allowed else None)
             allowed.append(value)
         except ValueError as error:
             problem = str(error)
@@ -551,7 +551,7 @@ def _check_examples(each: Field, at: str, problems: Problems) -> None:
         if raw is None:
             continue
         try:
-            problem = breach(each, literal(each, raw))
+            problem = breach_text(each, literal(each, raw))
         except ValueError as error:
             problem = str(error)
         if problem:

@@ -37,6 +37,14 @@ _DOCS = {
 }
 
 
+def reasons_type() -> pa.DataType:
+    """Return the Arrow type of a list of reasons, each a struct as `reasons.Reason`."""
+    import pyarrow as pa
+
+    members = [pa.field(name, pa.string()) for name in ("code", "field", "message", "value")]
+    return pa.list_(pa.field("element", pa.struct(members)))
+
+
 def duckdb_type(field: Field) -> str:
     """The DuckDB type of a field's column, as SQL; JSON is text."""
     match field.kind:
@@ -158,7 +166,7 @@ def _platform_columns(names: Iterable[str]) -> list[pa.Field[Any]]:
         c.KEY: pa.binary(),
         c.VALUE: pa.binary(),
         c.HEADERS: pa.list_(pa.field("element", header)),
-        c.REASONS: pa.list_(pa.field("element", pa.string())),
+        c.REASONS: reasons_type(),
         c.ORIGIN: pa.string(),
     }
     return [pa.field(name, types[name]) for name in names]

@@ -1,4 +1,4 @@
-"""A contract as one DuckDB query: JSON text in, typed columns and the reasons against a row out.
+"""A contract as DuckDB queries: JSON text in, typed columns out, and the reasons against a row.
 
 The query expects records that passed the gate of `decoder`, so it reads leniently what is known
 to be strict. It binds names; running it is done elsewhere.
@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from ingestion_platform.contract.exact import exact_of, is_epoch
 from ingestion_platform.contract.model import Contract, Field, Kind
+from ingestion_platform.contract.reasons import RECORD, RULE, SHOWN, Code
 from ingestion_platform.contract.schemas import duckdb_type
 
 INPUT = "_batch"
@@ -24,9 +25,10 @@ EXACT = "_exact_"
 """How the names of the columns begin that hold the exact texts of fields."""
 ODD = "_odd"
 """A column of its result: true of a record whose times it may misread, so that Python must."""
+REJECTED = "_rejected"
+"""The last column of its result: whether there is a reason against the row."""
 REASONS = "_reasons"
-"""The last column of its result: reasons joined by SEPARATOR, empty for a valid row."""
-SEPARATOR = "\x1f"
+"""The only column of `reasons_query`: a list of reasons, structs as `reasons.Reason`."""
 
 FORMATS = {
     "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
@@ -52,42 +54,59 @@ def input_schema(contract: Contract) -> pa.Schema:
     """Return the columns that a contract's query reads.
 
     `_value` is the record's JSON, `_broken` lists the fields that already have a reason (or is
-    NULL), `_given` holds the reasons so far (or is NULL). The fields that `exact` reads follow,
-    each a text (minified JSON, the digits of a decimal as they were sent) or the microseconds since
-    1970 of a timestamp that is sent as a number.
+    NULL). The fields that `exact` reads follow, each a text (minified JSON, the digits of a decimal
+    as they were sent) or the microseconds since 1970 of a timestamp that is sent as a number.
     """
     texts = [f for f in contract.fields if exact_of(f)]
     return pa.schema(
         [
             ("_value", pa.string()),
             ("_broken", pa.list_(pa.string())),
-            ("_given", pa.string()),
             *((f"{EXACT}{f.name}", pa.int64() if is_epoch(f) else pa.string()) for f in texts),
         ]
     )
 
 
 def parse_query(contract: Contract, *, strict: bool) -> str:
-    """The query of a contract: its columns in order, then ODD and REASONS.
+    """Return the query of a contract: its columns in order, then ODD and REJECTED.
 
     The strict one is the quicker, and fails as a whole on a record that lacks a field or has one
     twice; the other takes such records as they are.
     """
+    sent = [f for f in contract.fields if f.derived is None]
+    odd = " OR ".join(each for f in sent for each in _misread(f)) or "false"
+    columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
+    rejected = "\n      OR ".join(
+        f"coalesce({fault.condition}, false)" for fault in _faults(contract)
+    )
+    return f"""{_typed_rows(contract, strict=strict)}
+SELECT
+    {columns},
+    coalesce({odd}, false) AS {ODD},
+    {rejected} AS {REJECTED}
+FROM complete"""
+
+
+def reasons_query(contract: Contract) -> str:
+    """Return the query of every reason against each row; of a row without any, an empty list."""
+    structs = ",\n      ".join(
+        f"CASE WHEN {fault.condition} THEN {_struct(fault)} END" for fault in _faults(contract)
+    )
+    return f"""{_typed_rows(contract, strict=False)}
+SELECT list_filter([
+      {structs}
+    ], lambda reason: reason IS NOT NULL) AS {REASONS}
+FROM complete"""
+
+
+def _typed_rows(contract: Contract, *, strict: bool) -> str:
+    """The relation `complete`: the input with all columns of the contract."""
     sent = [f for f in contract.fields if f.derived is None]
     derived = [f for f in contract.fields if f.derived is not None]
     typed = ",\n    ".join(f"{_typed(f)} AS {quoted(f.name)}" for f in sent)
     computed = "".join(
         f",\n    TRY_CAST(({f.derived}\n) AS {duckdb_type(f)}) AS {quoted(f.name)}" for f in derived
     )
-    reasons = [*_record_reasons(), *(r for f in sent for r in _type_reasons(f))]
-    reasons += [r for f in contract.fields for r in _value_reasons(f)]
-    reasons += [
-        (f"NOT ({rule.expression}\n)", text(_rule_message(rule.name, rule.description)))
-        for rule in contract.rules
-    ]
-    odd = " OR ".join(each for f in sent for each in _misread(f)) or "false"
-    columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
-    messages = ",\n      ".join(f"CASE WHEN {when} THEN {said} END" for when, said in reasons)
     shape = text(structure(sent))
     lenient = f"from_json(CASE WHEN json_valid(_value) THEN _value END, {shape})"
     reading = f"from_json_strict(_value, {shape})" if strict else lenient
@@ -99,13 +118,30 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
   FROM read
 ), complete AS (
   SELECT *{computed} FROM typed
-)
-SELECT
-    {columns},
-    coalesce({odd}, false) AS {ODD},
-    concat_ws(chr({ord(SEPARATOR)}), _given,
-      {messages}) AS {REASONS}
-FROM complete"""
+)"""
+
+
+def _faults(contract: Contract) -> Iterator[Fault]:
+    """All that can be wrong with a row."""
+    sent = [f for f in contract.fields if f.derived is None]
+    yield Fault("_j IS NULL AND _broken IS NULL", Code.JSON, RECORD, "is not valid JSON")
+    for item in sent:
+        yield from _type_faults(item)
+    for item in contract.fields:
+        yield from _value_faults(item)
+    for rule in contract.rules:
+        message = rule.description or "is broken"
+        yield Fault(f"NOT ({rule.expression}\n)", RULE + rule.name, None, message)
+
+
+def _struct(fault: Fault) -> str:
+    """A reason as a SQL struct; the offending value is cut short."""
+    value = f"left(CAST({fault.value} AS VARCHAR), {SHOWN})" if fault.value else "NULL::VARCHAR"
+    field = text(fault.field) if fault.field else "NULL::VARCHAR"
+    return (
+        f"struct_pack(code := {text(fault.code)}, field := {field}, "
+        f"message := {text(fault.message)}, value := {value})"
+    )
 
 
 def structure(fields: list[Field]) -> str:
@@ -181,27 +217,31 @@ def _sent(item: Field) -> str:
     return quoted(EXACT + item.name) if exact_of(item) else f"_j.{quoted(item.name)}"
 
 
-Reason = tuple[str, str]
-"""A SQL condition that is true of a wrong row, and the SQL expression of what to say of it."""
+class Fault(NamedTuple):
+    """A SQL condition that is true of a wrong row, and the reason that it is."""
+
+    condition: str
+    code: str
+    field: str | None
+    message: str
+    value: str | None = None
+    """The SQL expression of the offending value."""
 
 
-def _record_reasons() -> Iterator[Reason]:
-    yield ("_j IS NULL AND _broken IS NULL", "'value: is not valid JSON'")
-
-
-def _type_reasons(item: Field) -> Iterator[Reason]:
+def _type_faults(item: Field) -> Iterator[Fault]:
     sent, name = _sent(item), quoted(item.name)
     if item.required:
         unsaid = f"(_broken IS NULL OR NOT list_has_any(_broken, ['*', {text(item.name)}]))"
-        message = text(f"{item.name}: is required, but missing or null")
-        yield (f"{sent} IS NULL AND {unsaid}", message)
+        message = "is required, but missing or null"
+        yield Fault(f"{sent} IS NULL AND {unsaid}", Code.REQUIRED, item.name, message)
     if item.kind in _CAST:
-        said = _is(item.name, f"cannot be stored as {_CAST[item.kind]}", sent)
-        yield (f"{sent} IS NOT NULL AND {name} IS NULL", said)
+        message = f"cannot be stored as {_CAST[item.kind]}"
+        yield Fault(f"{sent} IS NOT NULL AND {name} IS NULL", Code.TYPE, item.name, message, sent)
     if item.kind is Kind.DECIMAL:
-        said = _is(item.name, f"does not fit decimal({item.precision},{item.scale})", sent)
+        message = f"does not fit decimal({item.precision},{item.scale})"
         differs = f"{name} IS NULL OR {_digits_lost(item, sent, name)}"
-        yield (f"{sent} IS NOT NULL AND ({differs})", said)
+        condition = f"{sent} IS NOT NULL AND ({differs})"
+        yield Fault(condition, Code.PRECISION, item.name, message, sent)
 
 
 def _misread(item: Field) -> Iterator[str]:
@@ -234,62 +274,62 @@ def _digits_lost(item: Field, sent: str, name: str) -> str:
     return f"CASE WHEN {with_power} THEN {powers} ELSE regexp_matches({sent}, {plain}) END"
 
 
-def _value_reasons(item: Field) -> Iterator[Reason]:
-    """Reasons against a value of the top level; constraints inside nested ones are the gate's."""
+def _value_faults(item: Field) -> Iterator[Fault]:
+    """Faults of a value of the top level; constraints inside nested ones are the decoder's."""
     name = quoted(item.name)
     if item.derived is not None and item.required:
-        yield (f"{name} IS NULL", text(f"{item.name}: cannot be derived, but is required"))
+        message = "cannot be derived, but is required"
+        yield Fault(f"{name} IS NULL", Code.DERIVED, item.name, message)
     if item.allowed:
         values = [value_literal(v) for v in item.allowed]
         # One by one where they are few: of a list to look in, DuckDB makes a join.
         others = " AND ".join(f"{name} <> {v}" for v in values)
         if len(values) > _MANY:
             others = f"{name} NOT IN ({', '.join(values)})"
-        said = f"must be one of {', '.join(str(v) for v in item.allowed)}"
-        yield (others, _is(item.name, said, name))
-    limits = (
-        ("<", "at least", item.minimum),
-        (">", "at most", item.maximum),
-        ("<=", "above", item.exclusive_minimum),
-        (">=", "below", item.exclusive_maximum),
+        message = f"must be one of {', '.join(map(str, item.allowed))}"
+        yield Fault(others, Code.ENUM, item.name, message, name)
+    yield from _bound_faults(item, name)
+    if item.kind is Kind.ARRAY:  # the decoder has checked its length
+        yield from _repeated_items(item, name)
+    else:
+        yield from _text_faults(item, name)
+
+
+def _bound_faults(item: Field, name: str) -> Iterator[Fault]:
+    bounds = (
+        ("<", "at least", item.minimum, Code.MINIMUM),
+        (">", "at most", item.maximum, Code.MAXIMUM),
+        ("<=", "above", item.exclusive_minimum, Code.EXCLUSIVE_MINIMUM),
+        (">=", "below", item.exclusive_maximum, Code.EXCLUSIVE_MAXIMUM),
     )
-    for operator, words, limit in limits:
-        if limit is not None:
-            condition = f"{name} {operator} {value_literal(limit)}"
-            yield (condition, _is(item.name, f"must be {words} {limit}", name))
-    yield from _length_reasons(item, name)
+    for operator, words, bound, code in bounds:
+        if bound is not None:
+            condition = f"{name} {operator} {value_literal(bound)}"
+            yield Fault(condition, code, item.name, f"must be {words} {bound}", name)
+
+
+def _text_faults(item: Field, name: str) -> Iterator[Fault]:
+    # Bytes are known at once, characters have to be counted: only where they can matter.
+    low, high = item.min_length, item.max_length
+    if low is not None:
+        few = f"strlen({name}) < {4 * low} AND length({name}) < {low}"
+        message = f"must have at least {low} characters"
+        yield Fault(few, Code.MIN_LENGTH, item.name, message, name)
+    if high is not None:
+        many = f"strlen({name}) > {high} AND length({name}) > {high}"
+        message = f"must have at most {high} characters"
+        yield Fault(many, Code.MAX_LENGTH, item.name, message, name)
     if item.pattern is not None:
         condition = f"NOT regexp_full_match({name}, {text(item.pattern)})"
-        yield (condition, _is(item.name, f"must match {item.pattern}", name))
+        yield Fault(condition, Code.PATTERN, item.name, f"must match {item.pattern}", name)
     if item.format is not None and item.kind is Kind.STRING:
         condition = f"NOT regexp_full_match({name}, {text(FORMATS[item.format])})"
-        yield (condition, _is(item.name, f"must be a valid {item.format}", name))
+        yield Fault(condition, Code.FORMAT, item.name, f"must be a valid {item.format}", name)
 
 
-def _length_reasons(item: Field, name: str) -> Iterator[Reason]:
-    if item.kind is Kind.ARRAY:  # the gate has validated its length
-        if item.unique_items:
-            # Distinct items are counted without nulls, of which one may be there.
-            once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"
-            condition = f"len({name}) <> {once}"
-            yield (condition, text(f"{item.name}: must not repeat an item"))
-        return
-    if item.min_length is not None:
-        said = f"must have at least {item.min_length} characters"
-        # Bytes are known at once, characters have to be counted: only where they can matter.
-        few = f"strlen({name}) < {4 * item.min_length} AND length({name}) < {item.min_length}"
-        yield (few, _is(item.name, said, name))
-    if item.max_length is not None:
-        said = f"must have at most {item.max_length} characters"
-        many = f"strlen({name}) > {item.max_length} AND length({name}) > {item.max_length}"
-        yield (many, _is(item.name, said, name))
-
-
-def _is(field: str, said: str, value: str) -> str:
-    """A SQL expression for a message that ends with the offending value, cut short."""
-    shown = f"left(CAST({value} AS VARCHAR), 80)"
-    return f"concat({text(f'{field}: {said} (is ')}, {shown}, ')')"
-
-
-def _rule_message(name: str, description: str) -> str:
-    return f"rule {name}: {description}" if description else f"rule {name}: is broken"
+def _repeated_items(item: Field, name: str) -> Iterator[Fault]:
+    if item.unique_items:
+        # Distinct items are counted without nulls, of which one may be there.
+        once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"
+        message = "must not repeat an item"
+        yield Fault(f"len({name}) <> {once}", Code.UNIQUE_ITEMS, item.name, message)

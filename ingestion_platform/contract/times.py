@@ -13,6 +13,8 @@ from functools import cache
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
+from ingestion_platform.contract.reasons import Code, InvalidValue
+
 _T = TypeVar("_T")
 
 NO_ZONE = "none"
@@ -58,7 +60,7 @@ def read_date(text: str) -> date:
     """Return the day of an ISO 8601 calendar date: 2026-11-20 or 20261120.
 
     Raises:
-        ValueError: it is none; says why.
+        InvalidValue: it is none; says why.
     """
     found = _match(_DATES, text, "date")
     year, month, day = map(int, found.groups())
@@ -69,15 +71,15 @@ def read_time(text: str) -> time:
     """Return the time of day of 10:30, 10:30:00, 103000, with up to six digits of a second.
 
     Raises:
-        ValueError: it is none, or has more digits, or a zone; says why.
+        InvalidValue: it is none, or has more digits, or a zone; says why.
     """
     if re.search(_OFFSET + "$", text):
-        raise ValueError("is not an ISO 8601 time: a time of day has no zone")
+        raise InvalidValue("is not an ISO 8601 time: a time of day has no zone")
     found = _match(_TIMES, text, "time")
     hour, minute, second = (int(part or 0) for part in found.groups()[:3])
     micros = _micros(found[4])
     if second == 60:
-        raise ValueError("is not an ISO 8601 time: a leap second needs a date")
+        raise InvalidValue("is not an ISO 8601 time: a leap second needs a date")
     return _checked(lambda: time(hour, minute, second, micros), "time")
 
 
@@ -89,7 +91,7 @@ def read_timestamp(text: str, zone: str = "UTC") -> datetime:
     the one that follows.
 
     Raises:
-        ValueError: it is none, or has more than six digits of a second, or does not exist in its
+        InvalidValue: it is none, or has more than six digits of a second, or does not exist in its
             zone, or lies outside of the years 1 to 9999; says why.
     """
     found = _match(_TIMESTAMPS, text, "timestamp")
@@ -105,10 +107,10 @@ def read_timestamp(text: str, zone: str = "UTC") -> datetime:
         else:
             instant = _in_zone(local, zone)
         if leap and (instant.hour, instant.minute) != (23, 59):
-            raise ValueError("is not an ISO 8601 timestamp: no leap second is there")
+            raise InvalidValue("is not an ISO 8601 timestamp: no leap second is there")
         return instant + timedelta(seconds=leap)
     except OverflowError:
-        raise ValueError(_YEARS) from None
+        raise InvalidValue(_YEARS) from None
 
 
 def read_epoch(token: str, form: str) -> int:
@@ -117,7 +119,7 @@ def read_epoch(token: str, form: str) -> int:
     Milliseconds and microseconds are integers; seconds may have up to six digits behind the dot.
 
     Raises:
-        ValueError: it is no such number, or lies outside of the years 1 to 9999; says why.
+        InvalidValue: it is no such number, or lies outside of the years 1 to 9999; says why.
     """
     unit = EPOCHS[form]
     if _INTEGER.fullmatch(token):
@@ -126,11 +128,11 @@ def read_epoch(token: str, form: str) -> int:
         micros = _scaled(token, unit)
     else:
         wanted = "a number" if form == "epoch_seconds" else "an integer"
-        raise ValueError(f"must be {wanted} ({form})")
+        raise InvalidValue(f"must be {wanted} ({form})")
     if not _FIRST <= micros <= _LAST:
-        raise ValueError(f"{_YEARS} ({form})")
+        raise InvalidValue(f"{_YEARS} ({form})")
     if micros != int(micros):
-        raise ValueError("has more than six digits of a second")
+        raise InvalidValue("has more than six digits of a second", Code.PRECISION)
     return int(micros)
 
 
@@ -171,13 +173,13 @@ def _match(forms: tuple[re.Pattern[str], ...], text: str, kind: str) -> re.Match
     for form in forms:
         if found := form.fullmatch(text):
             return found
-    raise ValueError(f"is not an ISO 8601 {kind}")
+    raise InvalidValue(f"is not an ISO 8601 {kind}")
 
 
 def _micros(fraction: str | None) -> int:
     digits = (fraction or "").rstrip("0")
     if len(digits) > 6:
-        raise ValueError("has more than six digits of a second")
+        raise InvalidValue("has more than six digits of a second", Code.PRECISION)
     return int(digits.ljust(6, "0"))
 
 
@@ -185,7 +187,7 @@ def _checked(make: Callable[[], _T], kind: str) -> _T:
     try:
         return make()
     except ValueError as error:
-        raise ValueError(f"is not an ISO 8601 {kind}: {error}") from None
+        raise InvalidValue(f"is not an ISO 8601 {kind}: {error}") from None
 
 
 def _with_offset(local: datetime, sign: str | None, hours: str, minutes: str | None) -> datetime:
@@ -193,17 +195,17 @@ def _with_offset(local: datetime, sign: str | None, hours: str, minutes: str | N
         return local.replace(tzinfo=UTC)
     ahead = timedelta(hours=int(hours), minutes=int(minutes or 0))
     if int(hours) > 23 or int(minutes or 0) > 59:
-        raise ValueError("is not an ISO 8601 timestamp: no zone is that far from UTC")
+        raise InvalidValue("is not an ISO 8601 timestamp: no zone is that far from UTC")
     return (local + ahead if sign == "-" else local - ahead).replace(tzinfo=UTC)
 
 
 def _in_zone(local: datetime, zone: str) -> datetime:
     if zone == NO_ZONE:
-        raise ValueError("has no zone, and the contract gives it none")
+        raise InvalidValue("has no zone, and the contract gives it none")
     if zone == "UTC":
         return local.replace(tzinfo=UTC)
     named = ZoneInfo(zone)
     instant = local.replace(tzinfo=named).astimezone(UTC)
     if instant.astimezone(named).replace(tzinfo=None) != local:
-        raise ValueError(f"does not exist in {zone}: clocks were put forward over it")
+        raise InvalidValue(f"does not exist in {zone}: clocks were put forward over it")
     return instant

@@ -14,6 +14,7 @@ from typing import Any
 
 from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Field, Kind
+from ingestion_platform.contract.reasons import Code, InvalidValue
 from ingestion_platform.contract.times import (
     instant_of,
     read_date,
@@ -32,39 +33,51 @@ def literal(field: Field, raw: Any) -> Any:
     return _READERS[field.kind](field, raw)
 
 
-def breach(field: Field, value: Any) -> str | None:
-    """How a value from `literal` breaks the field's own constraints; None when it does not.
+def breach(field: Field, value: Any) -> InvalidValue | None:
+    """Return how a value from `literal` breaks the field's own constraints; None when it does not.
 
-    Patterns and formats are left to the engine that will apply them.
+    Patterns and formats are left to the engine that applies them.
     """
     if field.allowed and value not in field.allowed:
-        return f"{value!r} is not one of the allowed values"
+        return InvalidValue("is not one of the allowed values", Code.ENUM)
     if field.kind in (Kind.STRING, Kind.ARRAY):
         return _length_breach(field, value)
     return _bound_breach(field, value)
 
 
-def _length_breach(field: Field, value: Any) -> str | None:
-    unit = "items" if field.kind is Kind.ARRAY else "characters"
+def _length_breach(field: Field, value: Any) -> InvalidValue | None:
+    array = field.kind is Kind.ARRAY
+    unit = "items" if array else "characters"
     if field.min_length is not None and len(value) < field.min_length:
-        return f"{value!r} has fewer than {field.min_length} {unit}"
+        code = Code.MIN_ITEMS if array else Code.MIN_LENGTH
+        return InvalidValue(f"has fewer than {field.min_length} {unit}", code)
     if field.max_length is not None and len(value) > field.max_length:
-        return f"{value!r} has more than {field.max_length} {unit}"
+        code = Code.MAX_ITEMS if array else Code.MAX_LENGTH
+        return InvalidValue(f"has more than {field.max_length} {unit}", code)
     if field.unique_items and any(item in value[:i] for i, item in enumerate(value)):
-        return f"{value!r} repeats an item"
+        return InvalidValue("repeats an item", Code.UNIQUE_ITEMS)
     return None
 
 
-def _bound_breach(field: Field, value: Any) -> str | None:
+def _bound_breach(field: Field, value: Any) -> InvalidValue | None:
     if field.minimum is not None and value < field.minimum:
-        return f"{value} is below the minimum {field.minimum}"
+        return InvalidValue(f"is below the minimum {field.minimum}", Code.MINIMUM)
     if field.maximum is not None and value > field.maximum:
-        return f"{value} is above the maximum {field.maximum}"
+        return InvalidValue(f"is above the maximum {field.maximum}", Code.MAXIMUM)
     if field.exclusive_minimum is not None and value <= field.exclusive_minimum:
-        return f"{value} is not above {field.exclusive_minimum}"
+        message = f"is not above {field.exclusive_minimum}"
+        return InvalidValue(message, Code.EXCLUSIVE_MINIMUM)
     if field.exclusive_maximum is not None and value >= field.exclusive_maximum:
-        return f"{value} is not below {field.exclusive_maximum}"
+        message = f"is not below {field.exclusive_maximum}"
+        return InvalidValue(message, Code.EXCLUSIVE_MAXIMUM)
     return None
+
+
+def breach_text(field: Field, value: Any) -> str | None:
+    """Return `breach` as a sentence about the value; None where there is no breach."""
+    problem = breach(field, value)
+    shown = repr(value) if isinstance(value, str | list | dict) else str(value)
+    return None if problem is None else f"{shown} {problem}"
 
 
 def _string(_: Field, raw: Any) -> str:
@@ -177,7 +190,7 @@ def _member(field: Field, raw: Any) -> Any:
             raise ValueError(f"{field.name} is required")
         return None
     value = literal(field, raw)
-    if problem := breach(field, value):
+    if problem := breach_text(field, value):
         raise ValueError(f"{field.name}: {problem}")
     return value
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.contract.reasons import Code
 from ingestion_platform.dialect import PLAIN, Dialect
 from ingestion_platform.files.reading import (
     BATCH,
@@ -39,7 +40,9 @@ _BLANKS = b" \t"
 _LF, _CR = 10, 13
 _AT_ONCE = 32 * 1024 * 1024
 """Bytes that the names of columns may take in a batch: each record repeats them."""
-_QUOTE_INSIDE = "has a quote inside a value that is not quoted"
+_Problem = tuple[Code, str]
+_NAMELESS = (Code.COLUMNS, "has a value in a column without a name")
+_QUOTE_INSIDE = (Code.QUOTING, "has a quote inside a value that is not quoted")
 _OTHERS = {
     b"PK\x03\x04": "is a ZIP archive or an Excel workbook: save it as CSV",
     b"\xd0\xcf\x11\xe0": "is an old Excel or Word file: save it as CSV",
@@ -148,7 +151,7 @@ class _Row:
     stop: int
     end: int
     values: list[tuple[bytes, bool]]
-    problem: str | None
+    problem: _Problem | None
 
 
 class _Broken(Exception):
@@ -268,7 +271,7 @@ def _columns(
         raise file.error(f"the header has NUL bytes: {hint}")
     _check_utf8(file, row.stop)
     if row.problem:
-        raise file.error(f"the header {row.problem}")
+        raise file.error(f"the header {row.problem[1]}")
     found = _checked(file, [text.decode().strip() for text in texts], syntax, dialect, contract)
     file.drop(row.end)
     return found
@@ -329,7 +332,7 @@ def _check_fields(
     except UnreadableFile as error:
         if fields.intersection(names) or dialect.header or len(columns) != len(contract.fields):
             raise
-        said = error.problem.partition(": ")[2]
+        said = error.bare
         hint = "if the file has no header, declare `header: [names]` under `files:`"
         raise file.error(f"{said}; {hint}") from None
 
@@ -482,10 +485,10 @@ class _Reader:
         whole = np.flatnonzero(fits) + start
         places: list[Any] = []
         values: list[pa.Array] = []
-        told: list[tuple[int, str]] = []
+        told: list[tuple[int, _Problem]] = []
         if len(whole):
             table, empty = self._table(scan, whole)
-            told += [(int(whole[at]), "has a value in a column without a name") for at in empty[1]]
+            told += [(int(whole[at]), _NAMELESS) for at in empty[1]]
             mask = np.ones(len(whole), bool)
             mask[[*empty[0], *empty[1]]] = False
             if not mask.all():
@@ -519,7 +522,11 @@ class _Reader:
         return table if table.num_rows == len(rows) and not _any_empty(table) else None
 
     def _in_order(
-        self, scan: _Scan, places: list[Any], values: list[pa.Array], told: list[tuple[int, str]]
+        self,
+        scan: _Scan,
+        places: list[Any],
+        values: list[pa.Array],
+        told: list[tuple[int, _Problem]],
     ) -> Records:
         import numpy as np
         import pyarrow as pa
@@ -533,7 +540,7 @@ class _Reader:
         order = np.argsort(rows, kind="stable")
         at = {int(row): place for place, row in enumerate(rows[order])}
         problems = {
-            at[row]: [at_line(text, self._file.line + scan.line(row))] for row, text in told
+            at[row]: [at_line(*problem, self._file.line + scan.line(row))] for row, problem in told
         }
         return Records(joined.take(pa.array(order)), problems)
 
@@ -580,10 +587,10 @@ class _Reader:
 
     def _one_by_one(
         self, scan: _Scan, rows: Sequence[int]
-    ) -> tuple[list[tuple[int, list[bytes | None]]], list[tuple[int, str]]]:
+    ) -> tuple[list[tuple[int, list[bytes | None]]], list[tuple[int, _Problem]]]:
         """The cells of the rows that are fine, and the problems of the others."""
         fine: list[tuple[int, list[bytes | None]]] = []
-        told: list[tuple[int, str]] = []
+        told: list[tuple[int, _Problem]] = []
         for at in rows:
             row = self._row(scan, at)
             raw = scan.data[scan.starts[at] : scan.stops[at]]
@@ -605,13 +612,13 @@ class _Reader:
         assert row is not None
         return row
 
-    def _misfit(self, row: _Row) -> str | None:
+    def _misfit(self, row: _Row) -> _Problem | None:
         """What is wrong with the number of a row's values, or those without a name."""
         count, named = len(row.values), len(self._columns.names)
         if count not in (named, len(self._columns)):
-            return f"has {count} values, the header {len(self._columns)}"
+            return Code.COLUMNS, f"has {count} values, the header {len(self._columns)}"
         if any(text for text, _ in row.values[named:]):
-            return "has a value in a column without a name"
+            return _NAMELESS
         return None
 
     def _cell(self, text: bytes, *, quoted: bool) -> bytes | None:

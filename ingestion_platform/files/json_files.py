@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
+from ingestion_platform.contract.reasons import Code, Reason
 from ingestion_platform.files import reading
 from ingestion_platform.files.reading import (
     BATCH,
     LONGEST,
-    Problem,
     Readable,
     Records,
     UnreadableFile,
@@ -39,7 +40,7 @@ def read_lines(name: str, path: Readable) -> Iterator[Records]:
     check = msgspec.json.Decoder(msgspec.Raw).decode
     for lines in _lines(utf8_chunks(name, path)):
         kept: list[bytes] = []
-        problems: dict[int, list[Problem]] = {}
+        problems: dict[int, list[Reason]] = {}
         for number, line, length in lines:
             if line.isspace() or not line:
                 continue
@@ -49,7 +50,7 @@ def read_lines(name: str, path: Readable) -> Iterator[Records]:
                 try:
                     check(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                    problems[len(kept)] = [at_line(_not_json(error), number)]
+                    problems[len(kept)] = [_not_json(error, number)]
             kept.append(line.rstrip(b"\r"))
         if kept:
             values = pa.array(kept, pa.binary())
@@ -58,6 +59,7 @@ def read_lines(name: str, path: Readable) -> Iterator[Records]:
 
 
 _Line = tuple[int, bytes, int]
+_Problem = tuple[Code, str]
 """A line's number, its bytes (at most LONGEST), and how many it has in the file."""
 
 
@@ -84,7 +86,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[list[_Line]]:
 
 
 def _mark_other_encodings(
-    values: pa.BinaryArray, lines: list[_Line], problems: dict[int, list[Problem]]
+    values: pa.BinaryArray, lines: list[_Line], problems: dict[int, list[Reason]]
 ) -> None:
     """Add the problems of lines that are not UTF-8."""
     import pyarrow as pa
@@ -95,7 +97,7 @@ def _mark_other_encodings(
         numbers = [number for number, line, _ in lines if line and not line.isspace()]
         for at, value in enumerate(values.to_pylist()):
             if at not in problems and not _is_utf8(value):
-                problems[at] = [at_line("is not valid UTF-8", numbers[at])]
+                problems[at] = [at_line(Code.ENCODING, "is not valid UTF-8", numbers[at])]
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -106,12 +108,14 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _not_json(error: Exception) -> str:
+def _not_json(error: Exception, line: int) -> Reason:
     if isinstance(error, RecursionError):
-        return "is nested too deeply"
+        return at_line(Code.DEPTH, "is nested too deeply", line)
     said = str(error).removeprefix("JSON is malformed: ")
     said = said.replace("Input data was truncated", "cut off")
-    return f"is not valid JSON: {said[:1].lower()}{said[1:]}"
+    said, _, byte = said.removesuffix(")").partition(" (byte ")
+    reason = at_line(Code.JSON, f"is not valid JSON: {said[:1].lower()}{said[1:]}", line)
+    return replace(reason, value=f"{reason.value}, byte {byte}") if byte else reason
 
 
 def read_array(name: str, path: Readable) -> Iterator[Records]:
@@ -132,6 +136,7 @@ def read_array(name: str, path: Readable) -> Iterator[Records]:
             yield Records(pa.array(values, pa.binary()), problems)
 
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 _BYTES = re.compile("[\ud800-\udfff]")
 _OPENS = {"]": "[", "}": "{"}
@@ -158,9 +163,9 @@ class _Items:
             parse_int=str, parse_float=str, parse_constant=_no_constant
         ).raw_decode
 
-    def take(self, count: int) -> list[tuple[str, Problem | None]]:
+    def take(self, count: int) -> list[tuple[str, Reason | None]]:
         """The next items, at most `count`, each with its problem; none at the end of the array."""
-        found: list[tuple[str, Problem | None]] = []
+        found: list[tuple[str, Reason | None]] = []
         size = 0
         if not self._started:
             self._start()
@@ -194,19 +199,19 @@ class _Items:
         if (rest := self._peek()) != "":
             raise self._error(f"{rest!r} follows the end of the array")
 
-    def _item(self) -> tuple[str, Problem | None]:
+    def _item(self) -> tuple[str, Reason | None]:
         self._peek()
         end, problem = self._read_item()
         if end is None:
             end = self._behind_item(problem)
         item = self._text[self._at : end].rstrip(" \t\r\n")
         if problem is None and _BYTES.search(item):
-            problem = "is not valid UTF-8"
-        told = None if problem is None else at_line(problem, self._line_here())
+            problem = Code.ENCODING, "is not valid UTF-8"
+        told = None if problem is None else at_line(*problem, self._line_here())
         self._at = end
         return item, told
 
-    def _read_item(self) -> tuple[int | None, str | None]:
+    def _read_item(self) -> tuple[int | None, _Problem | None]:
         """Read on until the item is in memory; gives its end, or what is wrong with it."""
         while True:
             try:
@@ -215,19 +220,20 @@ class _Items:
                 if behind < len(self._text):
                     if self._text[behind] in ",]":
                         return end, None
-                    return None, "is not valid JSON: a comma is missing, or a quote"
+                    return None, (Code.JSON, "is not valid JSON: a comma is missing, or a quote")
                 # A number at the end of the piece may go on in the next one.
                 if not self._read():
                     raise self._error("ends before its array does")
             except RecursionError:
-                return None, "is nested too deeply"
+                return None, (Code.DEPTH, "is nested too deeply")
             except _Constant as constant:
-                return None, f"is not valid JSON: {constant} is no value"
+                return None, (Code.JSON, f"is not valid JSON: {constant} is no value")
             except json.JSONDecodeError as error:
                 place = error.pos - self._at
                 if self._is_wrong(error) or not self._read():
-                    self._check_unfinished(error, self._at + place)
-                    return None, f"is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+                    self._check_unfinished(self._at + place)
+                    said = f"{error.msg[:1].lower()}{error.msg[1:]}"
+                    return None, (Code.JSON, f"is not valid JSON: {said}")
             self._check_length()
 
     def _solid(self, at: int) -> int:
@@ -242,14 +248,17 @@ class _Items:
 
     def _is_wrong(self, error: json.JSONDecodeError) -> bool:
         """Whether reading on cannot help: what is wrong is not that the piece ends."""
-        unfinished = error.msg.startswith("Unterminated string")
-        return not unfinished and error.pos < len(self._text) - _ESCAPE
+        return not self._is_open(error.pos) and error.pos < len(self._text) - _ESCAPE
 
-    def _check_unfinished(self, error: json.JSONDecodeError, place: int) -> None:
-        if error.msg.startswith("Unterminated") or place >= len(self._text.rstrip()):
+    def _check_unfinished(self, place: int) -> None:
+        if self._is_open(place) or place >= len(self._text.rstrip()):
             raise self._error("ends before its array does")
 
-    def _behind_item(self, problem: str | None) -> int:
+    def _is_open(self, place: int) -> bool:
+        """Whether a string starts at a place and does not end in the text that was read."""
+        return self._text[place : place + 1] == '"' and not _STRING.match(self._text, place)
+
+    def _behind_item(self, problem: _Problem | None) -> int:
         """Where the item ends: at the comma or bracket behind it."""
         while True:
             end = self._structural_end(problem)
@@ -259,7 +268,7 @@ class _Items:
                 raise self._error("ends before its array does")
             self._check_length()
 
-    def _structural_end(self, problem: str | None) -> int | None:
+    def _structural_end(self, problem: _Problem | None) -> int | None:
         """The same as far as the text goes; None when it does not go far enough."""
         opened: list[str] = []
         for found in _STRUCTURE.finditer(self._text, self._at):
@@ -271,7 +280,8 @@ class _Items:
             elif token in (",", "]") and not opened:
                 return found.start()
             elif token in ("]", "}") and (not opened or opened.pop() != _OPENS[token]):
-                raise self._error(f"{problem}; where the item ends cannot be told")
+                said = problem[1] if problem else "is not valid JSON"
+                raise self._error(f"{said}; where the item ends cannot be told")
         return None
 
     def _peek(self) -> str:

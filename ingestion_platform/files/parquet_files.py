@@ -10,9 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.contract.reasons import Code, Reason
 from ingestion_platform.files.reading import (
     BATCH,
-    Problem,
     Records,
     UnreadableFile,
     check_columns,
@@ -99,7 +99,7 @@ def _rows(file: pq.ParquetFile, path: Path) -> Iterator[Records]:
     row = 1
     for batch in file.iter_batches(BATCH // 4, use_threads=False):
         columns: list[list[Any]] = []
-        problems: dict[int, list[Problem]] = {}
+        reasons: dict[int, list[Reason]] = {}
         digits = nanos.next(batch)
         for name, column in zip(names, batch.columns, strict=True):
             if name in intervals:
@@ -108,12 +108,12 @@ def _rows(file: pq.ParquetFile, path: Path) -> Iterator[Records]:
                 values, bad = digits.get(name) or _cells(column)
             columns.append(values)
             for at, text in bad.items():
-                problem = Problem(f"{text} (is at row {row + at:,})", name)
-                problems.setdefault(at, []).append(problem)
+                reason = Reason(Code.TYPE, name, text, f"at row {row + at:,}")
+                reasons.setdefault(at, []).append(reason)
         rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, strict=True)]
         if not names:
             rows = [{}] * batch.num_rows
-        yield Records(pa.array([encode(each) for each in rows], pa.binary()), problems)
+        yield Records(pa.array([encode(each) for each in rows], pa.binary()), reasons)
         row += batch.num_rows
 
 

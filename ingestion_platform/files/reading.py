@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from ingestion_platform.contract.reasons import RECORD, Code, Reason
 from ingestion_platform.errors import Permanent
 
 if TYPE_CHECKING:
@@ -38,30 +39,24 @@ class UnreadableFile(Permanent):
             f"{where}: {problem}; nothing of it was landed",
             action="correct the file and hand it in again",
         )
+        self.bare = problem
         self.problem = problem if line is None else f"line {line:,}: {problem}"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a record cannot be taken as it stands, or one column of it that a contract may need."""
-
-    text: str
-    column: str = ""
 
 
 Encoding = Literal["json", "text", "text with decimal commas"]
 """What the values of records are: JSON, or objects of nothing but strings."""
 
-Problems = Mapping[int, Sequence[Problem]]
-"""The problems of records, by their places in a batch."""
+Reasons = Mapping[int, Sequence[Reason]]
+"""Why records cannot be taken as they stand, or a column that a contract may need, by their places
+in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records in order: their values as a log would hold them, and their problems."""
+    """Records in order: their values as a log would hold them, and the reasons against them."""
 
     values: pa.BinaryArray
-    problems: Problems
+    reasons: Reasons
 
     def __len__(self) -> int:
         return len(self.values)
@@ -73,7 +68,7 @@ class Records:
 
     def after(self, count: int) -> Records:
         """The records behind the first `count`."""
-        moved = {at - count: each for at, each in self.problems.items() if at >= count}
+        moved = {at - count: each for at, each in self.reasons.items() if at >= count}
         return Records(self.values.slice(count), moved)
 
 
@@ -81,23 +76,23 @@ def joined(batches: Sequence[Records]) -> Records:
     """Batches, at least one, as one."""
     import pyarrow as pa
 
-    problems: dict[int, Sequence[Problem]] = {}
+    reasons: dict[int, Sequence[Reason]] = {}
     start = 0
     for batch in batches:
-        problems |= {start + at: each for at, each in batch.problems.items()}
+        reasons |= {start + at: each for at, each in batch.reasons.items()}
         start += len(batch)
-    return Records(pa.concat_arrays([batch.values for batch in batches]), problems)
+    return Records(pa.concat_arrays([batch.values for batch in batches]), reasons)
 
 
-def at_line(problem: str, line: int) -> Problem:
-    """A problem of a whole record that starts on a line; the line is no part of its kind."""
-    return Problem(f"{problem} (is at line {line:,})")
+def at_line(code: Code, message: str, line: int) -> Reason:
+    """Return the reason against a whole record that starts on a line."""
+    return Reason(code, RECORD, message, f"at line {line:,}")
 
 
-def too_long(length: int, line: int) -> Problem:
-    """The problem of a record of which only the first LONGEST bytes are kept."""
-    kept = f"is longer than {LONGEST:,} bytes: only its beginning is kept here"
-    return Problem(f"{kept} (is {length:,} bytes long, at line {line:,})")
+def too_long(length: int, line: int) -> Reason:
+    """Return the reason against a record of which only the first LONGEST bytes are kept."""
+    message = f"is longer than {LONGEST:,} bytes: only its beginning is kept here"
+    return Reason(Code.SIZE, RECORD, message, f"{length:,} bytes long, at line {line:,}")
 
 
 _MARKS = (

@@ -33,12 +33,10 @@ def with_texts(records: Records) -> Records:
     import pyarrow as pa
 
     values = records.values.to_pylist()
-    risky = [
-        at for at, value in enumerate(values) if b"\"'" in value and at not in records.problems
-    ]
+    risky = [at for at, value in enumerate(values) if b"\"'" in value and at not in records.reasons]
     for at in risky:
         values[at] = _with_texts(values[at])
-    return Records(pa.array(values, records.values.type), records.problems) if risky else records
+    return Records(pa.array(values, records.values.type), records.reasons) if risky else records
 
 
 def _with_texts(value: bytes) -> bytes:

@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
+from ingestion_platform.contract.reasons import RECORD, Code, Reason
 from ingestion_platform.errors import Transient
 from ingestion_platform.failures import note
 from ingestion_platform.http_api.envelopes import Envelope
-from ingestion_platform.http_api.findings import Finding
 from ingestion_platform.http_api.idempotency import Answer, AnswerCache, Done
 from ingestion_platform.http_api.limits import ConcurrencyLimit, RateLimit
 from ingestion_platform.http_api.media import JSON
-from ingestion_platform.http_api.problems import MEDIA_TYPE, Problem, retry_after
+from ingestion_platform.http_api.problems import MEDIA_TYPE, Problem, error_of, retry_after
 from ingestion_platform.http_api.publish import Delivered, Failed, Outcome, Publisher
 from ingestion_platform.http_api.validation import BatchValidator, ValidationResult
 from ingestion_platform.kafka.client import ensure_topic
@@ -43,7 +43,7 @@ _RETRY_SECONDS = 2.0
 class Rejected:
     """A record that breaks its contract, or the rules of its envelope."""
 
-    findings: tuple[Finding, ...]
+    reasons: tuple[Reason, ...]
 
 
 Result = Outcome | Rejected
@@ -144,13 +144,13 @@ class Api:
             Transient: Kafka does not answer, or the queue to it is full; nothing was sent.
         """
         envelopes = [self.complete(stream, envelope) for envelope in envelopes]
-        readable = [i for i, e in enumerate(envelopes) if not e.findings]
+        readable = [i for i, e in enumerate(envelopes) if not e.reasons]
         checked = await self.validate(stream, [envelopes[i].value for i in readable])
         validations = dict(zip(readable, checked, strict=True))
         results: dict[int, Result] = {**done}
         for i, envelope in enumerate(envelopes):
-            if findings := envelope.findings or validations[i].findings:
-                results[i] = Rejected(findings)
+            if reasons := envelope.reasons or validations[i].reasons:
+                results[i] = Rejected(reasons)
         pending = [i for i in range(len(envelopes)) if i not in results]
         _, key = self._makers(stream)
         records = [
@@ -259,13 +259,13 @@ def answer_one(result: Result, body: dict[str, Any]) -> Answer:
 
 
 def rejected(results: Sequence[Result], more: dict[str, Any]) -> Answer:
-    """Return 422, with the findings of the first rejected record as `errors`."""
+    """Return 422, with the reasons of the first rejected record as `errors`."""
     first = next(r for r in results if isinstance(r, Rejected))
-    named = ", ".join(dict.fromkeys(f.field or f"rule {f.rule}" for f in first.findings))
+    named = ", ".join(dict.fromkeys(r.subject for r in first.reasons))
     detail = f"the contract refuses it because of: {named}"
     if len(results) > 1:
         detail = f"the contract refuses all {len(results)} records, the first because of: {named}"
-    errors = [f.as_dict() for f in first.findings]
+    errors = [error_of(r) for r in first.reasons]
     return _problem(
         "rejected",
         detail,
@@ -290,13 +290,13 @@ def _as_dict(index: int, result: Result) -> dict[str, Any]:
                 "partition": partition,
                 "offset": offset,
             }
-        case Rejected(findings):
+        case Rejected(reasons):
             return {
                 "index": index,
                 "status": "rejected",
-                "errors": [f.as_dict() for f in findings],
+                "errors": [error_of(r) for r in reasons],
             }
         case Failed(reason, too_large):
             status = "rejected" if too_large else "failed"
-            error = Finding("value", "size" if too_large else "delivery", reason).as_dict()
-            return {"index": index, "status": status, "errors": [error]}
+            error = Reason(Code.SIZE if too_large else Code.DELIVERY, RECORD, reason)
+            return {"index": index, "status": status, "errors": [error_of(error)]}

@@ -17,9 +17,9 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from ingestion_platform.contract.reasons import SHOWN, Code, Reason
 from ingestion_platform.http_api import media
 from ingestion_platform.http_api.envelopes import Envelope, Headers
-from ingestion_platform.http_api.findings import Finding
 
 HEADER = "ce-"
 """Prefix of the HTTP headers of an event in binary mode."""
@@ -52,21 +52,21 @@ def structured(event: bytes) -> Envelope:
         attributes: Attributes = {n: msgspec.json.decode(raw) for n, raw in members.items()}
         repeated = _repeated_members(event)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return Envelope(event, findings=(Finding("value", "json", f"is no CloudEvent: {error}"),))
-    findings = [_unique(name) for name in repeated]
+        return Envelope(event, reasons=(Reason(Code.JSON, "value", f"is no CloudEvent: {error}"),))
+    reasons = [_unique(name) for name in repeated]
     encoded = attributes.pop("data_base64", None)
     value = b"" if data is None else bytes(data)
     if data is not None and encoded is not None:
-        findings.append(Finding("data_base64", "exclusive", "must not stand beside data"))
+        reasons.append(Reason(Code.EXCLUSIVE, "data_base64", "must not stand beside data"))
     elif encoded is not None:
         try:
             value = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError, TypeError):
-            findings.append(Finding("data_base64", "format", "must be base64"))
+            reasons.append(Reason(Code.FORMAT, "data_base64", "must be base64"))
     elif data is None:
-        findings.append(Finding("data", "required", "is required: it is the record"))
+        reasons.append(Reason(Code.REQUIRED, "data", "is required: it is the record"))
     # An attribute that is null is not set.
-    return _checked(value, {n: v for n, v in attributes.items() if v is not None}, findings)
+    return _checked(value, {n: v for n, v in attributes.items() if v is not None}, reasons)
 
 
 def batch(events: Iterable[bytes]) -> list[Envelope]:
@@ -78,12 +78,12 @@ def batch(events: Iterable[bytes]) -> list[Envelope]:
     seen: dict[tuple[bytes, bytes], int] = {}
     for place, event in enumerate(events):
         envelope = structured(event)
-        if not envelope.findings:
+        if not envelope.reasons:
             headers = dict(envelope.headers)
             first = seen.setdefault((headers["ce_source"], headers["ce_id"]), place)
             if first != place:
                 repeats = f"source and id are those of event {first} of this batch"
-                envelope = envelope._replace(findings=(Finding("id", "unique", repeats),))
+                envelope = envelope._replace(reasons=(Reason(Code.UNIQUE, "id", repeats),))
         found.append(envelope)
     return found
 
@@ -91,22 +91,22 @@ def batch(events: Iterable[bytes]) -> list[Envelope]:
 def binary(body: bytes, content_type: str, headers: Iterable[tuple[str, str]]) -> Envelope:
     """Return the record of an event whose attributes are HTTP headers, its data the body."""
     attributes: Attributes = {}
-    findings: list[Finding] = []
+    reasons: list[Reason] = []
     for header, text in headers:
         name = header.removeprefix(HEADER)
         if name in attributes:
-            findings.append(_unique(name))
+            reasons.append(_unique(name))
         if name == "datacontenttype":
-            findings.append(Finding(name, "exclusive", "is the Content-Type in binary mode"))
+            reasons.append(Reason(Code.EXCLUSIVE, name, "is the Content-Type in binary mode"))
             continue
         try:
             attributes[name] = _decoded(text)
         except ValueError:
             attributes[name] = "?"
-            findings.append(Finding(name, "format", "must be ASCII, or percent-encoded UTF-8"))
+            reasons.append(Reason(Code.FORMAT, name, "must be ASCII, or percent-encoded UTF-8"))
     if content_type:
         attributes["datacontenttype"] = content_type
-    return _checked(body, attributes, findings)
+    return _checked(body, attributes, reasons)
 
 
 def _decoded(value: str) -> str:
@@ -132,40 +132,42 @@ def _repeated_members(event: bytes) -> list[str]:
     return [name for name, times in Counter(names).items() if times > 1]
 
 
-def _checked(data: bytes, attributes: Attributes, findings: list[Finding]) -> Envelope:
-    wrong = {finding.field for finding in findings}
-    findings += [
-        Finding(name, "required", "is required, as a string that is not empty")
+def _checked(data: bytes, attributes: Attributes, reasons: list[Reason]) -> Envelope:
+    wrong = {reason.field for reason in reasons}
+    reasons += [
+        Reason(Code.REQUIRED, name, "is required, as a string that is not empty")
         for name in _REQUIRED
         if not isinstance(attributes.get(name), str) or not attributes[name]
     ]
-    wrong |= {finding.field for finding in findings}
+    wrong |= {reason.field for reason in reasons}
     for name, value in attributes.items():
-        if name not in wrong and (finding := _invalid(name, value)) is not None:
-            findings.append(finding)
-    if findings:
-        return Envelope(data, findings=tuple(findings))
+        if name not in wrong and (reason := _invalid(name, value)) is not None:
+            reasons.append(reason)
+    if reasons:
+        return Envelope(data, reasons=tuple(reasons))
     return Envelope(data, _kafka_headers(attributes), attributes.get("partitionkey"))
 
 
-def _invalid(name: str, value: Any) -> Finding | None:
+def _invalid(name: str, value: Any) -> Reason | None:
     """Return why an attribute is invalid; None if it is valid."""
     if name == "data" or not _NAME.fullmatch(name):
-        return Finding(name, "pattern", "must be of lower-case letters and digits")
+        return Reason(Code.PATTERN, name, "must be of lower-case letters and digits")
     if name in _TEXTS and not (isinstance(value, str) and value):
-        return Finding(name, "type", "must be a string that is not empty")
+        return Reason(Code.TYPE, name, "must be a string that is not empty")
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
         if value in _INTEGERS:
             return None
-        return Finding(name, "maximum", "must be an integer of 32 bits")
+        return Reason(Code.MAXIMUM, name, "must be an integer of 32 bits")
     if not isinstance(value, str):
-        return Finding(name, "type", "must be a string, an integer or a boolean")
+        return Reason(Code.TYPE, name, "must be a string, an integer or a boolean")
     if _NO_TEXT.search(value):
-        return Finding(name, "pattern", "must have no control characters")
-    rule, is_valid, expected = _FORMATS.get(name, ("", lambda _: True, ""))
-    return None if is_valid(value) else Finding(name, rule, f"{expected} (is {value[:40]})")
+        return Reason(Code.PATTERN, name, "must have no control characters")
+    if name not in _FORMATS or (of := _FORMATS[name])[1](value):
+        return None
+    code, _, message = of
+    return Reason(code, name, message, value[:SHOWN])
 
 
 def _is_time(text: str) -> bool:
@@ -186,17 +188,17 @@ def _is_json(text: str) -> bool:
     return found is not None and media.is_json(found.essence)
 
 
-_FORMATS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "specversion": ("enum", lambda text: text == "1.0", "must be 1.0"),
-    "source": ("format", _URI_REFERENCE.fullmatch, "must be a URI reference"),
-    "dataschema": ("format", _URI.fullmatch, "must be a URI with a scheme"),
-    "time": ("format", _is_time, "must be a time by RFC 3339"),
-    "datacontenttype": ("enum", _is_json, "must be JSON"),
+_FORMATS: dict[str, tuple[Code, Callable[[str], Any], str]] = {
+    "specversion": (Code.ENUM, lambda text: text == "1.0", "must be 1.0"),
+    "source": (Code.FORMAT, _URI_REFERENCE.fullmatch, "must be a URI reference"),
+    "dataschema": (Code.FORMAT, _URI.fullmatch, "must be a URI with a scheme"),
+    "time": (Code.FORMAT, _is_time, "must be a time by RFC 3339"),
+    "datacontenttype": (Code.ENUM, _is_json, "must be JSON"),
 }
 
 
-def _unique(name: str) -> Finding:
-    return Finding(name, "unique", "stands more than once")
+def _unique(name: str) -> Reason:
+    return Reason(Code.UNIQUE, name, "stands more than once")
 
 
 def _kafka_headers(attributes: Attributes) -> Headers:

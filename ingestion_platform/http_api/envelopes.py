@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ingestion_platform.contract.reasons import Reason
 from ingestion_platform.files.json_files import read_array, read_lines
 from ingestion_platform.files.reading import (
     InMemory,
@@ -20,7 +21,6 @@ from ingestion_platform.files.reading import (
     utf8_chunks,
 )
 from ingestion_platform.http_api import media
-from ingestion_platform.http_api.findings import RECORD, Finding, finding
 from ingestion_platform.http_api.problems import Problem
 
 _NAME = "the body"  # in the readers' messages
@@ -34,7 +34,7 @@ class Envelope(NamedTuple):
     value: bytes
     headers: Headers = ()
     key: str | None = None
-    findings: tuple[Finding, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 def split(
@@ -68,7 +68,7 @@ def split(
 
 
 def _read(batches: Iterator[Records]) -> list[Envelope]:
-    """Return the records that a reader yields; its problems with a record become findings.
+    """Return the records that a reader yields; why it cannot take a record becomes its reasons.
 
     Raises:
         Problem: the reader cannot find the records.
@@ -77,9 +77,7 @@ def _read(batches: Iterator[Records]) -> list[Envelope]:
     try:
         for batch in batches:
             for place, value in enumerate(batch.values.to_pylist()):
-                problems = batch.problems.get(place, ())
-                findings = tuple(finding(f"{RECORD}: {each.text}") for each in problems)
-                found.append(Envelope(value, findings=findings))
+                found.append(Envelope(value, reasons=tuple(batch.reasons.get(place, ()))))
     except UnreadableFile as error:
         raise _malformed(error) from None
     return found

@@ -41,7 +41,7 @@ def components(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         "schemas": {
             **records,
             "Problem": _PROBLEM,
-            "Finding": _FINDING,
+            "Reason": _REASON,
             "Results": _RESULTS,
         },
         "securitySchemes": {
@@ -172,14 +172,15 @@ _IDEMPOTENCY_KEY = {
     "description": "The same for each retry of a request; unique otherwise.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
-_FINDING = {
+_REASON = {
     "type": "object",
-    "required": ["pointer", "field", "rule", "detail"],
+    "required": ["pointer", "code", "field", "message", "value"],
     "properties": {
         "pointer": {"type": "string", "description": "JSON pointer to the field."},
         "field": {"type": ["string", "null"], "description": "null for a rule over the row."},
-        "rule": {"type": "string", "description": "The broken rule: required, type, enum, …"},
-        "detail": {"type": "string"},
+        "code": {"type": "string", "description": "What is wrong: required, type, enum, …"},
+        "message": {"type": "string"},
+        "value": {"type": ["string", "null"], "description": "What was found, cut short."},
     },
 }
 _RESULT = {
@@ -190,7 +191,7 @@ _RESULT = {
         "status": {"enum": ["accepted", "rejected", "failed"]},
         "partition": {"type": "integer"},
         "offset": {"type": "integer"},
-        "errors": {"type": "array", "items": {"$ref": f"{_REF}Finding"}},
+        "errors": {"type": "array", "items": {"$ref": f"{_REF}Reason"}},
     },
 }
 _COUNTS = {name: {"type": "integer"} for name in ("accepted", "rejected", "failed")}
@@ -212,7 +213,7 @@ _PROBLEM = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "action": {"type": "string", "description": "What to do about it."},
-        "errors": {"type": "array", "items": {"$ref": f"{_REF}Finding"}},
+        "errors": {"type": "array", "items": {"$ref": f"{_REF}Reason"}},
         **_COUNTS,
         "results": {"type": "array", "items": _RESULT},
     },

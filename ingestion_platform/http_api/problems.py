@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ingestion_platform.contract.reasons import RECORD, Reason
 from ingestion_platform.errors import PlatformError, Transient
 
 if TYPE_CHECKING:
@@ -96,3 +97,10 @@ def status_problem(status: int, detail: str, headers: Mapping[str, str] | None =
     if kind is None:
         kind = "malformed" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "unexpected"
     return Problem(kind, detail, headers=headers)
+
+
+def error_of(reason: Reason) -> dict[str, Any]:
+    """Return a reason as a member of a problem's `errors`, with a JSON pointer to its field."""
+    whole = reason.field in (None, RECORD)
+    path = "" if whole else "/" + str(reason.field).replace("~", "~0").replace("/", "~1")
+    return {"pointer": f"#{path}", **reason.as_dict()}

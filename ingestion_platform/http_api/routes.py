@@ -67,9 +67,9 @@ async def post_staged(api: Api, stream: Stream, own: HttpPaths, request: Request
     async def work(_: Done) -> Answer:
         value = api.complete(stream, envelope).value
         (validation,) = await api.validate(stream, [value])
-        if validation.findings:
+        if validation.reasons:
             api.counters.add(stream.name, rejected=1)
-            return rejected([Rejected(validation.findings)], {})
+            return rejected([Rejected(validation.reasons)], {})
         row = _fields(value)
         columns = [f.name for f in stream.contract.fields if f.derived is None]
         try:

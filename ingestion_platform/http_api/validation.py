@@ -16,15 +16,15 @@ import pyarrow as pa
 
 from ingestion_platform.bronze.load import SegmentValidator as Bronze
 from ingestion_platform.contract.model import Contract
-from ingestion_platform.http_api.findings import Finding, finding
+from ingestion_platform.contract.reasons import Reason, reasons_of
 
 _TOGETHER = 5000  # records validated by one call, unless a single request has more
 
 
 class ValidationResult(NamedTuple):
-    """What the contract says of a record: no findings, no objection."""
+    """What the contract says of a record: no reasons, no objection."""
 
-    findings: tuple[Finding, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 class BatchValidator:
@@ -85,5 +85,5 @@ class BatchValidator:
         validations = [ValidationResult()] * len(values)
         rejected = zip(parsed.rejected.to_pylist(), parsed.reasons.to_pylist(), strict=True)
         for place, reasons in rejected:
-            validations[place] = ValidationResult(tuple(map(finding, reasons)))
+            validations[place] = ValidationResult(reasons_of(reasons))
         return validations

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingestion_platform.contract.reasons import Reason
 from ingestion_platform.errors import WriteConflict
 from ingestion_platform.files.formats import Content, Format
-from ingestion_platform.files.reading import Problem, Problems, Records, joined
+from ingestion_platform.files.reading import Reasons, Records, joined
 from ingestion_platform.lake.journal import Claim, Journal
 from ingestion_platform.lake.land import Landed, Writer, ensure_sidecar
 from ingestion_platform.lake.names import FILES, parse_name
@@ -169,7 +170,7 @@ def _table(part: Records, segment: Segment, claim: Claim) -> pa.Table:
         [
             pa.nulls(count, pa.binary()),
             part.values,
-            _headers(media_type, claim, segment, part.problems),
+            _headers(media_type, claim, segment, part.reasons),
             pa.repeat(pa.scalar(claim.time, _MILLIS), count),
             pa.repeat("log_append_time", count),
             pa.nulls(count, pa.int64()),
@@ -181,13 +182,13 @@ def _table(part: Records, segment: Segment, claim: Claim) -> pa.Table:
 
 
 _OWN = ("content-type", "file", "record")
-_PROBLEM = "problem"
-"""The header of a record that the reader of its file could not take as it stands; of one whose
-column it could not, `problem.<column>`."""
+_REASON = "reason"
+"""The header of a record that the reader of its file could not take as it stands, or a column of
+it: a reason as JSON."""
 
 
-def _headers(media_type: str, claim: Claim, segment: Segment, problems: Problems) -> pa.Array:
-    """`content-type`, `file` and `record` (counted from 1) of each record, then its problems."""
+def _headers(media_type: str, claim: Claim, segment: Segment, reasons: Reasons) -> pa.Array:
+    """`content-type`, `file` and `record` (counted from 1) of each record, then its reasons."""
     count = segment.rows
     numbers = np.arange(segment.start, segment.end) - claim.start + 1
     same = pa.array([media_type.encode(), claim.name.encode(errors="surrogateescape")])
@@ -199,12 +200,12 @@ def _headers(media_type: str, claim: Claim, segment: Segment, problems: Problems
         [keys.cast(pa.string()), values.take(pa.array(places.ravel()))], ["key", "value"]
     )
     lengths = np.full(count, len(_OWN))
-    if problems:
-        told = [(at, each) for at in sorted(problems) for each in problems[at]]
+    if reasons:
+        told = [(at, each) for at in sorted(reasons) for each in reasons[at]]
         more = pa.StructArray.from_arrays(
             [
-                pa.array([_problem_key(each) for _, each in told], pa.string()),
-                pa.array([each.text.encode(errors="replace") for _, each in told], pa.binary()),
+                pa.repeat(_REASON, len(told)),
+                pa.array([each.to_json().encode() for _, each in told], pa.binary()),
             ],
             ["key", "value"],
         )
@@ -218,25 +219,16 @@ def _headers(media_type: str, claim: Claim, segment: Segment, problems: Problems
     return pa.ListArray.from_arrays(ends, pairs).cast(HEADERS)
 
 
-def _problem_key(problem: Problem) -> str:
-    column = problem.column.encode(errors="replace").decode()
-    return f"{_PROBLEM}.{column}" if column else _PROBLEM
+def reasons_of_reader(segment: Segment, records: pa.Table) -> Reasons:
+    """Return why the reader of a file could not take its records, by their places.
 
-
-def problems_of(segment: Segment, records: pa.Table) -> Problems:
-    """What the reader of a file found wrong with its records, by their places.
-
-    Only files have such problems: headers of a topic are its producers'.
+    Only files have such reasons: headers of a topic are its producers'.
     """
     if segment.file is None:
         return {}
     headers = records["headers"].combine_chunks()
     lengths = pc.list_value_length(headers).to_numpy(zero_copy_only=False)
-    found: dict[int, list[Problem]] = {}
-    for at in np.flatnonzero(lengths > len(_OWN)).tolist():
-        pairs = headers[at].as_py()[len(_OWN) :]
-        found[at] = [
-            Problem(pair["value"].decode(), pair["key"].decode().partition(".")[2])
-            for pair in pairs
-        ]
-    return found
+    return {
+        at: [Reason.from_json(pair["value"]) for pair in headers[at].as_py()[len(_OWN) :]]
+        for at in np.flatnonzero(lengths > len(_OWN)).tolist()
+    }

@@ -189,7 +189,7 @@ def _values(batches: Iterator[Records]) -> Iterator[bytes]:
     """Yield the values of the records that can be read."""
     for batch in batches:
         values = enumerate(batch.values.to_pylist())
-        yield from (value for at, value in values if at not in batch.problems)
+        yield from (value for at, value in values if at not in batch.reasons)
 
 
 def _decoded(file: Path, number: int, value: bytes) -> dict[str, Any]:
@@ -208,13 +208,12 @@ def _rejections(contract: Contract, sample: _Sample) -> Counter[str]:
     import pyarrow as pa
 
     from ingestion_platform.bronze.text import TextReader
-    from ingestion_platform.bronze.validate import Validator
+    from ingestion_platform.bronze.validate import Validator, count_reasons
 
     values = pa.array(sample.values, pa.binary())
     if sample.text:
         values = TextReader(contract).typed(values)
-    reasons = Validator(contract).parse(values).reasons.to_pylist()
-    return Counter(reason for each in reasons for reason in each)
+    return count_reasons(Validator(contract).parse(values).reasons)
 
 
 def _check_free(folder: Path, stream: str, topic: str, table: str) -> None:

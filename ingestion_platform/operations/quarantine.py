@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.bronze.load import Loaded, SegmentValidator
 from ingestion_platform.contract import columns as c
+from ingestion_platform.contract.reasons import Reason, label_sql, reasons_of
 from ingestion_platform.errors import Permanent
 from ingestion_platform.lake.names import partition_label
 from ingestion_platform.pipeline import reload_slices
@@ -49,10 +50,9 @@ _GROUPS = f"""
         min({c.INGEST_DATE}) AS first_ingest_date, max({c.INGEST_DATE}) AS last_ingest_date,
         list_sort(list(DISTINCT {c.PARTITION})) AS partitions,
         min({c.TIMESTAMP}) AS first_seen, max({c.TIMESTAMP}) AS last_seen"""
-# As `bronze.load.count_reasons` counts them: without the value that gave the reason.
 _BY_REASON = f"""{_GROUPS}
     FROM (
-        SELECT *, unnest(list_distinct([split_part(x, ' (is ', 1) FOR x IN {c.REASONS}])) AS name
+        SELECT *, unnest(list_distinct([{label_sql("x")} FOR x IN {c.REASONS}])) AS name
         FROM rejected)
     GROUP BY name ORDER BY records DESC, name"""
 _BY_SLICE = f"""{_GROUPS}
@@ -121,7 +121,7 @@ class Rejected:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[bytes, bytes | None], ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     origin: str
     ingested_at: datetime
     contract: str
@@ -137,8 +137,8 @@ class Rejected:
 class Choice:
     """Which rejected records are meant: all that match whatever is given.
 
-    `places` holds pairs of log partition and offset; `reason` is part of one of a record's
-    reasons, in any case of letters.
+    `places` holds pairs of log partition and offset; `reason` is the code of one of a record's
+    reasons, or part of its text in any case of letters.
     """
 
     places: tuple[tuple[int, int], ...] = ()
@@ -391,7 +391,9 @@ def _conditions(choice: Choice) -> Iterator[str]:
         pairs = ", ".join(f"({partition}, {offset})" for partition, offset in choice.places)
         yield f"{c.OFFSET} IN ({offsets}) AND ({c.PARTITION}, {c.OFFSET}) IN ({pairs})"
     if choice.reason is not None:
-        yield f"len([x FOR x IN {c.REASONS} IF contains(lower(x), lower($reason))]) > 0"
+        words = f"lower({label_sql('x')} || coalesce(' (is ' || x.value || ')', ''))"
+        condition = f"x.code = $reason OR contains({words}, lower($reason))"
+        yield f"len([x FOR x IN {c.REASONS} IF {condition}]) > 0"
     if choice.decided is not None:
         yield f"(d.decided IS NOT NULL) = {choice.decided}"
 
@@ -420,7 +422,7 @@ def _rejected(stream: Stream, row: Row, decision: Decision | None) -> Rejected:
         key=row[c.KEY],
         value=row[c.VALUE],
         headers=tuple((h["key"], h["value"]) for h in row[c.HEADERS] or ()),
-        reasons=tuple(row[c.REASONS] or ()),
+        reasons=reasons_of(row[c.REASONS]),
         origin=row[c.ORIGIN],
         ingested_at=row[c.INGESTED_AT],
         contract=row[c.CONTRACT],

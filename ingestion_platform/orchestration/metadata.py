@@ -16,6 +16,7 @@ import dagster as dg
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract, Field
+from ingestion_platform.contract.reasons import label_sql
 from ingestion_platform.contract.schemas import duckdb_type
 from ingestion_platform.orchestration.partitions import Slice
 from ingestion_platform.platform import Platform
@@ -34,9 +35,8 @@ PREVIEW_ROWS = 5
 TOP_REASONS = 10
 _FILES = 100
 _WIDE = 200  # characters of a value that a preview shows
-# The offending value, in brackets, would make every reason another.
 _COUNT_REASONS = f"""
-    SELECT {c.INGEST_DATE}, {c.PARTITION}, split_part(reason, ' (is ', 1) AS kind, count(*)
+    SELECT {c.INGEST_DATE}, {c.PARTITION}, {label_sql("reason")} AS kind, count(*)
     FROM (SELECT {c.INGEST_DATE}, {c.PARTITION}, unnest({c.REASONS}) AS reason FROM rejected)
     GROUP BY ALL"""
 _NOT_A_TEAM = re.compile(r"[^A-Za-z0-9_-]+")

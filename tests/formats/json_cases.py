@@ -46,7 +46,7 @@ CASES: tuple[FormatCase, ...] = (
         "bytes that are not UTF-8",
         b'{"id":1,"x":"\xff"}',
         "rejected",
-        "value: is not valid UTF-8 at byte 13",
+        "value: is not valid UTF-8 (is at byte 13)",
     ),
     FormatCase(
         COLUMNS,
@@ -413,7 +413,7 @@ CASES: tuple[FormatCase, ...] = (
         "an array of records",
         b'[{"id":1},{"id":2}]',
         "rejected",
-        'value: must be a JSON object (is [{"id":1},{"id":2}]); looks like an array of records',
+        'value: must be a JSON object; looks like an array of records (is [{"id":1},{"id":2}])',
     ),
     FormatCase(
         ENVELOPES,

@@ -37,6 +37,7 @@ from ingestion_platform.streams import FileSource, Stream
 from services import Services
 from tests.support.grievances import EVENT, as_csv, as_jsonl, as_parquet
 from tests.support.oracle import read_table, snapshots
+from tests.support.reasons import cell_texts
 from tests.support.testbed import new_stream, separate_environment
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -156,8 +157,8 @@ def test_bad_rows_are_quarantined_with_their_place(platform: Platform, stream: S
         for number in (b"1", b"3")
     ]
     assert json.loads(found[0]["_value"])["status"] == "NO"
-    assert "status: must be one of" in found[0]["_reasons"][0]
-    assert "event_date: is not an ISO 8601 date" in found[1]["_reasons"][0]
+    assert "status: must be one of" in cell_texts(found[0]["_reasons"])[0]
+    assert "event_date: is not an ISO 8601 date" in cell_texts(found[1]["_reasons"])[0]
     holds(platform, stream, 3)
 
 

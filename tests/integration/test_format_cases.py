@@ -21,6 +21,7 @@ from ingestion_platform.streams import FileSource, Stream
 from tests.formats import csv_cases, jsonl_cases, parquet_cases
 from tests.formats.case import FormatCase
 from tests.support.oracle import read_table
+from tests.support.reasons import cell_texts
 
 CONTRACT = Path(csv_cases.__file__).with_name("file_contract.yaml")
 CASES = (*csv_cases.CASES, *jsonl_cases.CASES, *parquet_cases.CASES)
@@ -89,7 +90,12 @@ def outcome(
         return (handled.detail if handled.outcome == "refused" else "read"), "", []
     offsets = range(handled.claim.start, handled.claim.end)
     rows = sorted((r for r in bronze if r["_offset"] in offsets), key=lambda r: r["_offset"])
-    bad = [reason for r in quarantine if r["_offset"] in offsets for reason in r["_reasons"]]
+    bad = [
+        reason
+        for r in quarantine
+        if r["_offset"] in offsets
+        for reason in cell_texts(r["_reasons"])
+    ]
     return "read", "; ".join(map(shown, rows)), bad
 
 

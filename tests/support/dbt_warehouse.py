@@ -24,6 +24,7 @@ from ingestion_platform.streams import declared_streams
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.reading import query
 from ingestion_platform.warehouse.tables import ensure_bronze
+from tests.support.reasons import reason_texts
 
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 FIRST = dt.date(2026, 1, 1)
@@ -118,7 +119,7 @@ def bronze_rows(stream: str, records: Iterable[Record]) -> list[dict[str, Any]]:
     parsed = Validator(declared_streams()[stream].contract).parse(
         pa.array([record.value for record in listed], pa.binary())
     )
-    assert len(parsed.rejected) == 0, parsed.reasons.to_pylist()
+    assert len(parsed.rejected) == 0, reason_texts(parsed.reasons)
     rows = dict(zip(parsed.valid.to_pylist(), parsed.rows.to_pylist(), strict=True))
     return [
         rows[place]

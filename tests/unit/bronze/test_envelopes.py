@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.wire import likeness
 from tests.support.every_kind import prop
+from tests.support.reasons import reason_texts
 from tests.support.testbed import PGR, new_stream
 
 EVENT = {"specversion": "1.0", "id": "7", "source": "/a", "type": "t", "data": {"id": "1"}}
@@ -33,7 +34,7 @@ def parser(folder: Path, *fields: dict[str, Any]) -> Validator:
 def outcomes(made: Validator, records: list[dict[str, Any]]) -> list[list[str]]:
     """The reasons against each record, none for one that is taken."""
     found = made.parse(pa.array([json.dumps(r).encode() for r in records], pa.binary()))
-    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), reason_texts(found.reasons), strict=True))
     return [reasons.get(place, []) for place in range(len(records))]
 
 

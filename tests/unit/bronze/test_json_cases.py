@@ -14,6 +14,7 @@ from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.odcs import load_contract
 from tests.formats import json_cases
 from tests.formats.case import FormatCase
+from tests.support.reasons import reason_texts
 
 FILE = Path(json_cases.__file__).with_name("json_contract.yaml")
 NAMES = [f.name for f in load_contract(FILE).fields]
@@ -30,7 +31,7 @@ def outcome(parser: Validator, *values: bytes, at: int) -> tuple[dict[str, Any] 
     """The row of one of some records, or the reasons against it."""
     found = parser.parse(pa.array(values, pa.binary()))
     rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
-    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), reason_texts(found.reasons), strict=True))
     return rows.get(at), reasons.get(at, [])
 
 

@@ -25,6 +25,7 @@ from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.produce.simulators import simulate
 from tests.support.every_kind import EVERY_KIND, GOOD, text
 from tests.support.oracle import JsonText, same, validate_pgr
+from tests.support.reasons import reason_texts
 from tests.support.testbed import PGR, new_stream
 
 
@@ -73,7 +74,7 @@ def validated_by(parser: Validator, values: list[bytes | None]) -> list[Validati
     results: dict[int, ValidationResult] = {}
     for place, row in zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True):
         results[place] = ValidationResult(row)
-    for place, reasons in zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True):
+    for place, reasons in zip(found.rejected.to_pylist(), reason_texts(found.reasons), strict=True):
         assert place not in results
         results[place] = ValidationResult(None, tuple(reasons))
     return [results[place] for place in range(len(values))]
@@ -174,10 +175,16 @@ BAD_RECORDS: dict[str, tuple[bytes | None, str]] = {
     "blank": (b" \n\t", "value: is empty"),
     "truncated": (text()[:-9], "value: is not valid JSON"),
     "half a text": (b'{"id', "value: is not valid JSON"),
-    "bad UTF-8": (text().replace(b"Town", b"T\xffwn"), "value: is not valid UTF-8 at byte"),
-    "bad UTF-8 in an unknown field": (text(zz=b'"\xc0\xaf"'), "value: is not valid UTF-8 at byte"),
-    "another encoding": ('{"id":1,"word":"äöü"}'.encode("latin-1"), "not valid UTF-8 at byte 16"),
-    "UTF-16": (text().decode().encode("utf-16"), "value: is not valid UTF-8 at byte 0"),
+    "bad UTF-8": (text().replace(b"Town", b"T\xffwn"), "value: is not valid UTF-8 (is at byte"),
+    "bad UTF-8 in an unknown field": (text(zz=b'"\xc0\xaf"'), "value: is not valid UTF-8 (is at"),
+    "another encoding": (
+        '{"id":1,"word":"äöü"}'.encode("latin-1"),
+        "not valid UTF-8 (is at byte 16",
+    ),
+    "UTF-16": (
+        text().decode().encode("utf-16"),
+        "value: is not valid UTF-8; looks like JSON in UTF-16",
+    ),
     "byte order mark": (b"\xef\xbb\xbf" + text(), "value: starts with a byte order mark"),
     "NUL": (b"\x00", "value: is not valid JSON"),
     "NUL behind": (text() + b"\x00", "value: is not valid JSON: trailing characters"),
@@ -192,7 +199,10 @@ BAD_RECORDS: dict[str, tuple[bytes | None, str]] = {
     "two lines": (text() + b"\n" + text(), "value: is not valid JSON: trailing characters"),
     "lone surrogate": (text(word=b'"\\ud800"'), "value: is not valid JSON"),
     "lone surrogate in JSON": (text(open=b'{"a":"\\udc00"}'), "value: is not valid JSON"),
-    "an array": (b"[" + text() + b"]", "value: must be a JSON object (is [{"),
+    "an array": (
+        b"[" + text() + b"]",
+        "value: must be a JSON object; looks like an array of records (is [{",
+    ),
     "a string": (b'"x"', 'value: must be a JSON object (is "x")'),
     "a number": (b"12", "value: must be a JSON object (is 12)"),
     "null": (b"null", "value: must be a JSON object (is null)"),
@@ -258,8 +268,8 @@ BAD_RECORDS: dict[str, tuple[bytes | None, str]] = {
     "item twice": (text(tags=["x", "y", "x"]), "tags: must not repeat an item"),
     "null twice": (text(tags=[None, None]), "tags: must not repeat an item"),
     "too many items": (text(tags=list("abcde")), "tags: expected array of length <= 4"),
-    "wrong item": (text(numbers=[1, "2"]), "numbers: expected integer, got string at [1]"),
-    "item out of bounds": (text(numbers=[-1]), "numbers: expected integer >= 0 at [0]"),
+    "wrong item": (text(numbers=[1, "2"]), "numbers: expected integer, got string at [] (is [1"),
+    "item out of bounds": (text(numbers=[-1]), "numbers: expected integer >= 0 at [] (is [-1"),
     "not an array": (text(tags="x"), "tags: expected array, got string"),
     "nested missing": (text(place={"seats": 1}), "place: object missing required field name"),
     "nested type": (text(place={"name": "x", "seats": 1.5}), "place: expected integer, got numb"),
@@ -329,7 +339,11 @@ def test_a_record_that_a_rule_cannot_be_computed_for_is_rejected_alone() -> None
     values[7], values[21] = text(word="ab"), text(word=None)
     results = validate(contract, values)
     assert [n for n, v in enumerate(results) if v.row is None] == [7, 21]
-    assert results[7].reasons[0].startswith("value: cannot be validated: Conversion Error")
+    assert (
+        results[7]
+        .reasons[0]
+        .startswith("value: cannot be validated by the query engine (is Conversion Error")
+    )
 
 
 def free_word(document: dict[str, Any]) -> None:

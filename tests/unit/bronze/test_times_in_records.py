@@ -20,6 +20,7 @@ from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.times import read_epoch
 from ingestion_platform.contract.values import read_text
 from tests.formats import json_cases
+from tests.support.reasons import reason_texts
 
 CONTRACT: Contract = load_contract(Path(json_cases.__file__).with_name("json_contract.yaml"))
 PARSER, TEXT = Validator(CONTRACT), TextReader(CONTRACT)
@@ -47,7 +48,7 @@ def rows_of(values: list[bytes], at: int) -> tuple[dict[str, Any] | None, list[s
     """The row of one of some records, and the reasons against it."""
     found = PARSER.parse(pa.array(values, pa.binary()))
     rows = dict(zip(found.valid.to_pylist(), found.rows.to_pylist(), strict=True))
-    reasons = dict(zip(found.rejected.to_pylist(), found.reasons.to_pylist(), strict=True))
+    reasons = dict(zip(found.rejected.to_pylist(), reason_texts(found.reasons), strict=True))
     return rows.get(at), reasons.get(at, [])
 
 

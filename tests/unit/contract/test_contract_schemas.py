@@ -157,7 +157,7 @@ def test_quarantine_rows_go_into_the_table_and_come_back(catalog):
         columns.TIMESTAMP: datetime(2026, 11, 20, 10, tzinfo=UTC),
         columns.VALUE: b"\x00\xff",
         columns.HEADERS: [{"key": b"\xff", "value": b"\x01"}, {"key": b"k", "value": None}],
-        columns.REASONS: ["no JSON"],
+        columns.REASONS: [{"code": "json", "field": "value", "message": "no JSON", "value": None}],
     }
     rows = pa.Table.from_pylist([row], schema=quarantine_arrow_schema())
 

@@ -22,6 +22,7 @@ from ingestion_platform.contract.odcs import load_contract
 from ingestion_platform.contract.propose import PLACEHOLDER, propose
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.streams import declared_streams
+from tests.support.reasons import reason_texts
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
 
@@ -96,7 +97,7 @@ def rejections(
     values = pa.array([json.dumps(r).encode() for r in records], pa.binary())
     if text:
         values = TextReader(contract).typed(values)
-    return Validator(contract).parse(values).reasons.to_pylist()
+    return reason_texts(Validator(contract).parse(values).reasons)
 
 
 def fields(contract: Contract) -> dict[str, Kind]:

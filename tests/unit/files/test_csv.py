@@ -36,7 +36,9 @@ def read(path: Path, data: bytes, dialect: Dialect = PLAIN) -> Found:
     found: list[tuple[bytes, list[str]]] = []
     try:
         for batch in read_csv("x.csv", path, dialect):
-            problems = {at: [p.text for p in each] for at, each in batch.problems.items()}
+            problems = {
+                at: [str(r).partition(": ")[2] for r in each] for at, each in batch.reasons.items()
+            }
             assert all(0 <= at < len(batch) for at in problems)
             values = enumerate(batch.values.to_pylist())
             found += [(value, problems.get(at, [])) for at, value in values]

@@ -139,9 +139,9 @@ def problems(tmp_path: Path) -> Iterator[Problems]:
     def read(name: str, data: bytes) -> list[tuple[bytes, str]]:
         content = open_copy(copy_in(name, [data], spool), format_of(name), spool)
         return [
-            (batch.values[at].as_py(), "; ".join(f"{p.column}: {p.text}" for p in found))
+            (batch.values[at].as_py(), "; ".join(map(str, found)))
             for batch in content.records()
-            for at, found in sorted(batch.problems.items())
+            for at, found in sorted(batch.reasons.items())
         ]
 
     with Spool(tmp_path / "problem spool") as spool:
@@ -151,17 +151,18 @@ def problems(tmp_path: Path) -> Iterator[Problems]:
 def test_lines_of_jsonl_fail_alone(problems: Problems, read: Read) -> None:
     """Each with its bytes, the reason and the line."""
     bad = [
-        (b'{"a":}', "is not valid JSON: invalid character (byte 5)"),
-        (b'{"a":1} {"a":2}', "is not valid JSON: trailing characters (byte 9)"),
-        (b'{"a":"\\ud83d"}', "is not valid JSON: cut off"),
-        (b'{"a":NaN}', "is not valid JSON: invalid character (byte 5)"),
-        (b'{"a":"\xff"}', "is not valid UTF-8"),
-        (b"[" * 10_000, "is nested too deeply"),
-        (b'{"a":', "is not valid JSON: cut off"),
+        (b'{"a":}', "is not valid JSON: invalid character", ", byte 5"),
+        (b'{"a":1} {"a":2}', "is not valid JSON: trailing characters", ", byte 9"),
+        (b'{"a":"\\ud83d"}', "is not valid JSON: cut off", ""),
+        (b'{"a":NaN}', "is not valid JSON: invalid character", ", byte 5"),
+        (b'{"a":"\xff"}', "is not valid UTF-8", ""),
+        (b"[" * 10_000, "is nested too deeply", ""),
+        (b'{"a":', "is not valid JSON: cut off", ""),
     ]
-    data = b"\n\n".join(b'{"ok":1}\n' + value for value, _ in bad)
+    data = b"\n\n".join(b'{"ok":1}\n' + value for value, *_ in bad)
     assert problems("x.jsonl", data) == [
-        (value, f": {reason} (is at line {2 + 3 * at})") for at, (value, reason) in enumerate(bad)
+        (value, f"value: {message} (is at line {2 + 3 * at}{place})")
+        for at, (value, message, place) in enumerate(bad)
     ]
     assert len(read("x.jsonl", data)) == 2 * len(bad)
 
@@ -174,7 +175,7 @@ def test_too_long_lines_keep_their_beginning(problems: Problems, read: Read) -> 
     (first, reason), _ = problems("x.jsonl", data)
     assert first == long[:LONGEST]
     assert reason == (
-        ": is longer than 8,388,608 bytes: only its beginning is kept here "
+        "value: is longer than 8,388,608 bytes: only its beginning is kept here "
         "(is 16,777,218 bytes long, at line 2)"
     )
 
@@ -186,12 +187,12 @@ def test_items_of_json_arrays_fail_alone(problems: Problems, read: Read) -> None
     assert values[:5] == [b'{"a":1}', b'{"a" 2}', b"1 2", b"NaN", b'"\xff"']
     assert values[6:] == [b"", b"3"]
     assert [reason for _, reason in problems("x.json", data)] == [
-        ": is not valid JSON: expecting ':' delimiter (is at line 3)",
-        ": is not valid JSON: a comma is missing, or a quote (is at line 4)",
-        ": is not valid JSON: NaN is no value (is at line 4)",
-        ": is not valid UTF-8 (is at line 4)",
-        ": is nested too deeply (is at line 5)",
-        ": is not valid JSON: expecting value (is at line 5)",
+        "value: is not valid JSON: expecting ':' delimiter (is at line 3)",
+        "value: is not valid JSON: a comma is missing, or a quote (is at line 4)",
+        "value: is not valid JSON: NaN is no value (is at line 4)",
+        "value: is not valid UTF-8 (is at line 4)",
+        "value: is nested too deeply (is at line 5)",
+        "value: is not valid JSON: expecting value (is at line 5)",
     ]
 
 

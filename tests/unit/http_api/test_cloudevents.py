@@ -18,8 +18,8 @@ LEAST = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {
 
 
 def fields(envelope: Envelope) -> list[tuple[str | None, str]]:
-    """Which attributes are rejected, and by which rule."""
-    return [(finding.field, finding.rule) for finding in envelope.findings]
+    """Which attributes are rejected, and by which code."""
+    return [(reason.field, reason.code) for reason in envelope.reasons]
 
 
 def of(**attributes: Any) -> Envelope:
@@ -49,7 +49,7 @@ SPECIFIED = """{
 def test_specification_example_is_read() -> None:
     """Attributes with their types; null is not set; the data's bytes as they stand."""
     found = structured(SPECIFIED.encode())
-    assert found.findings == ()
+    assert found.reasons == ()
     assert json.loads(found.value) == {"appinfoA": "abc", "appinfoB": 123, "appinfoC": True}
     assert dict(found.headers) == {
         "ce_specversion": b"1.0",
@@ -73,7 +73,7 @@ def test_specification_example_is_read() -> None:
 )
 def test_specified_sources_are_valid(source: str) -> None:
     """The examples of the attribute `source`."""
-    assert of(source=source).findings == ()
+    assert of(source=source).reasons == ()
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_specified_sources_are_valid(source: str) -> None:
 )
 def test_valid_attributes(given_value: dict[str, Any]) -> None:
     """Times by RFC 3339, leap seconds too; all types that an extension may have."""
-    assert of(**given_value).findings == ()
+    assert of(**given_value).reasons == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "rule"),
+    ("name", "value", "code"),
     [
         *(("id", "", "required"), ("id", 1, "required"), ("source", "", "required")),
         *(
@@ -121,9 +121,9 @@ def test_valid_attributes(given_value: dict[str, Any]) -> None:
         ("data_base64", "e30=", "exclusive"),
     ],
 )
-def test_invalid_attributes(name: str, value: Any, rule: str) -> None:
+def test_invalid_attributes(name: str, value: Any, code: str) -> None:
     """Each is rejected by itself, under its name."""
-    assert fields(of(**{name: value})) == [(name, rule)]
+    assert fields(of(**{name: value})) == [(name, code)]
 
 
 def test_members_stand_once() -> None:
@@ -163,7 +163,7 @@ BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "
 def test_binary_values_are_decoded(sent: str, decoded: str) -> None:
     """Unquoted, then percent-decoded once."""
     found = binary(b"{}", "application/json", [*BINARY.items(), ("ce-subject", sent)])
-    assert found.findings == ()
+    assert found.reasons == ()
     assert dict(found.headers)["ce_subject"].decode() == decoded
 
 
@@ -185,11 +185,11 @@ def test_binary_mode_requires_attributes(served: Served, missing: str) -> None:
     answer = served.records("recomart_users", json.dumps(USER), **headers)
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
-    assert (error["field"], error["rule"]) == (missing.removeprefix("ce-"), "required")
+    assert (error["field"], error["code"]) == (missing.removeprefix("ce-"), "required")
 
 
 @pytest.mark.parametrize(
-    ("header", "field", "rule"),
+    ("header", "field", "code"),
     [
         (("ce-id", "2"), "id", "unique"),
         (("ce-datacontenttype", "application/json"), "datacontenttype", "exclusive"),
@@ -200,10 +200,10 @@ def test_binary_mode_requires_attributes(served: Served, missing: str) -> None:
         (("ce-my-ext", "x"), "my-ext", "pattern"),
     ],
 )
-def test_binary_mode_rejects(header: tuple[str, str], field: str, rule: str) -> None:
+def test_binary_mode_rejects(header: tuple[str, str], field: str, code: str) -> None:
     """Repeated headers, a second content type, and values that are no text."""
     found = binary(b"{}", "application/json", [*BINARY.items(), header])
-    assert fields(found) == [(field, rule)]
+    assert fields(found) == [(field, code)]
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace")))
@@ -216,4 +216,4 @@ def test_any_event_is_read_or_rejected(body: bytes) -> None:
 def test_any_attributes_are_read_or_rejected(attributes: dict[str, Any]) -> None:
     """Accepted ones become Kafka headers that can be encoded."""
     found = structured(json.dumps(LEAST | attributes).encode())
-    assert found.findings or all(isinstance(value, bytes) for _, value in found.headers)
+    assert found.reasons or all(isinstance(value, bytes) for _, value in found.headers)

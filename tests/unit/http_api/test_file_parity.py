@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from ingestion_platform.bronze.load import SegmentValidator as Bronze
 from ingestion_platform.contract.model import Contract
+from ingestion_platform.contract.reasons import reasons_of
 from ingestion_platform.files.formats import copy_file, format_of, open_copy
 from ingestion_platform.files.reading import UnreadableFile
 from ingestion_platform.files.spool import Spool
 from ingestion_platform.http_api.envelopes import split
-from ingestion_platform.http_api.findings import finding
 from ingestion_platform.http_api.problems import Problem
 from ingestion_platform.http_api.validation import BatchValidator
 from ingestion_platform.streams import declared_streams
@@ -31,7 +31,7 @@ CONTRACT = declared_streams()["recomart_users"].contract
 FORMS = {"jsonl": "application/x-ndjson", "json": "application/json"}
 
 Outcome = list[tuple[bytes, list[Any]]] | str
-"""Each record with the findings against it; "unreadable" where a body cannot be cut."""
+"""Each record with the reasons against it; "unreadable" where a body cannot be cut."""
 
 
 def by_file(body: bytes, form: str, folder: Path, contract: Contract = CONTRACT) -> Outcome:
@@ -43,11 +43,11 @@ def by_file(body: bytes, form: str, folder: Path, contract: Contract = CONTRACT)
         with Spool(folder) as spool:
             content = open_copy(copy_file(file, spool), format_of(file.name), spool)
             for batch in content.records(contract):
-                parsed = validator.parse(batch.values, "json", batch.problems)
+                parsed = validator.parse(batch.values, "json", batch.reasons)
                 reasons = zip(parsed.rejected.to_pylist(), parsed.reasons.to_pylist(), strict=True)
-                said = {at: [finding(each) for each in given] for at, given in reasons}
+                said = {at: reasons_of(given) for at, given in reasons}
                 values = batch.values.to_pylist()
-                found += [(value, said.get(at, [])) for at, value in enumerate(values)]
+                found += [(value, list(said.get(at, []))) for at, value in enumerate(values)]
     except UnreadableFile:
         return "unreadable"
     return found
@@ -60,9 +60,9 @@ def by_api(body: bytes, form: str, contract: Contract = CONTRACT) -> Outcome:
     except Problem as problem:
         return "unreadable" if problem.status == 400 else problem.kind
     with ThreadPoolExecutor(1) as pool:
-        fine = [e.value for e in envelopes if not e.findings]
+        fine = [e.value for e in envelopes if not e.reasons]
         validations = iter(asyncio.run(BatchValidator(contract, pool).validate(fine)))
-        return [(e.value, list(e.findings or next(validations).findings)) for e in envelopes]
+        return [(e.value, list(e.reasons or next(validations).reasons)) for e in envelopes]
 
 
 BODIES = {
@@ -106,7 +106,7 @@ def test_bad_lines_cost_themselves() -> None:
     """Of the mixed body the good record stays."""
     found = by_api(BODIES["bad lines"], "jsonl")
     assert isinstance(found, list)
-    assert [value for value, findings in found if not findings] == [GOOD]
+    assert [value for value, reasons in found if not reasons] == [GOOD]
     assert len(found) == 7
 
 

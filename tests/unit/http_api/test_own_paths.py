@@ -101,7 +101,7 @@ def test_a_field_twice_is_rejected_on_the_shops_paths_too(served: Served) -> Non
     body = json.dumps(VIEW)[:-1] + ', "rating": 5}'
     answer = served.http.post("/transactions", content=body)
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["rule"] == "uniqueKeys"
+    assert answer.json()["errors"][0]["code"] == "uniqueKeys"
 
 
 def test_internal_paths_append_to_the_staging_files(served: Served, tmp_path: Path) -> None:

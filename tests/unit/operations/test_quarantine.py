@@ -78,7 +78,7 @@ def test_an_overview_counts_by_reason_and_by_slice(platform: Platform, rejected:
         (f"{DAY}|0", 4, 2), (f"{DAY}|1", 1, 1), (f"{NEXT}|0", 1, 1),
     ]  # fmt: skip
     assert reasons.keys() - {channel.name} == {
-        "value: is not valid UTF-8 at byte 1",
+        "value: is not valid UTF-8",
         "value: is null (a tombstone)",
         "value: must be a JSON object",
     }

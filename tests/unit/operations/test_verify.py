@@ -107,7 +107,11 @@ def test_damage_is_found(platform: Platform, loaded: Stream, name: str) -> None:
 @pytest.mark.parametrize("column", ["_value", "_key", "_reasons"])
 def test_damage_to_quarantine_is_found(platform: Platform, loaded: Stream, column: str) -> None:
     """The raw bytes count, and the reasons too."""
-    value: Any = ["other"] if column == "_reasons" else b"other"
+    value: Any = (
+        [dict.fromkeys(("code", "field", "message", "value"), "other")]
+        if column == "_reasons"
+        else b"other"
+    )
 
     def change(rows: pa.Table) -> pa.Table:
         values = [value if n == 1 else v for n, v in enumerate(rows[column].to_pylist())]

@@ -21,6 +21,7 @@ from ingestion_platform.errors import Permanent
 from ingestion_platform.produce.labelled import Found, clean, find
 from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import Stream, declared_streams
+from tests.support.reasons import reason_texts
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = ("old", "new", "change")
@@ -69,7 +70,7 @@ def test_the_sample_data_are_all_valid() -> None:
     for stream in streams():
         values = [record.value for record in records if record.topic == stream.topic]
         validated = Validator(stream.contract).parse(pa.array(values, pa.binary()))
-        assert validated.reasons.to_pylist() == []
+        assert reason_texts(validated.reasons) == []
         assert len(validated.valid) == len(values) > 0
 
 

@@ -1,4 +1,4 @@
-"""Reasons against records as fields and rules: each kind of reason that the validate can give."""
+"""Reasons as errors of the HTTP API: each code that a contract can give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import yaml
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.contract.odcs import load_contract
-from ingestion_platform.http_api.findings import finding
+from ingestion_platform.contract.reasons import RECORD, Code, Reason, reasons_of
+from ingestion_platform.http_api.problems import error_of
 
 FIELDS: list[dict[str, Any]] = [
     {"name": "id", "logicalType": "integer", "required": True},
@@ -67,7 +68,7 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> Validator:
 
 
 @pytest.mark.parametrize(
-    ("value", "field", "rule"),
+    ("value", "field", "code"),
     [
         ({"low": 1}, "id", "required"),
         ({"specversion": "1.0", "id": "1", "source": "s", "type": "t"}, "value", "envelope"),
@@ -91,27 +92,25 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> Validator:
         ({"id": 9, "tags": []}, "tags", "minItems"),
         ({"id": 9, "tags": "x"}, "tags", "type"),
         ({"id": 9, "more": 5}, "more", "type"),
-        ({"id": 1, "low": 1}, None, "low_is_not_id"),
+        ({"id": 1, "low": 1}, None, "rule.low_is_not_id"),
         ([], "value", "type"),
         ('{"id": 1', "value", "json"),
         ('{"id": 1, "id": 2}', "id", "uniqueKeys"),
         (" ", "value", "json"),
     ],
 )
-def test_each_reason_is_taken_apart(
-    parser: Validator, value: Any, field: str | None, rule: str
+def test_each_fault_has_its_code(
+    parser: Validator, value: Any, field: str | None, code: str
 ) -> None:
-    """The only reason against the record gives its field and rule, and what is wrong in words."""
+    """The only reason against the record has field, code and message."""
     sent = value if isinstance(value, str) else json.dumps(value)
-    (reasons,) = parser.parse(pa.array([sent.encode()], pa.binary())).reasons.to_pylist()
-    (reason,) = reasons
-    found = finding(reason)
-    assert (found.field, found.rule) == (field, rule)
-    assert found.detail
-    assert reason.endswith(found.detail)
+    validated = parser.parse(pa.array([sent.encode()], pa.binary()))
+    ((reason,),) = map(reasons_of, validated.reasons.to_pylist())
+    assert (reason.field, reason.code) == (field, code)
+    assert reason.message
 
 
 def test_a_pointer_escapes_the_field_name() -> None:
     """RFC 6901: `~` and `/` in names are not taken for structure."""
-    assert finding("a/b~c: must match x").as_dict()["pointer"] == "#/a~1b~0c"
-    assert finding("value: is empty").as_dict()["pointer"] == "#"
+    assert error_of(Reason(Code.PATTERN, "a/b~c", "must match x"))["pointer"] == "#/a~1b~0c"
+    assert error_of(Reason(Code.JSON, RECORD, "is empty"))["pointer"] == "#"
