@@ -318,8 +318,8 @@ def post(alarms: AlarmSettings, ident: str, body: str) -> None:
     headers = {"Content-Type": "application/json", "User-Agent": "ingestion-platform"}
     headers[ID_HEADER] = ident
     if alarms.webhook_secret:
-        headers[SIGNATURE_HEADER] = signature(alarms.webhook_secret, data)
-    request = Request(alarms.webhook_url, data, headers, method="POST")
+        headers[SIGNATURE_HEADER] = signature(alarms.webhook_secret.get_secret_value(), data)
+    request = Request(alarms.webhook_url.get_secret_value(), data, headers, method="POST")
     try:
         _opener().open(request, timeout=TIMEOUT).close()
     except HTTPError as error:

@@ -20,11 +20,13 @@ from contextvars import ContextVar
 from datetime import UTC, date, datetime
 from traceback import TracebackException
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.errors import ACTION, PlatformError
 from ingestion_platform.escaping import visible, visible_json
-from ingestion_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ingestion_platform.settings import Settings
 
 OURS = ("ingestion_platform", "uvicorn")
 """Loggers that the level holds for; of other libraries, warnings and errors are shown."""

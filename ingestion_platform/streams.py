@@ -18,7 +18,8 @@ from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.dialect import PLAIN, SETTINGS, Dialect, dialect_of
 from ingestion_platform.each import Attempt, for_each
 from ingestion_platform.errors import ContractError, NoTopic, SettingError, UnknownStream
-from ingestion_platform.settings import bytes_of, own_definitions
+from ingestion_platform.settings import own_definitions
+from ingestion_platform.sizes import bytes_of
 
 DOMAINS_FOLDER = Path(__file__).parent / "domains"
 COMPONENT = "ingestion_platform.orchestration.Stream"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -34,7 +35,6 @@ from ingestion_platform.cli import (
 from ingestion_platform.cli.outcomes import FAILED, INTERRUPTED, exit_code
 from ingestion_platform.cli.terminal import Terminal
 from ingestion_platform.errors import PlatformError, SettingError
-from ingestion_platform.settings import Settings, keep_freed_memory
 
 
 class Commands(TyperGroup):
@@ -112,10 +112,17 @@ def options(
 
     [dim]First:[/] ingest demo    [dim]Then:[/] ingest status, ingest query "show all tables"
     """
-    keep_freed_memory()
-    with suppress(SettingError):  # the command tells of it
-        logs.configure(Settings.load(), level="WARNING")
+    if not {"--help", "-h"} & {*sys.argv}:  # help must not wait for imports
+        _prepare()
     ctx.obj = Terminal(quiet=quiet, debug=debug)
+
+
+def _prepare() -> None:
+    from ingestion_platform.settings import Settings, keep_freed_memory
+
+    keep_freed_memory()
+    with suppress(SettingError):  # the command reports it
+        logs.configure(Settings.load(), level="WARNING")
 
 
 app.command("demo")(demo.demo)

@@ -28,7 +28,8 @@ from ingestion_platform.files.reading import (
     first_line,
 )
 from ingestion_platform.files.spool import Spool
-from ingestion_platform.settings import FileLimits, in_units
+from ingestion_platform.settings import FileLimits
+from ingestion_platform.sizes import in_units
 from ingestion_platform.streams import STAGING_SUFFIX
 
 if TYPE_CHECKING:

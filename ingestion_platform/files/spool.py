@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from ingestion_platform.errors import StoreUnavailable
-from ingestion_platform.settings import in_units
+from ingestion_platform.sizes import in_units
 
 _LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -99,7 +99,7 @@ class FileLanding:
         self._limits = (
             limits
             if file_source.max_size is None
-            else replace(limits, max_size=file_source.max_size)
+            else limits.replace(max_size=file_source.max_size)
         )
         self._lake = lake
         self._stream = stream

@@ -329,15 +329,16 @@ def _client(sinks: SinkSettings) -> Elasticsearch:
 
     given: dict[str, Any] = {}
     if sinks.elasticsearch_api_key:
-        given["api_key"] = sinks.elasticsearch_api_key
-    elif sinks.elasticsearch_username:
-        given["basic_auth"] = (sinks.elasticsearch_username, sinks.elasticsearch_password)
+        given["api_key"] = sinks.elasticsearch_api_key.get_secret_value()
+    elif sinks.elasticsearch_username and sinks.elasticsearch_password:
+        password = sinks.elasticsearch_password.get_secret_value()
+        given["basic_auth"] = (sinks.elasticsearch_username, password)
     if sinks.elasticsearch_ca_file:
         given["ca_certs"] = sinks.elasticsearch_ca_file
     # Proxies answer by pages of their own.
     kinds = ("application/json", "application/vnd.elasticsearch+json", "application/xml")
     return Elasticsearch(
-        list(sinks.elasticsearch_urls),
+        [url.get_secret_value() for url in sinks.elasticsearch_urls],
         request_timeout=60,
         max_retries=0,
         serializers={kind: Verbatim() for kind in kinds},

@@ -131,7 +131,7 @@ def open_target(settings: Settings, where: Options) -> PostgresTarget:
         raise SettingError(
             "SINK_POSTGRES_URL", "is not set: nothing can be delivered", example=_EXAMPLE
         )
-    return PostgresTarget(settings.sinks.postgres_url, where)
+    return PostgresTarget(settings.sinks.postgres_url.get_secret_value(), where)
 
 
 class PostgresTarget:

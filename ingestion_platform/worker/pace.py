@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ingestion_platform.settings import WorkerSettings
 from ingestion_platform.streams import Stream
@@ -30,8 +29,7 @@ def poll_interval(seconds: float) -> float:
 
 def share_limits(limits: WorkerSettings, streams: int) -> WorkerSettings:
     """Return each stream's limits when several share a process, so that its memory is bounded."""
-    return replace(
-        limits,
+    return limits.replace(
         batch_size=max(min(MIN_BATCH, limits.batch_size), limits.batch_size // streams),
         flush_bytes=max(1, limits.flush_bytes // streams),
     )

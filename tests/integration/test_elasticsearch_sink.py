@@ -5,7 +5,6 @@ that is busy or does not answer, and deliveries that were thought dead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -72,12 +71,12 @@ def search(scene: Scene) -> Search:
 @pytest.fixture
 def proxy(scene: Scene) -> Iterator[Proxy]:
     """Between the platform and the server; the scene goes through it from now on."""
-    port = urlsplit(scene.settings.sinks.elasticsearch_urls[0]).port
+    port = urlsplit(scene.settings.sinks.elasticsearch_urls[0].get_secret_value()).port
     assert port is not None
     with Proxy(port, http=True) as between:
         url = f"http://127.0.0.1:{between.port}"
-        sinks = replace(scene.settings.sinks, elasticsearch_urls=(url,))
-        scene.platform = Platform(replace(scene.settings, sinks=sinks))
+        sinks = scene.settings.sinks.replace(elasticsearch_urls=(url,))
+        scene.platform = Platform(scene.settings.replace(sinks=sinks))
         yield between
 
 

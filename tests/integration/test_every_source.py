@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
@@ -66,11 +66,10 @@ def client(real_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         text = re.sub(r"^( +topic: .*)$", rf"\1-{own}", file.read_text(), flags=re.MULTILINE)
         file.write_text(text)
     monkeypatch.setattr("ingestion_platform.streams.DEFS", folder)
-    settings = replace(
-        real_settings,
+    settings = real_settings.replace(
         drop_url=(tmp_path / "drop").as_uri(),
         drop_settle_seconds=0.0,
-        http_api=replace(real_settings.http_api, auth=False),
+        http_api=real_settings.http_api.replace(auth=False),
     )
     for stream in declared_streams().values():
         assert stream.topic.endswith(own)

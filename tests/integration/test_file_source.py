@@ -419,7 +419,7 @@ def test_landing_alone_and_loading_later(platform: Platform, stream: Stream) -> 
 
 def test_a_file_that_is_being_written_waits(platform: Platform, stream: Stream) -> None:
     """Until it did not change for a while."""
-    platform.settings = replace(platform.settings, drop_settle_seconds=0.2)
+    platform.settings = platform.settings.replace(drop_settle_seconds=0.2)
     zone = platform.file_source(stream).zone
     drop(platform, stream, "done.csv", as_csv(events(1)))
     path = drop(platform, stream, "growing.csv", b"a")

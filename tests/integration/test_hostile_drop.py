@@ -430,7 +430,7 @@ def test_objects_that_cannot_be_taken_are_told_once(
     env |= {"PLATFORM_HOME": str(tmp_path / "home")}
     env["DROP_URL"] = env["LAKE_URL"].replace("master_dataset", "drop")
     platform = Platform(Settings.load(env, root=tmp_path))
-    platform.settings = replace(platform.settings, files=FileLimits(max_size=2000))
+    platform.settings = platform.settings.replace(files=FileLimits(max_size=2000))
     folder = stream.file_source.folder
     platform.drop.write(f"{folder}/large.csv", as_csv([EVENT] * 20))
     platform.drop.write(f"{folder}/-x.csv", as_csv([EVENT]))

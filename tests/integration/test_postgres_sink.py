@@ -183,7 +183,7 @@ def test_a_table_of_somebody_else_is_left_alone(database: Database) -> None:
 
 def test_a_wrong_password_is_told_and_not_shown(scene: Scene) -> None:
     """A person must act; the address is in no error."""
-    url = str(scene.settings.sinks.postgres_url)
+    url = scene.settings.sinks.postgres_url.get_secret_value()
     wrong = url.replace("@", "x@")
     target = postgres.PostgresTarget(wrong, scene.delivery.options)
     with pytest.raises(Permanent, match="refuses the login") as found, target:

@@ -27,7 +27,7 @@ LIMITS = WorkerSettings(flush_seconds=0.1, drop_seconds=0.2)
 def working(settings: Settings, stream: Stream) -> Iterator[None]:
     """A worker of one stream; it ends well."""
     stop, outcomes = threading.Event(), []
-    hasty = replace(settings, worker=LIMITS, drop_settle_seconds=0.1)
+    hasty = settings.replace(worker=LIMITS, drop_settle_seconds=0.1)
 
     def serve() -> None:
         outcomes.append(serve(hasty, [stream], [], stop))
@@ -69,7 +69,7 @@ def test_files_come_in_beside_a_topic(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each content once; one that cannot be parsed is told, moved aside, and stops nobody."""
-    settings = replace(embedded_settings, drop_url=f"{embedded_settings.lake_url}-drop")
+    settings = embedded_settings.replace(drop_url=f"{embedded_settings.lake_url}-drop")
     stream = replace(make_stream(settings), files=FileSource("zone"))
     platform = Platform(settings)
     zone = platform.file_source(stream).zone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,15 +40,15 @@ def test_trino_rewrites_what_the_platform_finds_small(
     committed_by_partition = read_committed(platform.catalog.load_table(name))
 
     with Trino(trino, settings) as sql:
-        away = replace(sql.settings, port=free_port())
+        away = sql.settings.replace(port=free_port())
         with pytest.raises(EngineUnavailable, match="TRINO_HOST"):
-            maintain_stream(Platform(replace(settings, trino=away)), stream, thorough=False)
-        other = replace(sql.settings, catalog="system")
+            maintain_stream(Platform(settings.replace(trino=away)), stream, thorough=False)
+        other = sql.settings.replace(catalog="system")
         with pytest.raises(Permanent, match="TRINO_CATALOG"):
-            maintain_stream(Platform(replace(settings, trino=other)), stream, thorough=False)
+            maintain_stream(Platform(settings.replace(trino=other)), stream, thorough=False)
         assert verify_stream(platform, stream).ok
 
-        by_trino = Platform(replace(settings, trino=sql.settings))
+        by_trino = Platform(settings.replace(trino=sql.settings))
         done = {each.before.table: each for each in maintain_stream(by_trino, stream).tables}[name]
         assert done.rewritten > done.written > 0
         assert done.after.files < done.before.files

@@ -25,7 +25,7 @@ from ingestion_platform.worker.loop import serve
 @pytest.fixture
 def settings(embedded_settings: Settings, tmp_path: Path) -> Settings:
     """Targets in a folder of the test's own."""
-    return replace(embedded_settings, sinks=SinkSettings(files_url=(tmp_path / "exports").as_uri()))
+    return embedded_settings.replace(sinks=SinkSettings(files_url=(tmp_path / "exports").as_uri()))
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def post(lab: Lab) -> Iterator[Post]:
         told = AlarmSettings(
             webhook_url=receiver.url, webserver_url="http://dagster:3000", after_seconds=0.0
         )
-        settings = replace(lab.settings, alarms=told)
+        settings = lab.settings.replace(alarms=told)
         now = time.time()  # what other tests ran is not this one's
         cursor = alarms.Memory(now, now, now).to_text()
         yield Post(replace(lab, settings=settings), receiver, cursor)
@@ -177,8 +177,8 @@ def test_warnings_are_alarms_where_somebody_wants_them(post: Post) -> None:
     post.lab.instance.report_runless_asset_event(evaluation)
     post.look()
     assert post.told() == []
-    wanted = replace(post.lab.settings.alarms, warnings=True)
-    post.lab = replace(post.lab, settings=replace(post.lab.settings, alarms=wanted))
+    wanted = post.lab.settings.alarms.replace(warnings=True)
+    post.lab = replace(post.lab, settings=post.lab.settings.replace(alarms=wanted))
     post.look()
     (request,) = post.receiver.requests
     assert (request.body["severity"], request.body["action"]) == ("warning", "look at it")
@@ -191,7 +191,7 @@ def test_a_broker_that_is_away_is_one_alarm(post: Post, monkeypatch: pytest.Monk
     post.look()
     assert post.told() == [("opened", post.check("freshness"))]
     there = post.lab
-    away = replace(there.settings, bootstrap_servers="127.0.0.1:1")
+    away = there.settings.replace(bootstrap_servers="127.0.0.1:1")
     post.lab = replace(there, settings=away)
     post.look()
     assert post.told() == [("opened", "server/log")]

@@ -69,7 +69,7 @@ def delivering(lab: Lab, servers: Services, monkeypatch: pytest.MonkeyPatch) -> 
     where = Destination("postgres", {"table": f"{lab.stream.contract.table}.events"})
     return Lab(
         replace(lab.stream, deliver=(where,)),
-        replace(lab.settings, sinks=SinkSettings(postgres_url=uri)),
+        lab.settings.replace(sinks=SinkSettings(postgres_url=uri)),
         lab.instance,
     )
 

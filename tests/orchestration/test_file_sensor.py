@@ -25,7 +25,7 @@ START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_ran
 @pytest.fixture
 def lab(lab: Lab, tmp_path: Path) -> Lab:
     """A stream with a file source in a folder of the test's own."""
-    settings = replace(lab.settings, drop_url=(tmp_path / "drop").as_uri(), drop_settle_seconds=0.0)
+    settings = lab.settings.replace(drop_url=(tmp_path / "drop").as_uri(), drop_settle_seconds=0.0)
     stream = replace(lab.stream, files=FileSource("zone"))
     return replace(lab, settings=settings, stream=stream)
 

@@ -38,7 +38,7 @@ def working(
 ) -> Iterator[None]:
     """A worker of the lab's stream that reports to the lab's instance."""
     limits = WorkerSettings(flush_seconds=0.1, report_seconds=interval)
-    platform = replace(lab.platform, settings=replace(lab.settings, worker=limits))
+    platform = replace(lab.platform, settings=lab.settings.replace(worker=limits))
     stop = threading.Event()
     with report.Reporter(platform, instance or (lambda: lab.instance)) as reporter:
         arguments = (platform.settings, [lab.stream], [reporter], stop)

@@ -77,5 +77,5 @@ def own_streams(*names: str) -> dict[str, Stream]:
 
 def http_api_settings(base: Settings, tmp_path: Path, **http_api: Any) -> Settings:
     """Settings of an API without keys, which stages into a folder of the test."""
-    changed = replace(base.http_api, **({"auth": False} | http_api))
-    return replace(base, http_api=changed, drop_url=(tmp_path / "drop zone").as_uri())
+    changed = base.http_api.replace(**({"auth": False} | http_api))
+    return base.replace(http_api=changed, drop_url=(tmp_path / "drop zone").as_uri())

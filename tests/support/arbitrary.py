@@ -166,7 +166,7 @@ class Arena:
     def _working(self) -> Iterator[Outcome]:
         limits = WorkerSettings(flush_seconds=0.1, report_seconds=0.2)
         platform = self.lab.platform
-        platform = replace(platform, settings=replace(platform.settings, worker=limits))
+        platform = replace(platform, settings=platform.settings.replace(worker=limits))
         stop, outcome = threading.Event(), Outcome()
         with report.Reporter(platform, lambda: self.lab.instance) as reporter:
             streams = [self.lab.stream, self.other]

@@ -50,7 +50,7 @@ class Trino:
     @property
     def settings(self) -> TrinoSettings:
         """Where the platform finds it."""
-        return TrinoSettings(self.host, self.port, self.user, self._name)
+        return TrinoSettings(host=self.host, port=self.port, user=self.user, catalog=self._name)
 
     def run(self, sql: str) -> list[Any]:
         """The rows that a statement gives; tables are named namespace.table."""

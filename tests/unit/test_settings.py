@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,55 @@ def test_trusted_proxies_are_networks(tmp_path: Path) -> None:
     for wrong in ("*", "proxy.local", "10.0.0.0/33"):
         with pytest.raises(SettingError, match="neither an address nor a network"):
             Settings.load({"HTTP_API_TRUSTED_PROXIES": wrong}, root=tmp_path)
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    """As containers mount it; the file's name is no property of a library."""
+    file = tmp_path / "secret"
+    file.write_text("postgresql://u:hunter2@h/d\n")
+    settings = load(
+        tmp_path,
+        SINK_POSTGRES_URL_FILE=str(file),
+        KAFKA_SASL_PASSWORD_FILE=str(file),
+        PYICEBERG_CATALOG__LAKEHOUSE__URI_FILE=str(file),
+        AWS_WEB_IDENTITY_TOKEN_FILE="/of/the/aws/library",
+    )
+    secret = "postgresql://u:hunter2@h/d"
+    assert settings.sinks.postgres_url.get_secret_value() == secret
+    assert settings.kafka == {"sasl.password": secret}
+    assert settings.catalog["uri"] == secret
+    assert {secret, "hunter2"} <= {*settings.secrets}
+    assert "hunter2" not in repr(settings) + str(settings.source)
+
+
+@pytest.mark.parametrize("other", [{}, {"ALARM_WEBHOOK_SECRET": "x"}])
+def test_a_secret_s_file_must_be_usable(tmp_path: Path, other: dict[str, str]) -> None:
+    """A file that is missing, or a second value beside it."""
+    with pytest.raises(SettingError) as caught:
+        load(tmp_path, ALARM_WEBHOOK_SECRET_FILE=str(tmp_path / "none"), **other)
+    assert caught.value.name == "ALARM_WEBHOOK_SECRET_FILE"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_API_KEYS", "hunter2"),
+        ("SINK_POSTGRES_URL", "mysql://u:hunter2@h/d"),
+        ("ELASTICSEARCH_URL", "https://u:hunter2@"),
+        ("ALARM_WEBHOOK_URL", "hunter2"),
+    ],
+)
+def test_errors_do_not_show_secrets(tmp_path: Path, name: str, value: str) -> None:
+    """Neither in the message nor in what led to it."""
+    with pytest.raises(SettingError) as caught:
+        load(tmp_path, **{name: value})
+    assert caught.value.name == name
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_values_are_replaced_by_valid_ones(tmp_path: Path) -> None:
+    """What was not set keeps its default, and the original its values."""
+    worker = load(tmp_path, BATCH_SIZE="7").worker
+    assert worker.replace(flush_bytes=9).model_dump() == worker.model_dump() | {"flush_bytes": 9}
+    with pytest.raises(ValueError, match="flush_bytes"):
+        worker.replace(flush_bytes=0)

@@ -24,10 +24,12 @@ def test_without_a_host_there_is_none(tmp_path: Path) -> None:
 def test_a_host_suffices(tmp_path: Path) -> None:
     """Port, user and catalog have the defaults that people expect."""
     assert load(tmp_path, TRINO_HOST="t").trino == TrinoSettings(
-        "t", 8080, "ingestion", "lakehouse"
+        host="t", port=8080, user="ingestion", catalog="lakehouse"
     )
     env = {"TRINO_HOST": "t", "TRINO_PORT": "81", "TRINO_USER": "me", "TRINO_CATALOG": "lake"}
-    assert load(tmp_path, **env).trino == TrinoSettings("t", 81, "me", "lake")
+    assert load(tmp_path, **env).trino == TrinoSettings(
+        host="t", port=81, user="me", catalog="lake"
+    )
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])

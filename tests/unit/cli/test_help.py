@@ -37,8 +37,10 @@ HEAVY = {
     "open_data_contract_standard",
     "pandas",
     "pyarrow",
+    "pydantic",
     "pyiceberg",
     "sqlalchemy",
+    "structlog",
     "uvicorn",
 }
 

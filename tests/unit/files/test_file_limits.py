@@ -28,7 +28,8 @@ from ingestion_platform.files.formats import (
 )
 from ingestion_platform.files.reading import UnreadableFile
 from ingestion_platform.files.spool import NoRoom, Spool
-from ingestion_platform.settings import FileLimits, Settings, bytes_of, in_units
+from ingestion_platform.settings import FileLimits, Settings
+from ingestion_platform.sizes import bytes_of, in_units
 from ingestion_platform.streams import stream_of
 
 MIB = 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def test_every_limit_is_on_the_page() -> None:
     table = TEXT.partition("## Limits")[2].partition("## API keys")[0]
     found = {name: int(value) for name, value in re.findall(r"`(HTTP_API_\w+)` \| (\d+) ", table)}
     assert found == {
-        f"HTTP_API_{field.name.upper()}": field.default
-        for field in fields(HttpApiSettings)
+        f"HTTP_API_{name.upper()}": field.default
+        for name, field in HttpApiSettings.model_fields.items()
         if type(field.default) is int
     }

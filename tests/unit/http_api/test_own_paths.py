@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def test_a_drop_zone_in_an_object_store_is_said_to_be_impossible(
 ) -> None:
     """Objects cannot be appended to: 501, naming the setting."""
     served = serve()
-    served.api.settings = replace(served.api.settings, drop_url="s3://bucket/drop")
+    served.api.settings = served.api.settings.replace(drop_url="s3://bucket/drop")
     answer = post(served, "/internal/ingest-user", USER)
     assert answer.status_code == 501
     assert "DROP_URL" in answer.json()["action"]

@@ -6,7 +6,6 @@ import itertools
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -213,7 +212,7 @@ def test_a_bucket_that_is_not_there_is_permanent(servers: Services, tmp_path: Pa
 def test_a_store_that_does_not_answer_is_transient(local_settings: Settings, url: str) -> None:
     """Nobody listens, or the disk refuses: trying again may help."""
     s3 = {"endpoint": "http://127.0.0.1:1", "access_key_id": "a", "secret_access_key": "b"}
-    settings = replace(local_settings, lake_url=url, s3=s3 | {"region": "us-east-1"})
+    settings = local_settings.replace(lake_url=url, s3=s3 | {"region": "us-east-1"})
     with pytest.raises(StoreUnavailable):
         open_store(settings).write("x", b"1")
 

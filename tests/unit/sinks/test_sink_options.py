@@ -92,7 +92,7 @@ def test_what_is_not_delivered_is_told_with_what_is() -> None:
 def test_the_address_of_postgres_is_a_secret(tmp_path: Path) -> None:
     """It is in no listing of the settings, and a wrong one is not repeated."""
     settings = Settings.load({"SINK_POSTGRES_URL": URL}, root=tmp_path)
-    assert settings.sinks.postgres_url == URL
+    assert settings.sinks.postgres_url.get_secret_value() == URL
     assert "s3cret" not in repr(settings) + str(settings.source)
     with pytest.raises(SettingError, match="SINK_POSTGRES_URL") as found:
         Settings.load({"SINK_POSTGRES_URL": URL.replace("postgresql", "mysql")}, root=tmp_path)

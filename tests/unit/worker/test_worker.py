@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def test_streams_of_a_process_share_limits(count: int) -> None:
 
 def test_a_small_batch_stays_small() -> None:
     """A configured batch below the minimum stays as it is."""
-    assert pace.share_limits(replace(LIMITS, batch_size=7), 3).batch_size == 7
+    assert pace.share_limits(LIMITS.replace(batch_size=7), 3).batch_size == 7
 
 
 @given(st.integers(1, 40), st.integers(1, 20))

@@ -73,8 +73,8 @@ def bench(
     embedded_settings: Settings, make_stream: Callable[..., Stream], tmp_path: Path
 ) -> Iterator[Bench]:
     """On the embedded broker."""
-    sinks = replace(embedded_settings.sinks, files_url=(tmp_path / "out").as_uri())
-    settings = replace(embedded_settings, sinks=sinks)
+    sinks = embedded_settings.sinks.replace(files_url=(tmp_path / "out").as_uri())
+    settings = embedded_settings.replace(sinks=sinks)
     made = Bench(settings, make_stream(settings))
     yield made
     made.reader.close()
