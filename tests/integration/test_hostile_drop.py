@@ -149,7 +149,7 @@ def test_only_regular_files_are_taken(
     first, *others = run(platform, stream)
     assert (first.name, first.outcome) == ("good.csv", "landed")
     assert outcomes(others) == {
-        f"{prefix}{name}": "rejected" for name in STRANGERS for prefix in ("", "taken ")
+        f"{prefix}{name}": "refused" for name in STRANGERS for prefix in ("", "taken ")
     }
     for each in others:
         assert re.match(STRANGERS[each.name.removeprefix("taken ")][1], each.detail)
@@ -180,7 +180,7 @@ def test_unusable_names_are_set_aside(platform: Platform, stream: Stream, zone: 
     good(zone)
     first, *others = run(platform, stream)
     assert first.outcome == "landed"
-    assert outcomes(others) == {shown: "rejected" for _, shown in NAMES.values()}
+    assert outcomes(others) == {shown: "refused" for _, shown in NAMES.values()}
     reasons = {shown: reason for reason, shown in NAMES.values()}
     for each in others:
         assert reasons[each.name] in each.detail
@@ -196,7 +196,7 @@ def test_longest_names_are_landed_and_rejected(
     good(zone, name.replace("a.csv", "ab.csv"))
     (zone / name).write_bytes(b"a,b\n1\n")
     good(zone, f"{'d' * 200}/{'e' * 200}/x.csv", entity_id="2")
-    assert sorted(outcomes(run(platform, stream)).values()) == ["landed", "landed", "rejected"]
+    assert sorted(outcomes(run(platform, stream)).values()) == ["landed", "landed", "refused"]
     assert run(platform, stream) == []
 
 
@@ -214,7 +214,7 @@ def test_strangers_in_place_of_own_folders(
         make(zone / own, outside)
     good(zone)
     handled = run(platform, stream)
-    assert outcomes(handled) == {**dict.fromkeys(OWN, "rejected"), "good.csv": "landed"}
+    assert outcomes(handled) == {**dict.fromkeys(OWN, "refused"), "good.csv": "landed"}
     assert list(outside.iterdir()) == []
     assert run(platform, stream) == []
 
@@ -242,7 +242,7 @@ def test_swapped_entries_gain_nothing(
     handled = run(platform, stream)
     monkeypatch.undo()
     handled += run(platform, stream)
-    assert {each.outcome for each in handled} <= {"rejected"}
+    assert {each.outcome for each in handled} <= {"refused"}
     assert files_with_secret(platform) == []
 
 
@@ -274,7 +274,7 @@ def test_size_is_checked_before_reading(platform: Platform, stream: Stream, zone
     good(zone)
     large = replace(stream, files=FileSource(stream.file_source.folder, max_size=10))
     second, first = run(platform, stream)
-    assert (first.outcome, second.name, second.outcome) == ("landed", "huge.csv", "rejected")
+    assert (first.outcome, second.name, second.outcome) == ("landed", "huge.csv", "refused")
     assert "has more than 4.0 GiB, the most that is taken" in second.detail
     good(zone, "other.csv", entity_id="2")
     assert "has more than 10 bytes" in run(platform, large)[0].detail
@@ -309,7 +309,7 @@ def test_deep_folders_and_folders_like_files(
     good(zone, "/".join("d" * 33) + "/deep.csv", entity_id="2")
     first, second = run(platform, stream)
     assert (first.name, first.outcome) == ("folder.csv/inner.csv", "landed")
-    assert (second.outcome, second.detail) == ("rejected", "lies deeper than 32 folders")
+    assert (second.outcome, second.detail) == ("refused", "lies deeper than 32 folders")
     assert run(platform, stream) == []
 
 
@@ -368,7 +368,7 @@ def test_worker_goes_on_past_strangers(
     assert sorted(each.partition(":")[0] for each in said) == [
         "good.csv landed",
         "locked.csv changing",
-        "pipe.csv rejected",
+        "pipe.csv refused",
     ]
 
 
@@ -400,10 +400,10 @@ def test_without_rights_others_land(platform: Platform, stream: Stream, tmp_path
         said = {each["name"]: each for each in first["handled"]}
         assert {name: each["outcome"] for name, each in said.items()} == {
             "good.csv": "landed",
-            "unreadable.csv": "rejected",
-            "closed/": "rejected",
-            "names only/a.csv": "rejected",
-            "fixed/a.csv": "rejected",
+            "unreadable.csv": "refused",
+            "closed/": "refused",
+            "names only/a.csv": "refused",
+            "fixed/a.csv": "refused",
         }
         assert "Permission denied" in said["unreadable.csv"]["detail"]
         assert "/_refused/" in said["unreadable.csv"]["kept"]
@@ -435,7 +435,7 @@ def test_objects_that_cannot_be_taken_are_told_once(
     platform.drop.write(f"{folder}/large.csv", as_csv([EVENT] * 20))
     platform.drop.write(f"{folder}/-x.csv", as_csv([EVENT]))
     platform.drop.write(f"{folder}/good.csv", as_csv([EVENT]))
-    expected = {"large.csv": "rejected", "good.csv": "landed", "-x.csv": "rejected"}
+    expected = {"large.csv": "refused", "good.csv": "landed", "-x.csv": "refused"}
     assert outcomes(run(platform, stream)) == expected
     assert run(platform, stream) == []
     assert [e.path for e in platform.drop.listing(f"{folder}/")[0]] == [
