@@ -156,7 +156,7 @@ def rejected(what: str, error: KafkaException) -> Permanent | SourceUnavailable:
 
 def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, str]) -> None:
     from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+    from confluent_kafka.admin import NewTopic
 
     new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config)
     try:

@@ -166,7 +166,7 @@ class Log:
         import confluent_kafka.admin
         from confluent_kafka import IsolationLevel, KafkaException
 
-        spec: Any = confluent_kafka.admin.OffsetSpec  # type: ignore[attr-defined]
+        spec: Any = confluent_kafka.admin.OffsetSpec
 
         def offsets(which: Any) -> dict[int, int]:
             futures = self._admin.list_offsets(

@@ -193,7 +193,7 @@ def test_dagster_home_is_made_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with dg.DagsterInstance.get() as made:
         assert made.root_directory == str(home)
         assert not made.telemetry_enabled
-        assert made.run_coordinator.dequeue_interval_seconds == 1
+        assert made.run_coordinator.dequeue_interval_seconds == 1  # type: ignore[attr-defined]
     (home / "dagster.yaml").unlink()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     instance.prepare_dagster_home(settings)

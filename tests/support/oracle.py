@@ -60,7 +60,7 @@ class Oracle:
     validator: RecordValidator = field(default_factory=lambda: validate_pgr)
     seen: dict[Place, Logged] = field(default_factory=dict)
     ingest_dates: IngestDates | None = None
-    """By default `windows_of`, from the stream's first date on."""
+    """By default `ingest_dates_of`, from the stream's first date on."""
 
     def read(self) -> Oracle:
         """Take in all that the topic has now (committed records only)."""

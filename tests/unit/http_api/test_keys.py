@@ -74,7 +74,7 @@ def test_the_access_log_names_the_client_and_no_secret(
     with caplog.at_level(logging.INFO, "ingestion_platform.http_api.access"):
         served.http.post(f"/users?secret={key}", json=USER, headers={"x-api-key": key})
     (record,) = [r for r in caplog.records if r.name.endswith("access")]
-    line = record.fields | {"message": record.message}
+    line = vars(record)["fields"] | {"message": record.message}
     assert {k: line[k] for k in ("client", "method", "path", "status", "stream", "delivered")} == {
         "client": "shop",
         "method": "POST",
