@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 PORT ?= 3000
 RATE ?= 5
-WORKERS ?= 2
+WORKERS ?= 4
 KILLS ?= 1000
 MUTATIONS ?= 6000
 SEED ?= 1
@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
-PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS)
+PYTEST := $(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev wheel test test-faults test-fast lint docs services services-down lock clean
@@ -47,7 +47,7 @@ test: lint  ## Lint, then all tests; what needs tools that are absent is named a
 	@$(PYTEST)
 
 test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000), MUTATIONS (6000), by SEED (1)
-	@$(PYTEST) -n 1 tests/faults tests/e2e/test_reading_tables.py --kills $(KILLS) --seed $(SEED) \
+	@$(PYTEST) -n 1 --timeout 0 -m "fault or scales or long" --long --kills $(KILLS) --seed $(SEED) \
 		--mutations $(MUTATIONS) --csv-mb 2000
 
 test-fast: $(DEV_READY)  ## The quick tests: no real servers, nothing slow

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from ingestion_platform.kafka import broker
 from ingestion_platform.settings import Settings
@@ -22,20 +23,44 @@ from services import Services, Unavailable
 from tests.support.testbed import new_stream, separate_settings
 
 NAMES = ("kafka", "minio", "postgres")
+EXPENSIVE = {"fragile", "wheel", "watched", "described", "limited_door", "found", "manifest"}
+"""Fixtures of a module or session that take seconds: tests that share one run on one worker."""
 _NOT_TESTED = "NOT TESTED"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kills` and `--seed` make the kill tests as long, and as different, as one likes."""
+    """Add the options that make tests longer."""
     group = parser.getgroup("faults")
     group.addoption(
-        "--kills", type=int, default=30, help="kills that the tests of a kind share, about"
+        "--long", action="store_true", help="run tests marked long, and more examples of properties"
     )
     group.addoption(
-        "--mutations", type=int, default=120, help="files and records that are broken at random"
+        "--kills", type=int, default=12, help="kills that the tests of a kind share, about"
+    )
+    group.addoption(
+        "--mutations", type=int, default=60, help="files and records that are broken at random"
     )
     group.addoption("--csv-mb", type=int, default=200, help="size of the large CSV file")
     group.addoption("--seed", type=int, default=1, help="seed of the instants of killing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set how many examples a property gets; a busy machine may take any time for one."""
+    for name, examples in (("short", 40), ("long", 200)):
+        hypothesis_settings.register_profile(name, max_examples=examples, deadline=None)
+    hypothesis_settings.load_profile("long" if config.getoption("long") else "short")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect long tests, and let one worker run the tests that share an expensive fixture."""
+    for item in items:
+        for name in EXPENSIVE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
+    if not config.getoption("long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
+def rounds(pytestconfig: pytest.Config) -> int:
+    """Return how often rows change before models are compared with a full rebuild."""
+    return 3 if pytestconfig.getoption("long") else 1
+
+
+@pytest.fixture
 def warehouse(
     request: pytest.FixtureRequest,
     tmp_path: Path,

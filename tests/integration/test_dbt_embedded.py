@@ -403,7 +403,7 @@ def span(rng: random.Random, number: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    "seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 5))]
+    "seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 5))]
 )
 def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
     warehouse: Warehouse, seed: int

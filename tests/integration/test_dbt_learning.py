@@ -188,11 +188,12 @@ def playback() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.scales
 @pytest.mark.slow
 @pytest.mark.parametrize("models", [("activity", "students"), ("video", "watched"),
                                     ("attempts", "scores")])  # fmt: skip
 def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
-    warehouse: Warehouse, models: tuple[str, str]
+    warehouse: Warehouse, models: tuple[str, str], rounds: int
 ) -> None:
     """Whatever came late, twice, or left: running each changed ingest date once is enough."""
     warehouse.only = [Warehouse.models[model].rpartition(".")[2] for model in models]
@@ -203,4 +204,4 @@ def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
         "video": {"video_events": playback()},
         "attempts": scattered(assessments, seed=1),
     }
-    assert_any_order_equals_a_rebuild(warehouse, bronze[models[0]], seed=1)
+    assert_any_order_equals_a_rebuild(warehouse, bronze[models[0]], seed=1, rounds=rounds)

@@ -147,8 +147,11 @@ def test_streams_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehou
     assert (count, items) == (250, 0)
 
 
+@pytest.mark.scales
 @pytest.mark.slow
-def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
+    warehouse: Warehouse, rounds: int
+) -> None:
     """Whatever came late, twice, or left: running each changed ingest date once is enough."""
     # Few users and items, so that each has versions in several ingest dates.
     few = {"user_id": 9, "item_id": 7}
@@ -159,7 +162,7 @@ def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Wareh
         ]
         for stream, rows in simulated().items()
     }
-    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
+    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=rounds)
 
 
 def test_a_ingest_date_takes_what_later_ones_have_of_its_days(warehouse: Warehouse) -> None:

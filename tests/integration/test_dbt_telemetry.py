@@ -96,7 +96,12 @@ def test_a_reading_that_is_sent_again_replaces_the_one_before(warehouse: Warehou
         assert warehouse.rows(latest) == [(first["value"] if value is None else value, 1)]
 
 
+@pytest.mark.scales
 @pytest.mark.slow
-def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
+    warehouse: Warehouse, rounds: int
+) -> None:
     """Whatever came late, twice, or left: running each changed ingest date once is enough."""
-    assert_any_order_equals_a_rebuild(warehouse, scattered(simulated(), seed=1), seed=1)
+    assert_any_order_equals_a_rebuild(
+        warehouse, scattered(simulated(), seed=1), seed=1, rounds=rounds
+    )

@@ -128,12 +128,15 @@ def test_types_that_never_had_a_record_are_missed_by_nobody(warehouse: Warehouse
         assert types == [("tv_series",)]
 
 
+@pytest.mark.scales
 @pytest.mark.slow
-def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(warehouse: Warehouse) -> None:
+def test_runs_of_ingest_dates_in_any_order_equal_a_full_rebuild(
+    warehouse: Warehouse, rounds: int
+) -> None:
     """Whatever came late, twice, or left: running each changed ingest date once is enough."""
     # Few titles, so that each has versions in several ingest dates.
     pool = {
         stream: [row | {"tmdb_id": row["tmdb_id"] % 11} for row in rows]
         for stream, rows in simulated_rows(dict.fromkeys(STREAMS, 150), days=4).items()
     }
-    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=1)
+    assert_any_order_equals_a_rebuild(warehouse, scattered(pool, seed=1), seed=1, rounds=rounds)

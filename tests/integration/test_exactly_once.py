@@ -108,7 +108,7 @@ def test_a_hundred_thousand_events_arrive_exactly_once(
     exactly_once(real_settings, make_stream(real_settings), 100_000)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_million_events_arrive_exactly_once(
     real_settings: Settings, make_stream: MakeStream
 ) -> None:

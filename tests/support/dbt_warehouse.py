@@ -172,7 +172,7 @@ def scattered(pool: Bronze, seed: int) -> Bronze:
 
 
 def assert_any_order_equals_a_rebuild(
-    warehouse: Warehouse, pool: Bronze, *, seed: int, rounds: int = 2
+    warehouse: Warehouse, pool: Bronze, *, seed: int, rounds: int
 ) -> None:
     """Rows of a few ingest dates come and go; running each such ingest date once gives
     f(bronze)."""
