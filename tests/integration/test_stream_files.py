@@ -18,6 +18,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import Settings, WorkerSettings
 from ingestion_platform.streams import FileSource, Stream
+from ingestion_platform.worker.loop import serve
 
 PATIENCE = 60.0
 LIMITS = WorkerSettings(flush_seconds=0.1, drop_seconds=0.2)
@@ -29,10 +30,10 @@ def working(settings: Settings, stream: Stream) -> Iterator[None]:
     stop, outcomes = threading.Event(), []
     hasty = settings.replace(worker=LIMITS, drop_settle_seconds=0.1)
 
-    def serve() -> None:
+    def work() -> None:
         outcomes.append(serve(hasty, [stream], [], stop))
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         yield

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from lab import TODAY, Lab, days_ago
 
 from ingestion_platform.errors import StoreUnavailable
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.orchestration import partitions, sensors
 from ingestion_platform.orchestration.sensors import Cursor
+from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 
 def test_a_declared_start_date_is_the_first_partition(lab: Lab) -> None:

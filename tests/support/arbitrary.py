@@ -27,7 +27,7 @@ from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.progress.status import stream_status
 from ingestion_platform.settings import WorkerSettings
 from ingestion_platform.streams import Stream
-from ingestion_platform.worker.loop import Outcome
+from ingestion_platform.worker.loop import Outcome, serve
 from tests.support import c_kafka
 from tests.support.c_kafka import Raw
 from tests.support.dagster_lab import TODAY, Lab
@@ -171,11 +171,11 @@ class Arena:
         with report.Reporter(platform, lambda: self.lab.instance) as reporter:
             streams = [self.lab.stream, self.other]
 
-            def serve() -> None:
+            def work() -> None:
                 ended = serve(platform.settings, streams, [reporter], stop)
                 outcome.failed.update(ended.failed)
 
-            thread = threading.Thread(target=serve)
+            thread = threading.Thread(target=work)
             thread.start()
             try:
                 yield outcome

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_platform import alarms, worker
+from ingestion_platform import alarms
 from ingestion_platform.alarms import Alarm, AlarmStore, WorkerMonitor
 from ingestion_platform.errors import Permanent, SettingError, StoreUnavailable
 from ingestion_platform.settings import Settings
+from ingestion_platform.worker import loop
 from tests.support.webhook import PATH, Receiver, receiving
 
 LAG = Alarm(
@@ -293,7 +294,7 @@ class Line:
 def served(settings: Settings, line: Line, until: threading.Event) -> None:
     """Keep a line on a thread until told to stop, as the worker does."""
     with WorkerMonitor(settings) as watch:
-        worker._keep(line, until, worker.Outcome(), watch)
+        loop.run_task(line, until, loop.Outcome(), watch)
         until.wait(30)
 
 
@@ -309,7 +310,7 @@ def test_a_worker_tells_what_does_not_pass(
     ends: bool,
 ) -> None:
     """Servers that are away too long, a step that never ends, a lasting error; and the end."""
-    monkeypatch.setattr(worker, "backoff", lambda *_: 0.02)
+    monkeypatch.setattr(loop, "backoff", lambda *_: 0.02)
     monkeypatch.setattr(alarms, "_TICK", 0.02)
     away = StoreUnavailable("the store is away", action="see to it")
     hang, stop = threading.Event(), threading.Event()
