@@ -1,8 +1,7 @@
-"""A local folder in which others may put anything: no link below it is followed, and only regular
-files are opened. What becomes of its entries is decided elsewhere.
+"""A local folder that other users write to, as a Store: a trust boundary.
 
-Every path is opened folder by folder, from descriptors, so that an entry that is exchanged between
-a check and its use gains nothing.
+No link below the root is followed, and only regular files are opened. Every path is opened folder
+by folder, from descriptors, so exchanging an entry between a check and its use gains nothing.
 """
 
 from __future__ import annotations
@@ -10,26 +9,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from ingestion_platform.errors import Permanent, Transient
-from ingestion_platform.lake.store import CHUNK, STAGED, Entry, local_errors
+from ingestion_platform.lake.local import LocalStore, split_path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe without a writer does not block the open, and a terminal does not become ours.
+# O_NONBLOCK: a pipe without a writer must not block. O_NOCTTY: a terminal must not become ours.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_FOLLOWED = (errno.ELOOP, errno.ENOTDIR)
-_SEGMENT = "is a symbolic link, and links are not followed"
+_LINK = "is a symbolic link, and links are not followed"
 _KINDS = {
-    stat.S_IFLNK: _SEGMENT,
+    stat.S_IFLNK: _LINK,
     stat.S_IFIFO: "is a named pipe, not a file",
     stat.S_IFSOCK: "is a socket, not a file",
     stat.S_IFCHR: "is a device, not a file",
@@ -51,7 +45,7 @@ class Busy(Transient):
 
 
 def unfit(status: os.stat_result) -> str:
-    """Say why what has this status must not be read; empty for a regular file of one name."""
+    """Return why an entry of this status must not be read; empty for a regular file of one name."""
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         return _KINDS.get(kind, "is not a regular file")
@@ -64,13 +58,13 @@ def unfit(status: os.stat_result) -> str:
 
 @contextmanager
 def open_folder(root: Path, path: str, *, make: bool = False) -> Iterator[int]:
-    """Open a folder below `root` without following links; gives its descriptor.
+    """Open a folder below `root` without following links; yield its descriptor.
 
-    `root` itself may be a link. With `make`, missing folders are made, for this user to write only.
+    `root` itself may be a link. With `make`, create missing folders, writable by this user only.
 
     Raises:
-        PermissionError: a link or a file stands in the way, or a folder may not be opened.
-        OSError: a folder is missing, or cannot be made.
+        PermissionError: a part of the path is a link or a file, or may not be opened.
+        OSError: a folder is missing, or cannot be created.
     """
     if make:
         root.mkdir(parents=True, exist_ok=True)
@@ -95,103 +89,30 @@ def _step(folder: int, name: str, *, make: bool) -> int:
         return os.open(name, _FOLDER, dir_fd=folder)
     except OSError as error:
         if error.errno in _NOT_FOLLOWED:
-            said = f"{name} is a link or a file, not a folder"
-            raise PermissionError(error.errno, said) from None
+            problem = f"{name} is a link or a file, not a folder"
+            raise PermissionError(error.errno, problem) from None
         raise
 
 
-class GuardedStore:
-    """A local folder that others write to, as a Store; see there for what is not said here."""
+class GuardedStore(LocalStore):
+    """A LocalStore whose entries anyone may have made.
 
-    def __init__(self, root: Path, setting: str) -> None:
-        self._root = root
-        self._setting = setting
+    Reading raises Unfit for what is not a regular file or may not be read, renaming raises Busy
+    for a file that its writer has locked, and listing raises Permanent when a link or a file takes
+    the place of the folder.
+    """
 
-    @property
-    def url(self) -> str:
-        """See Store."""
-        return self._root.as_uri()
-
-    def create(self, path: str, data: bytes) -> bool:
-        """See Store."""
-        with self._staged(path, _writer(data)) as (folder, staged, name):
-            try:
-                os.link(staged, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            except FileExistsError:
-                return self.read(path) == data
-            finally:
-                os.unlink(staged, dir_fd=folder)
-            os.fsync(folder)
-            return True
-
-    def write(self, path: str, data: bytes) -> None:
-        """See Store."""
-        self._replace(path, _writer(data))
-
-    def write_file(self, path: str, source: Path) -> None:
-        """See Store."""
-
-        def store(folder: int, name: str) -> None:
-            try:
-                os.link(source, name, dst_dir_fd=folder)
-            except OSError:  # another file system, or one without links
-                with source.open("rb") as content, _created(folder, name) as file:
-                    shutil.copyfileobj(content, file, CHUNK)
-
-        self._replace(path, store)
-
-    def _replace(self, path: str, store: Callable[[int, str], None]) -> None:
-        with self._staged(path, store) as (folder, staged, name):
-            os.rename(staged, name, src_dir_fd=folder, dst_dir_fd=folder)
-            os.fsync(folder)
-
-    @contextmanager
-    def _staged(
-        self, path: str, store: Callable[[int, str], None]
-    ) -> Iterator[tuple[int, str, str]]:
-        """A folder, the name of a synced new file in it, and the name that it is for."""
-        parent, name = _split(path)
-        staged = f"{STAGED}{uuid.uuid4().hex}"
-        with self._errors(path), open_folder(self._root, parent, make=True) as folder:
-            try:
-                store(folder, staged)
-                file = os.open(staged, _READ, dir_fd=folder)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-                yield folder, staged, name
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(staged, dir_fd=folder)
-                raise
-
-    def read(self, path: str) -> bytes:
-        """See Store."""
-        return b"".join(self.chunks(path))
-
-    def tail(self, path: str, size: int) -> bytes:
-        """See Store."""
-        return self.read(path)[-size:]
-
-    def chunks(self, path: str) -> Iterator[bytes]:
-        """See Store.
-
-        Raises:
-            Unfit: it is no regular file, or may not be read.
-        """
-        with self._errors(path), os.fdopen(self._open(path), "rb", buffering=0) as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+    def _folder(self, path: str, *, make: bool = False) -> AbstractContextManager[int]:
+        return open_folder(self._root, path, make=make)
 
     def _open(self, path: str) -> int:
-        parent, name = _split(path)
+        parent, name = split_path(path)
         with open_folder(self._root, parent) as folder:
             try:
                 file = os.open(name, _READ, dir_fd=folder)
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    raise Unfit(path, _SEGMENT) from None
+                    raise Unfit(path, _LINK) from None
                 if error.errno == errno.ENXIO:
                     raise Unfit(path, _KINDS[stat.S_IFSOCK]) from None
                 if isinstance(error, PermissionError):
@@ -203,148 +124,30 @@ class GuardedStore:
             raise Unfit(path, _KINDS.get(kind, "is not a regular file"))
         return file
 
-    def entry(self, path: str) -> Entry | None:
-        """See Store; None also for what is no regular file."""
-        parent, name = _split(path)
+    def _status(self, folder: int, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+    def _problem(self, status: os.stat_result) -> str:
+        return unfit(status)
+
+    @contextmanager
+    def _locked(self, folder: int, name: str) -> Iterator[None]:
+        """Hold the lock that writers of a file hold; lock only readable files.
+
+        Raises:
+            Busy: a writer holds it.
+        """
+        file = -1
+        if stat.S_ISREG(self._status(folder, name).st_mode):
+            with suppress(PermissionError):
+                file = os.open(name, _READ, dir_fd=folder)
         try:
-            with self._errors(path), open_folder(self._root, parent) as folder:
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return _entry(path, found) if stat.S_ISREG(found.st_mode) else None
-
-    def rename(self, path: str, to: str) -> bool:
-        """See Store; the entry itself is moved, whatever it is. A file that is locked by its
-        writer is left.
-
-        Raises:
-            Busy: it is locked.
-        """
-        (parent, name), (parent_to, name_to) = _split(path), _split(to)
-        with self._errors(path):
-            try:
-                with (
-                    open_folder(self._root, parent) as folder,
-                    open_folder(self._root, parent_to, make=True) as folder_to,
-                    _locked(folder, name),
-                ):
-                    os.rename(name, name_to, src_dir_fd=folder, dst_dir_fd=folder_to)
-            except FileNotFoundError:
-                return False
-            return True
-
-    def files(self, prefix: str) -> Iterator[Entry]:
-        """See Store; regular files only."""
-        entries, folders = self.listing(prefix)
-        yield from (entry for entry in entries if not entry.problem)
-        for name in folders:
-            yield from self.files(f"{prefix.rstrip('/')}/{name}/".lstrip("/"))
-
-    def listing(self, prefix: str) -> tuple[list[Entry], list[str]]:
-        """See Store; what must not be read is an entry with a problem.
-
-        Raises:
-            Permanent: a link or a file stands in the place of the folder.
-        """
-        entries: list[Entry] = []
-        folders: list[str] = []
-        start = f"{prefix.rstrip('/')}/" if prefix else ""
-        with self._errors(prefix):
-            try:
-                with open_folder(self._root, prefix) as folder:
-                    with os.scandir(folder) as found:
-                        names = sorted(entry.name for entry in found)
-                    for name in names:
-                        if not name.startswith(STAGED):
-                            _sort_in(folder, name, start, entries, folders)
-            except FileNotFoundError:
-                return [], []
-        return entries, folders
-
-    def folders(self, prefix: str) -> list[str]:
-        """See Store."""
-        return self.listing(prefix)[1]
-
-    def remove(self, path: str) -> None:
-        """See Store."""
-        parent, name = _split(path)
-        with (
-            self._errors(path),
-            suppress(FileNotFoundError),
-            open_folder(self._root, parent) as folder,
-        ):
-            os.unlink(name, dir_fd=folder)
-
-    def _errors(self, path: str) -> AbstractContextManager[None]:
-        return local_errors(path, self._setting)
-
-
-def _sort_in(folder: int, name: str, start: str, entries: list[Entry], folders: list[str]) -> None:
-    """Add what a folder has under a name to its entries or its folders."""
-    try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:  # gone since it was listed
-        return
-    except OSError as error:
-        never = datetime.fromtimestamp(0, UTC)
-        problem = f"cannot be looked at: {error.strerror}"
-        entries.append(Entry(f"{start}{name}", 0, never, problem, problem))
-        return
-    if stat.S_ISDIR(found.st_mode):
-        folders.append(name)
-    else:
-        entries.append(_entry(f"{start}{name}", found))
-
-
-def _entry(path: str, found: os.stat_result) -> Entry:
-    modified = datetime.fromtimestamp(_in_range(found.st_mtime), UTC)
-    version = f"{found.st_ino}-{found.st_mtime_ns}"
-    return Entry(path, found.st_size, modified, version, unfit(found))
-
-
-def _in_range(seconds: float) -> float:
-    """A file's time, which its owner may set to any year, as one that a datetime can have."""
-    return min(max(seconds, 0.0), 253_000_000_000.0)
-
-
-def _split(path: str) -> tuple[str, str]:
-    parent, _, name = path.rpartition("/")
-    return parent, name
-
-
-@contextmanager
-def _created(folder: int, name: str) -> Iterator[IO[bytes]]:
-    with os.fdopen(os.open(name, _NEW, 0o644, dir_fd=folder), "wb") as file:
-        yield file
-
-
-def _writer(data: bytes) -> Callable[[int, str], None]:
-    def store(folder: int, name: str) -> None:
-        with _created(folder, name) as file:
-            file.write(data)
-
-    return store
-
-
-@contextmanager
-def _locked(folder: int, name: str) -> Iterator[None]:
-    """Hold the lock that writers of a file hold; nothing is locked that is no readable file.
-
-    Raises:
-        Busy: a writer holds it.
-    """
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    file = -1
-    if stat.S_ISREG(found.st_mode):
-        with suppress(PermissionError):
-            file = os.open(name, _READ, dir_fd=folder)
-    try:
-        if file >= 0:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"{name} is locked by its writer") from None
-        yield
-    finally:
-        if file >= 0:
-            os.close(file)
+            if file >= 0:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Busy(f"{name} is locked by its writer") from None
+            yield
+        finally:
+            if file >= 0:
+                os.close(file)

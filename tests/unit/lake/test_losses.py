@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform.kafka.topic_log import Topic, Watermarks
+from ingestion_platform.lake.local import LocalStore
 from ingestion_platform.lake.losses import (
     Loss,
     merged,
@@ -17,7 +18,6 @@ from ingestion_platform.lake.losses import (
 )
 from ingestion_platform.lake.names import Name
 from ingestion_platform.lake.segments import Segment
-from ingestion_platform.lake.store import LocalStore
 
 TOPIC = Topic("events", "new", "cluster", (0, 1))
 

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from ingestion_platform.errors import WriteConflict
 from ingestion_platform.lake import merge as merge_module
 from ingestion_platform.lake.land import write_sidecar
+from ingestion_platform.lake.local import LocalStore
 from ingestion_platform.lake.merge import Differing, Merged, Piece, closed, grouped, merge_closed
 from ingestion_platform.lake.names import FILES, Name
 from ingestion_platform.lake.records import decode, encode, read
 from ingestion_platform.lake.segments import Segment, SegmentLog, SegmentLogBroken, Source
-from ingestion_platform.lake.store import LocalStore, Store, open_store
+from ingestion_platform.lake.store import Store, open_store
 from ingestion_platform.positions import Position
 from ingestion_platform.settings import Settings
 from services import Services

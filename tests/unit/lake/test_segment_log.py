@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingestion_platform.lake.local import LocalStore
 from ingestion_platform.lake.names import Name, parse_name
 from ingestion_platform.lake.segments import Segment, SegmentLog, SegmentLogBroken, read_segment
-from ingestion_platform.lake.store import LocalStore
 from ingestion_platform.positions import Position
 from tests.support.lake_files import DAY, put, segment_of
 

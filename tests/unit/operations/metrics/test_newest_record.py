@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from ingestion_platform.kafka.times import SKEW
+from ingestion_platform.lake.local import LocalStore
 from ingestion_platform.lake.records import SCHEMA, encode
-from ingestion_platform.lake.store import LocalStore
 from ingestion_platform.operations.metrics.read import _newest
 from tests.support.lake_files import records, segment_of
 
