@@ -1,14 +1,14 @@
-"""Drop zones: where people put files for a stream, and where files go when they are dealt with.
+"""Drop zones: where people put files for a stream, and where processed files go.
 
-    <folder>/**                            waiting, at any depth
-    <folder>/_taken/<id>@<name>            being dealt with, so that nobody appends unseen
+    <folder>/**                            waiting files, at any depth
+    <folder>/_taken/<id>@<name>            being processed, where no writer appends unnoticed
     <folder>/_archive/<day>/<sha256>/      originals, unchanged
-    <folder>/_refused/<day>/<id>/          files that cannot be taken, with the reason beside
-    <folder>/_skipped/<id>.json            what cannot be taken and cannot be moved either
+    <folder>/_refused/<day>/<id>/          refused files, each with its reason beside
+    <folder>/_skipped/<id>.json            refused files that cannot be moved
 
-Names that start with `.` or `_`, or end in `.tmp` or `.part`, are nobody's business. A zone is a
-trust boundary: whoever may put files there must not stop, fill or read the host. So only regular
-files are taken, links are not followed, and no entry keeps another one from being taken.
+Names that start with `.` or `_`, or end in `.tmp` or `.part`, are ignored. A zone is a trust
+boundary: a user who may put files there must not be able to stop, fill or read the host. So only
+regular files are taken, links are not followed, and no entry blocks another one.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ LOG = logging.getLogger(__name__)
 _TAKEN, _ARCHIVE, _REFUSED, _SKIPPED = "_taken", "_archive", "_refused", "_skipped"
 _OWN = (_TAKEN, _ARCHIVE, _REFUSED, _SKIPPED)
 _UNFINISHED = (".tmp", ".part")
-_LONG = 240  # bytes of a name that a file system surely takes with an id ahead of it
-_LONGEST_PATH = 1000  # bytes of a path in the zone: S3 takes 1024 in all
-_DEEPEST = 32  # folders within each other
+_LONG = 240  # bytes of a name; file systems take 255, and an id is prefixed
+_LONGEST_PATH = 1000  # bytes of a path in the zone; S3 takes 1024 in all
+_DEEPEST = 32  # nested folders
 _NEVER = datetime.fromtimestamp(0, UTC)
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
@@ -48,10 +48,10 @@ _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A file of a zone; `name` is its path in the zone as it was dropped, fit to be shown.
+    """An entry of a zone; `name` is its path in the zone as dropped, escaped for display.
 
-    `problem` says why it cannot be taken; `own` is what stands in the place of the platform's own
-    folders, and must go first.
+    `problem` says why it cannot be taken. `own` marks an entry in the place of one of the
+    platform's own folders, which must be moved away first.
     """
 
     name: str
@@ -71,18 +71,21 @@ class DropZone:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Return the zone's address."""
         return f"{self.store.url}/{self._folder}"
 
     def waiting(self) -> list[Arrival]:
-        """The files that are there, the oldest first, then what cannot be taken; without what was
-        skipped already."""
+        """Return the waiting files, oldest first, then unskipped entries with a problem."""
         skipped = {name for name, _ in self._skips()}
-        mine = [each for each in self._all() if self._concerns(each) and _id(each) not in skipped]
-        return sorted(mine, key=lambda each: (each.problem != "", each.entry.modified, each.name))
+        concerned = [
+            each for each in self._all() if self._concerns(each) and _id(each) not in skipped
+        ]
+        return sorted(
+            concerned, key=lambda each: (each.problem != "", each.entry.modified, each.name)
+        )
 
     def settled(self, seconds: float) -> list[Arrival]:
-        """Those of them that do not change for some seconds."""
+        """Return the waiting files that do not change for some seconds."""
         before = set(self.waiting())
         if not before:
             return []
@@ -90,7 +93,7 @@ class DropZone:
         return [arrival for arrival in self.waiting() if arrival in before]
 
     def take(self, arrival: Arrival) -> Arrival:
-        """Move a file aside, where the store can, so that a new one of its name is another.
+        """Move a file to `_taken`, if the store can, so that a new one of its name is separate.
 
         Raises:
             FileNotFoundError: it is gone.
@@ -100,8 +103,8 @@ class DropZone:
         if arrival.entry.path.startswith(f"{self._folder}{_TAKEN}/"):
             return arrival
         name = _quoted(arrival.name)
-        if len(name.encode()) > _LONG:  # a run that dies here leaves it under a shorter name
-            name = _quoted(_kept_name(arrival.name))
+        if len(name.encode()) > _LONG:  # after a crash the file keeps the shorter name
+            name = _quoted(_safe_name(arrival.name))
         path = f"{self._folder}{_TAKEN}/{uuid.uuid4().hex[:8]}@{name}"
         try:
             moved = self.store.rename(arrival.entry.path, path)
@@ -110,12 +113,12 @@ class DropZone:
         if not moved:
             return arrival
         found = self.store.entry(path)
-        if found is None or found.problem:  # exchanged since it was listed: the next run sees it
+        if found is None or found.problem:  # replaced since it was listed: left to the next run
             raise FileNotFoundError(path)
         return Arrival(arrival.name, found)
 
     def chunks(self, arrival: Arrival) -> Iterator[bytes]:
-        """The content of a file, piece by piece.
+        """Yield the content of a file in pieces.
 
         Raises:
             FileNotFoundError: it is gone.
@@ -129,7 +132,7 @@ class DropZone:
             raise Unfit(arrival.name, f"cannot be read: {error.message}") from error
 
     def unchanged(self, arrival: Arrival) -> bool:
-        """Whether a file is still what it was."""
+        """Return whether a file has not changed since it was listed."""
         now = self.store.entry(arrival.entry.path)
         return now is not None and (now.version, now.size) == (
             arrival.entry.version,
@@ -137,37 +140,37 @@ class DropZone:
         )
 
     def remove(self, arrival: Arrival) -> None:
-        """Remove a file that was dealt with, unless it has changed: then it is a new one.
+        """Remove a processed file, unless it has changed and so is a new one.
 
-        One that cannot be removed is skipped from now on.
+        A file that cannot be removed is skipped from now on.
         """
         try:
             if self.unchanged(arrival):
                 self.store.remove(arrival.entry.path)
         except Permanent as error:
             LOG.warning("%s: %s stays: %s", self.url, arrival.name, error.message)
-            self._skip(arrival, f"was dealt with, and cannot be removed: {error.message}")
+            self._skip(arrival, f"was processed and cannot be removed: {error.message}")
 
     def archive(self, content: Copied) -> str:
-        """Keep an original; gives its path in the store.
+        """Store an original in `_archive`; return its path in the store.
 
         Raises:
-            StoreUnavailable: what was stored does not read like the original.
+            StoreUnavailable: the stored copy differs from the original.
         """
-        return self._keep(_ARCHIVE, content)
+        return self._store_copy(_ARCHIVE, content)
 
     def refuse(self, content: Copied, reason: str) -> str:
-        """Keep a file that cannot be parsed, with the reason; gives its path in the store."""
-        path = self._keep(_REFUSED, content)
+        """Store a file that cannot be parsed in `_refused` with its reason; return its path."""
+        path = self._store_copy(_REFUSED, content)
         self.store.write(f"{path}.reason.txt", f"{reason}\n".encode())
         return path
 
     def set_aside(self, arrival: Arrival, reason: str) -> str:
-        """Move what cannot be taken out of the way, unread, with the reason beside.
+        """Move an entry that cannot be taken to `_refused`, unread, with its reason.
 
-        Gives its path in the store; empty when it cannot be moved, and is skipped from now on.
+        Return its new path; empty when it cannot be moved, then it is skipped from now on.
         """
-        path = self._aside(arrival)
+        path = self._aside_path(arrival)
         try:
             moved = self.store.rename(arrival.entry.path, path)
         except PlatformError:
@@ -178,8 +181,8 @@ class DropZone:
         self._skip(arrival, reason)
         return ""
 
-    def forget_gone(self) -> None:
-        """Forget what was skipped and is no longer there."""
+    def clean_skips(self) -> None:
+        """Remove the records of skipped files that are gone."""
         skips = self._skips()
         if skips:
             there = {_id(arrival) for arrival in self._all()}
@@ -187,33 +190,33 @@ class DropZone:
                 if name not in there:
                     self.store.remove(path)
 
-    def _aside(self, arrival: Arrival) -> str:
+    def _aside_path(self, arrival: Arrival) -> str:
         if arrival.own:
             return f"{self._folder}.set-aside-{uuid.uuid4().hex[:16]}"
         day = datetime.now(UTC).date().isoformat()
-        name = _kept_name(arrival.name)
+        name = _safe_name(arrival.name)
         return f"{self._folder}{_REFUSED}/{day}/{uuid.uuid4().hex[:16]}/{name}"
 
     def _skip(self, arrival: Arrival, reason: str) -> None:
-        said = {
+        record = {
             "name": arrival.name,
             "reason": reason,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path = f"{self._folder}{_SKIPPED}/{_id(arrival)}.json"
-        self.store.write(path, json.dumps(said, indent=2).encode())
+        self.store.write(path, json.dumps(record, indent=2).encode())
 
     def _skips(self) -> list[tuple[str, str]]:
-        """What is skipped: its id, and the path of what was written of it."""
+        """Return the id of each skipped entry, and the path of its record."""
         try:
             found = self.store.listing(f"{self._folder}{_SKIPPED}/")[0]
-        except Permanent:  # a stranger in its place, which is set aside first
+        except Permanent:  # not a folder: set aside first
             return []
         return [(PurePosixPath(e.path).stem, e.path) for e in found if not e.problem]
 
-    def _keep(self, where: str, content: Copied) -> str:
+    def _store_copy(self, where: str, content: Copied) -> str:
         day = datetime.now(UTC).date().isoformat()
-        name = _kept_name(content.name)
+        name = _safe_name(content.name)
         path = f"{self._folder}{where}/{day}/{content.sha256[:16]}/{name}"
         self.store.write_file(path, content.path)
         if _digest(self.store, path) != content.sha256:
@@ -224,11 +227,11 @@ class DropZone:
         return path
 
     def _all(self) -> list[Arrival]:
-        """All that lies in the zone, and what was taken of it."""
+        """Return all entries of the zone, and those in `_taken`."""
         found = list(self._walk())
         try:
             entries = self.store.listing(f"{self._folder}{_TAKEN}/")[0]
-        except Permanent:  # a stranger in its place, which is set aside first
+        except Permanent:  # not a folder: set aside first
             return found
         for entry in entries:
             name = unquote(PurePosixPath(entry.path).name.partition("@")[2])
@@ -236,10 +239,10 @@ class DropZone:
         return found
 
     def _walk(self) -> Iterator[Arrival]:
-        """The files of the zone, at any depth, and the folders that cannot be looked into."""
-        left = [(self._folder, 0)]
-        while left:
-            folder, depth = left.pop()
+        """Yield the files of the zone at any depth, and folders that cannot be listed."""
+        pending = [(self._folder, 0)]
+        while pending:
+            folder, depth = pending.pop()
             try:
                 entries, folders = self.store.listing(folder)
             except Permanent as error:
@@ -250,13 +253,13 @@ class DropZone:
             for entry in entries:
                 name = entry.path.removeprefix(self._folder)
                 if depth == 0 and name in _OWN:
-                    problem = "stands where the platform keeps its own files"
+                    problem = "has the name of one of the platform's own folders"
                     yield Arrival(name, entry, problem, own=True)
                 elif not _hidden(PurePosixPath(name).name):
                     yield _arrival(name, entry)
             inner = [f"{folder}{name}/" for name in folders if not _hidden(name)]
             if depth < _DEEPEST:
-                left += [(each, depth + 1) for each in inner]
+                pending += [(each, depth + 1) for each in inner]
             else:
                 deep = f"lies deeper than {_DEEPEST} folders"
                 yield from (self._unfit_folder(each, deep) for each in inner)
@@ -267,7 +270,7 @@ class DropZone:
         return Arrival(f"{_shown(name)}/", Entry(path, 0, _NEVER, problem, problem), problem)
 
     def _concerns(self, arrival: Arrival) -> bool:
-        """Whether the stream takes a file of this name; a folder may have files of any stream."""
+        """Return whether the stream takes files of this name; streams may share a folder."""
         name = arrival.name
         if name.endswith("/") or arrival.own:
             return True
@@ -277,7 +280,7 @@ class DropZone:
 
 
 def name_problem(name: str) -> str:
-    """Say why no file may have this path in a zone; empty when it may."""
+    """Return why a file must not have this path in a zone; empty when it may."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -303,7 +306,7 @@ def _arrival(name: str, entry: Entry) -> Arrival:
 
 
 def _shown(name: str) -> str:
-    """A name as text that can be shown and stored, whatever bytes it has."""
+    """Return a name, of any bytes, as text that can be shown and stored."""
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(
         letter.encode("unicode_escape").decode() if _is_control(letter) else letter
@@ -315,8 +318,8 @@ def _quoted(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F")
 
 
-def _kept_name(name: str) -> str:
-    """The last part of a name, as one that every store takes with something added."""
+def _safe_name(name: str) -> str:
+    """Return the last part of a name, short enough for every store."""
     last = re.sub(r"^[-.]+", "", _shown(name).rstrip("/").rpartition("/")[2]) or "unnamed"
     data = last.encode()
     if len(data) <= _LONG - 20:
@@ -325,7 +328,7 @@ def _kept_name(name: str) -> str:
 
 
 def _id(arrival: Arrival) -> str:
-    """An id of what lies in a zone: another one when it changes."""
+    """Return an id of an entry that changes with it."""
     entry = arrival.entry
     text = f"{entry.path}\0{entry.version}\0{entry.size}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]

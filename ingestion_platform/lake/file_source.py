@@ -1,7 +1,7 @@
-"""The file source of a stream: files from its drop zone, or from a hand, into the lake, once.
+"""The file source of a stream: lands files of its drop zone, or local files, exactly once.
 
-A file is copied, read to its end, archived, claimed and landed, in this order, and only then
-removed from the zone: so whatever dies, the next run has the content and knows how far it came.
+A file is copied, read completely, archived, claimed and landed, in this order, and only then
+removed from the zone. After a crash the next run has the content and knows how much is landed.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from ingestion_platform.streams import Stream
 
 
 class HalfLanded(Permanent):
-    """A file was landed in part, and neither its archived copy nor the file itself is there."""
+    """A file is landed in part, and its archived copy is gone."""
 
     def __init__(self, claim: Claim, done: int, archive: str) -> None:
         super().__init__(
             f"{claim.name} is landed up to record {done:,} of {claim.rows:,}, and its copy "
-            f"{archive} is gone; files behind it wait",
-            action="restore that copy, or hand the same file in again",
+            f"{archive} is gone; later files wait",
+            action="restore that copy, or drop the same file again",
         )
 
 
 class FilesRefused(Permanent):
-    """Files of a drop zone could not be taken; they were moved aside, the others landed."""
+    """Files of a drop zone were refused and moved to `_refused`; the others are landed."""
 
     def __init__(self, refused: list[Handled]) -> None:
-        reasons = "; ".join(f"{each.name}: {each.detail}" for each in refused[:_TOLD])
-        more = f"; and {len(refused) - _TOLD:,} more" if len(refused) > _TOLD else ""
+        reasons = "; ".join(f"{each.name}: {each.detail}" for each in refused[:_SHOWN])
+        more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
         kept = next((each.kept for each in refused if each.kept), "")
         action = f"correct them and drop them again; they are kept as {kept}"
         if not kept:
@@ -65,10 +65,11 @@ class FilesRefused(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """What became of a file: landed, a copy of one landed before, empty, still changing, waiting
-    until there is room for it, or refused.
+    """What became of a file.
 
-    `kept` is where the original is now, empty where it was, `claim` its place in the lake.
+    `outcome` is landed, copy (of a content landed before), empty, changing (still being written),
+    waiting (for room or its store) or refused. `kept` is the path of the original now, empty if it
+    was not moved; `claim` has its offsets in the lake.
     """
 
     name: str
@@ -82,14 +83,14 @@ class Handled:
 Note = Callable[[Handled], None]
 
 STRANGE = 1000
-"""Entries that a run moves aside because they are no files; the next one goes on."""
+"""Entries that are not files which one run moves to `_refused`; the next run continues."""
 FAILURES = 3
-"""Files that a run fails to read before it takes their store for unavailable."""
-_TOLD = 5  # refused files that an error names
+"""Failed reads after which a run treats the store as unavailable."""
+_SHOWN = 5  # refused files that an error names
 
 
 class FileLanding:
-    """One stream's file source; any number may be at work on it at once."""
+    """One stream's file source; any number of processes may use it at once."""
 
     def __init__(
         self, lake: Store, drop: Store, stream: Stream, spool: Path, limits: FileLimits
@@ -107,23 +108,23 @@ class FileLanding:
         self._spool = spool
 
     def idle(self) -> bool:
-        """Whether no file waits and none was ever landed."""
+        """Return whether no file waits and none was ever landed."""
         return not self.zone.waiting() and Journal(self._lake, self._topic).last() is None
 
     def land_waiting(self, settle: float, note: Note) -> Iterator[Landed]:
         """Land the files of the zone that did not change for `settle` seconds, oldest first.
 
-        A file that cannot be taken or parsed is moved aside with the reason, and noted; one that
-        has no room, or whose store does not answer for it, waits. No file keeps others from being
-        landed.
+        A file that cannot be taken or parsed is moved to `_refused` with the reason. A file for
+        which there is no room, or whose store does not answer, waits. No file blocks others. `note`
+        is called with what became of each file.
 
         Raises:
-            PositionMoved: another writer was quicker; start again.
-            HalfLanded: a file cannot be ended; those of the zone wait.
+            WriteConflict: another writer claimed the same offsets; start again.
+            HalfLanded: a half landed file cannot be finished; the files of the zone wait.
             StoreUnavailable: a store does not answer, or some files wait and the others are landed.
         """
         arrivals = self.zone.settled(settle)
-        self.zone.forget_gone()
+        self.zone.clean_skips()
         if not arrivals and unfinished(self._lake, self._topic) is None:
             return
         for arrival in [each for each in arrivals if each.own]:
@@ -150,27 +151,27 @@ class FileLanding:
         *,
         again: bool = False,
     ) -> Iterator[Landed]:
-        """Land a file by hand; it stays where it is. `on_read` is told how many records were read.
+        """Land a local file without moving it; call `on_read` with the number of records read.
 
-        With `again`, a content that was landed under another name is landed once more under this
-        one, and once only, however often this is called.
+        With `again`, a content that was landed under another name is landed again under this name,
+        once, however often this is called.
 
         Raises:
-            UnreadableFile: there is no such file, or it cannot be parsed.
-            PositionMoved, HalfLanded, StoreUnavailable: as `land_waiting`.
+            UnreadableFile: the file does not exist or cannot be parsed.
+            WriteConflict, HalfLanded, StoreUnavailable: see `land_waiting`.
         """
         with Spool(self._spool) as spool:
             copied = copy_file(file, spool, self._limits)
-            self._format_of(copied)  # an unknown one stops nobody's landing
+            self._format_of(copied)  # fail on an unknown format before anything else
             broken = yield from self._finish(spool)
             yield from self._land(copied, spool, note, broken, on_read, again=again)
 
     @contextmanager
     def reading(self, file: Path) -> Iterator[Content]:
-        """A file to be read only.
+        """Open a local file for reading only.
 
         Raises:
-            UnreadableFile: there is no such file, or it cannot be decompressed.
+            UnreadableFile: the file does not exist or cannot be decompressed.
         """
         with Spool(self._spool) as spool:
             yield self._opened(copy_file(file, spool, self._limits), spool)
@@ -190,14 +191,14 @@ class FileLanding:
         broken: HalfLanded | None,
         delayed: list[StoreUnavailable],
     ) -> Iterator[Landed]:
-        """Land a file of the zone; its own faults are noted, and affect no other file."""
+        """Land a file of the zone; its errors are reported to `note` and affect no other file."""
         taken = arrival
         try:
             check_size(arrival.name, arrival.entry.size, self._limits)
             taken = self.zone.take(arrival)
             copied = self._copied(taken, spool)
         except FileNotFoundError:
-            return  # another run has dealt with it
+            return  # another run has processed it
         except Busy:
             copied = None
         except (Unfit, BeyondLimit) as error:
@@ -218,20 +219,20 @@ class FileLanding:
             self._delay(taken, error, delayed, note)
             return
         except HalfLanded:
-            return  # it waits for the one ahead
+            return  # the half landed file must be finished first
         self.zone.remove(taken)
 
     def _copied(self, taken: Arrival, spool: Spool) -> Copied | None:
-        """A copy of a file of the zone; None when it grows meanwhile."""
+        """Copy a file of the zone; return None when its size changes meanwhile."""
         size = taken.entry.size
         spool.need(size)
 
         def chunks() -> Iterator[bytes]:
-            left = size
+            remaining = size
             for chunk in self.zone.chunks(taken):
-                left -= len(chunk)
+                remaining -= len(chunk)
                 yield chunk
-                if left < 0:  # whoever writes on must not keep this from ending
+                if remaining < 0:  # a writer that keeps appending must not keep this loop running
                     return
 
         copied = copy_in(taken.name, chunks(), spool, self._limits)
@@ -239,8 +240,8 @@ class FileLanding:
 
     def _set_aside(self, arrival: Arrival, problem: str, note: Note) -> None:
         kept = self.zone.set_aside(arrival, problem)
-        said = problem if kept else f"{problem}; it cannot be moved, and is skipped"
-        note(Handled(arrival.name, "refused", detail=said, kept=kept))
+        detail = problem if kept else f"{problem}; it cannot be moved, and is skipped"
+        note(Handled(arrival.name, "refused", detail=detail, kept=kept))
 
     def _delay(
         self,
@@ -249,7 +250,7 @@ class FileLanding:
         delayed: list[StoreUnavailable],
         note: Note,
     ) -> None:
-        """Leave a file for a later run, and go on with others unless none seems to succeed."""
+        """Leave a file to a later run; raise the error once FAILURES files could not be read."""
         note(Handled(arrival.name, "waiting", detail=error.message))
         delayed.append(error)
         if len([each for each in delayed if not isinstance(each, NoRoom)]) >= FAILURES:
@@ -265,7 +266,7 @@ class FileLanding:
         *,
         again: bool = False,
     ) -> Iterator[Landed]:
-        """Land a content, unless it is landed."""
+        """Land a content unless it is landed already."""
         journal = Journal(self._lake, self._topic)
         key = self._key(journal, copied) if again else copied.sha256
         known = journal.by_key(key)
@@ -283,22 +284,22 @@ class FileLanding:
         earlier = journal.by_name(copied.name)
         claim, new = claim_place(self._lake, self._topic, content, rows, kept, key)
         if not new and known is None:
-            raise WriteConflict(f"{claim.name} has the same content, and was claimed meanwhile")
+            raise WriteConflict(f"{claim.name} has the same content and was claimed meanwhile")
         done = landed_end(self._lake, self._topic, claim)
         yield from land_claimed(self._lake, self._topic, claim, content)
         if not new and done == claim.end:
-            journal.remember_copy(copied.name, claim)
+            journal.record_copy(copied.name, claim)
             note(
                 Handled(copied.name, "copy", detail=_copy_of(claim, again), kept=kept, claim=claim)
             )
             return
-        said = ""
+        detail = ""
         if new and earlier is not None:
-            said = f"another content of this name was landed on {earlier.time:%Y-%m-%d %H:%M} UTC"
-        note(Handled(copied.name, "landed", rows, said, kept, claim))
+            detail = f"another content of this name was landed on {earlier.time:%Y-%m-%d %H:%M} UTC"
+        note(Handled(copied.name, "landed", rows, detail, kept, claim))
 
     def _key(self, journal: Journal, copied: Copied) -> str:
-        """The key of a content that is to be landed again, unless this very name has it."""
+        """Return the key for landing a content again; its own key if no other name has it."""
         if (last := journal.last()) is not None:
             journal.make_findable(last)
         first = journal.by_key(copied.sha256)
@@ -307,8 +308,10 @@ class FileLanding:
         return key_again(copied.sha256, copied.name)
 
     def _finish(self, spool: Spool) -> Generator[Landed, None, HalfLanded | None]:
-        """End a file that another writer left half landed, from its archived copy; gives the
-        reason if it cannot be ended."""
+        """Finish a file that another writer left half landed, from its archived copy.
+
+        Return the error if it cannot be finished.
+        """
         claim = unfinished(self._lake, self._topic)
         if claim is None:
             return None
@@ -326,17 +329,17 @@ class FileLanding:
 
 
 def _claimed(copied: Copied, claim: Claim, spool: Spool) -> Content:
-    """A copy of a claimed file, read as it was when it was claimed: without limits, too."""
+    """Open a copy of a claimed file in the format of the claim, without limits."""
     named = replace(copied, name=claim.name)
     format_ = Format(claim.kind, claim.compression, claim.dialect)
     return open_copy(named, format_, spool)
 
 
 def _copy_of(claim: Claim, again: bool) -> str:
-    said = (
+    text = (
         f"it landed nothing, because its content was landed as {claim.name} on "
         f"{claim.time:%Y-%m-%d %H:%M:%S} UTC; "
     )
     if again:
-        return f"{said}to land it once more, give it another name"
-    return f"{said}`ingest load STREAM FILE --again` lands it on purpose"
+        return f"{text}to land it again, give it another name"
+    return f"{text}`ingest load STREAM FILE --again` lands it on purpose"

@@ -1,7 +1,7 @@
-"""Landing: copy a topic's log into the lake, from where the lake's segment log ends.
+"""Landing: copy a topic's log into the lake, from the end of the lake's segment log.
 
-Each log partition's segment log grows by whole files, in order; a file's start can be taken once,
-so two writers at work on the same records leave one copy. Validation comes later, from the lake.
+Each log partition's segment log grows by whole files, in order. A file's name holds its start and
+can be created once, so two writers of the same records leave one copy.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 ROWS = 100_000
 BYTES = 128 * 1024 * 1024
-HELD = 256 * 1024 * 1024
-"""Bytes collected at most, over all log partitions: beyond, the fullest one's file is cut short."""
+BUFFERED = 256 * 1024 * 1024
+"""Bytes buffered over all log partitions; beyond that, the largest buffer becomes a file."""
 _TYPES = np.array(["not_available", "create_time", "log_append_time"])
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A file that this call added to the lake, with the records it holds (of records.SCHEMA)."""
+    """A file that this call added to the lake, with its records (of records.SCHEMA)."""
 
     segment: Segment
     table: pa.Table
@@ -118,17 +118,24 @@ def land(
     size: int = BYTES,
     tails: Mapping[int, Segment] | None = None,
 ) -> Iterator[Landed]:
-    """Copy what the log has now, and the lake has not, file by file, in order per partition.
+    """Copy the records that the lake lacks, up to the current end of the log.
 
-    No record has an ingest date before `first` (see `times.ingest_days`). `partitions` limits it
-    to some log partitions, `last` to ingest dates up to that day; a file has at most about `rows`
-    records or `size` bytes of values. With `tails`, the ends of the segment logs as the caller last
-    saw them, nothing is listed; if they are no longer the ends, PositionMoved tells, or readers
-    skip what is there twice.
+    Yields each new file, in order per partition.
+
+    Args:
+        log: the topic.
+        store: the lake.
+        partitions: log partitions to land; all of them by default.
+        first: no record gets an earlier ingest date (see `times.ingest_days`).
+        last: the last ingest date to land; today by default.
+        rows: records per file, about.
+        size: bytes of records per file, about.
+        tails: the last segments, if the caller knows them; saves listing the lake. If they are out
+            of date, a WriteConflict is raised or readers skip the duplicated segments.
 
     Raises:
-        PositionMoved: another writer landed the same records; what it landed is complete.
-        Moved: the log changed underneath (retention, a recreated topic); try again.
+        WriteConflict: another writer landed the same records; its files are complete.
+        LogChanged: retention or a recreation changed the log meanwhile; try again.
         SourceUnavailable, StoreUnavailable: the log or the store does not answer.
         Permanent: the log ends before what was landed from it, or the store refuses.
     """
@@ -153,8 +160,8 @@ def land(
             builder = builders[run.partition]
             builder.add(run)
             cuts = builder.take(rows, size, finished=run.end is not None)
-            if sum(b.held for b in builders.values()) > HELD:
-                cuts += max(builders.values(), key=lambda b: b.held).take(0, 0)
+            if sum(b.size for b in builders.values()) > BUFFERED:
+                cuts += max(builders.values(), key=lambda b: b.size).take(0, 0)
             for segment, table in cuts:
                 writer.put(segment, table)
                 yield from writer.done(keep=2)
@@ -171,7 +178,7 @@ def _same(log: Log, topic: Topic) -> None:
 
 @dataclass
 class _Builder:
-    """Collects one partition's records and cuts them into files, one ingest date each."""
+    """Buffers one partition's records and cuts them into files of one ingest date each."""
 
     topic: Topic
     partition: int
@@ -194,11 +201,10 @@ class _Builder:
         self._floor = None if tail is None else as_days(tail.name.ingest_date)
 
     def add(self, run: Run) -> None:
-        """Take a run; where its records enter another ingest date, what was collected is cut
-        off."""
+        """Buffer a run of messages; start a new file at each change of the ingest date."""
         if self.finished or not run.messages:
             return
-        # Kind and milliseconds, one after the other: an array of tuples takes ten times as long.
+        # A flat array of kind, milliseconds, …: an array of tuples takes ten times as long.
         pairs = chain.from_iterable(m.timestamp() for m in run.messages)
         stamps = np.fromiter(pairs, np.int64, 2 * len(run.messages)).reshape(-1, 2)
         days = ingest_days(
@@ -222,14 +228,14 @@ class _Builder:
             self._bytes += table.nbytes
 
     @property
-    def held(self) -> int:
-        """Bytes of what is collected."""
+    def size(self) -> int:
+        """Return the buffered bytes."""
         return self._bytes
 
     def take(
         self, rows: int, size: int, *, finished: bool = False
     ) -> list[tuple[Segment, pa.Table]]:
-        """The files that are full, and the rest when the partition is finished."""
+        """Return the full files, and the rest when the partition is finished."""
         if finished and not self.finished:
             self.finished = True
             if self._start < self.backlog.offsets.stop:
@@ -240,9 +246,9 @@ class _Builder:
         return cuts
 
     def _cut(self, end: int) -> None:
-        """Close a file that accounts for the offsets up to before `end`."""
+        """Close a file of the offsets up to before `end`."""
         days = self._ingest_date
-        if days is None:  # nothing but markers
+        if days is None:  # only transaction markers
             days = as_days(self.today) if self._floor is None else self._floor
         table = pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
         name = Name(
@@ -271,11 +277,11 @@ def _table(
     stamps: np.ndarray,
     partition: int,
 ) -> pa.Table:
-    """Messages of one partition as a table of records.SCHEMA."""
+    """Return messages of one partition as a table of records.SCHEMA."""
     count = len(messages)
-    held = instants(stamps)
-    times = pa.array(stamps[:, 1], pa.int64(), mask=~held)
-    beyond = pa.array(stamps[:, 1], pa.int64(), mask=held | (stamps[:, 0] == NOT_AVAILABLE))
+    in_range = instants(stamps)
+    times = pa.array(stamps[:, 1], pa.int64(), mask=~in_range)
+    beyond = pa.array(stamps[:, 1], pa.int64(), mask=in_range | (stamps[:, 0] == NOT_AVAILABLE))
     return pa.Table.from_arrays(
         [
             pa.array([m.key() for m in messages], pa.binary()),
@@ -292,14 +298,13 @@ def _table(
 
 
 def _no_headers(count: int) -> pa.Array:
-    """`count` empty lists of headers."""
+    """Return `count` empty lists of headers."""
     nothing = pa.array([], HEADERS.value_type)
     return pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), nothing).cast(HEADERS)
 
 
 class Writer:
-    """Encodes files on threads and stores them, each partition's in the order of its segment
-    log."""
+    """Encodes and stores files on threads, those of a partition in log order."""
 
     def __init__(self, store: Store, check: Callable[[], None]) -> None:
         self._store = store
@@ -315,7 +320,7 @@ class Writer:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def put(self, segment: Segment, table: pa.Table) -> None:
-        """Have a file encoded and stored after the one ahead of it in its partition."""
+        """Encode and store a file after the previous one of its partition."""
         self._check()
         ahead = self._ahead.get(segment.name.partition)
         future = self._pool.submit(self._store_file, segment, table, ahead)
@@ -323,7 +328,7 @@ class Writer:
         self._queue.append((future, Landed(segment, table)))
 
     def done(self, keep: int) -> Iterator[Landed]:
-        """Files that are stored, in the order they were put, until `keep` are under way."""
+        """Yield stored files in the order of `put` until `keep` are still being written."""
         while len(self._queue) > keep:
             future, landed = self._queue.popleft()
             future.result()
@@ -332,10 +337,11 @@ class Writer:
     def _store_file(self, segment: Segment, table: pa.Table, ahead: Future[None] | None) -> None:
         data = encode(table, segment)
         if ahead is not None:
-            ahead.result()  # a file must not stand where the one before it is missing
+            ahead.result()  # a file must not exist without the previous one
         if not self._store.create(segment.name.path, data):
             raise WriteConflict(
-                f"{segment.name.path} was landed by another writer", action="go on from the lake"
+                f"{segment.name.path} was landed by another writer",
+                action="land again from the lake's end",
             )
         write_sidecar(self._store, segment, table, data)
 
@@ -347,7 +353,7 @@ def write_sidecar(store: Store, segment: Segment, table: pa.Table, data: bytes) 
 
 
 def ensure_sidecar(store: Store, tail: Segment | None) -> None:
-    """Write the metadata of a segment log's last file, should its writer have died before."""
+    """Write the metadata JSON of a segment log's last file if its writer died before it did."""
     if tail is None:
         return
     try:

@@ -1,7 +1,7 @@
-"""Landing files: a file's content becomes records of the log partition FILES, once for all.
+"""Landing files: each content becomes records of the log partition FILES, exactly once.
 
-A content is claimed, then landed part by part behind what is there. Whoever comes upon a file
-that another left half landed ends it first. Where files lie, and their formats, is elsewhere.
+A content is claimed, then landed part by part after the records of earlier files. A writer that
+finds a file half landed finishes it first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ingestion_platform.positions import Position
 
 ROWS = 250_000
 BYTES = 16 * 1024 * 1024
-"""Of a lake file's values; several are in memory at once."""
+"""Bytes of values per lake file; several files are in memory at once."""
 
 _MILLIS = SCHEMA.field("timestamp").type
 
@@ -36,10 +36,12 @@ _MILLIS = SCHEMA.field("timestamp").type
 def claim_place(
     store: Store, topic: str, content: Content, rows: int, archive: str, key: str
 ) -> tuple[Claim, bool]:
-    """The claim of a content's key, and whether it is new; the last file must be landed to its end.
+    """Claim offsets for a content unless its key has a claim; return the claim and if it is new.
+
+    The last claimed file must be landed completely.
 
     Raises:
-        PositionMoved: another file got the place; look again.
+        WriteConflict: another file claimed the offsets; read the journal again.
     """
     journal = Journal(store, topic)
     last = journal.last()
@@ -47,7 +49,7 @@ def claim_place(
         journal.make_findable(last)
         if last.key != key and landed_end(store, topic, last) < last.end:
             raise WriteConflict(f"{last.name} is being landed by another writer")
-    # Behind the last claim: had this key been claimed since, the place would be taken.
+    # After reading the last claim: a later claim of this key would have taken the offsets.
     if (known := journal.by_key(key)) is not None:
         return known, False
     now = datetime.now(UTC).replace(microsecond=0)
@@ -69,12 +71,12 @@ def claim_place(
     if not journal.claim(claim):
         raise WriteConflict(f"another file was landed ahead of {content.name}")
     journal.make_findable(claim)
-    journal.remember_name(claim)
+    journal.record_name(claim)
     return claim, True
 
 
 def unfinished(store: Store, topic: str) -> Claim | None:
-    """The file that a writer has claimed and not landed to its end, if there is one."""
+    """Return the claim of the file that is not landed completely, or None."""
     last = Journal(store, topic).last()
     if last is None or landed_end(store, topic, last) == last.end:
         return None
@@ -82,7 +84,7 @@ def unfinished(store: Store, topic: str) -> Claim | None:
 
 
 def landed_position(store: Store, topic: str) -> Position | None:
-    """The end of what is landed of a topic's files; None before the first."""
+    """Return the position after the landed records of files; None before the first."""
     last = Journal(store, topic).last()
     if last is None:
         return None
@@ -91,7 +93,7 @@ def landed_position(store: Store, topic: str) -> Position | None:
 
 
 def landed_end(store: Store, topic: str, claim: Claim) -> int:
-    """The offset up to before which a claimed file is landed."""
+    """Return the offset after the landed records of a claimed file."""
     tail = _tail(store, topic, claim)
     return claim.start if tail is None else tail.end
 
@@ -112,11 +114,10 @@ def land_claimed(
     rows: int = ROWS,
     size: int = BYTES,
 ) -> Iterator[Landed]:
-    """Land what is not landed yet of a claimed content, in parts of at most about `rows` records
-    or `size` bytes.
+    """Land the rest of a claimed content in parts of about `rows` records or `size` bytes.
 
     Raises:
-        PositionMoved: another writer lands the same content; what it landed is complete.
+        WriteConflict: another writer lands the same content; its files are complete.
         StoreUnavailable: the store does not answer.
     """
     tail = _tail(store, topic, claim)
@@ -134,18 +135,18 @@ def land_claimed(
 
 
 def _parts(batches: Iterator[Records], skip: int, rows: int, size: int) -> Iterator[Records]:
-    """Records behind the first `skip`, in pieces of about a size."""
-    held: list[Records] = []
+    """Yield the records after the first `skip`, in parts of about `rows` or `size` bytes."""
+    buffered: list[Records] = []
     for batch in batches:
-        passed = min(skip, len(batch))
-        skip -= passed
-        if passed < len(batch):
-            held.append(batch.after(passed))
-        if sum(map(len, held)) >= rows or sum(each.size for each in held) >= size:
-            yield joined(held)
-            held = []
-    if held:
-        yield joined(held)
+        skipped = min(skip, len(batch))
+        skip -= skipped
+        if skipped < len(batch):
+            buffered.append(batch.after(skipped))
+        if sum(map(len, buffered)) >= rows or sum(each.size for each in buffered) >= size:
+            yield joined(buffered)
+            buffered = []
+    if buffered:
+        yield joined(buffered)
 
 
 def _segment(topic: str, claim: Claim, start: int, rows: int) -> Segment:
@@ -162,7 +163,7 @@ def _segment(topic: str, claim: Claim, start: int, rows: int) -> Segment:
 
 
 def _table(part: Records, segment: Segment, claim: Claim) -> pa.Table:
-    """A part as records of records.SCHEMA; headers tell where in the file each was."""
+    """Return a part as a table of records.SCHEMA, with the place in the file in the headers."""
     count = len(part)
     offsets = pa.array(np.arange(segment.start, segment.end))
     media_type = Format(claim.kind, claim.compression).media_type

@@ -1,10 +1,12 @@
-"""What a log lost before it was landed, noted beside the lake so that alarms need no more than a
-listing. The segment log has the gaps themselves; nothing here is ever read to land or to load.
+"""Records that retention or a recreation of the topic removed before they were landed.
+
+Losses are recorded beside the lake so that alarms need one listing. The segment log has the gaps
+themselves; landing and loading do not read the losses.
 
     topic=<topic>/_losses/<ordinal>-<partition>-<start offset>-<end offset>.json
 
-`ordinal` is of the topic id that had the records. The end is `recreated` where the topic was
-deleted and created again: how many more records the old one had, nobody can say any more.
+`ordinal` is that of the topic id that had the records. The end is `recreated` where the topic was
+deleted and created again: the number of lost records is unknown then.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ingestion_platform.lake.segments import Segment
 from ingestion_platform.lake.store import Store
 
 ALARM = timedelta(days=7)
-"""How long a loss is an alarm; it stays in the records of the lake for ever."""
+"""How long a loss raises an alarm; its record stays in the lake."""
 
 _FOLDER = "_losses"
 _NAME = re.compile(r"(?P<ordinal>\d{4})-(?P<partition>\d+)-(?P<start>\d+)-(?P<end>\d+|recreated)")
@@ -29,10 +31,10 @@ _NAME = re.compile(r"(?P<ordinal>\d{4})-(?P<partition>\d+)-(?P<start>\d+)-(?P<en
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Offsets `start` to before `end` of a log partition that were gone before they were landed.
+    """Offsets `start` to before `end` of a log partition that were removed before landing.
 
-    Without an end, the topic was recreated: what it had from `start` on, if anything, is unknown.
-    `noticed` is None for what no landing has noted yet.
+    `end` is None when the topic was recreated: whether it had records from `start` on is unknown.
+    `noticed` is when the loss was recorded, None before.
     """
 
     partition: int
@@ -43,24 +45,23 @@ class Loss:
 
     @property
     def count(self) -> int:
-        """How many offsets, as far as that is known."""
+        """Return the number of lost offsets, 0 where it is unknown."""
         return 0 if self.end is None else self.end - self.start
 
     @property
     def recent(self) -> bool:
-        """Whether it is still an alarm."""
+        """Return whether the loss still raises an alarm."""
         return self.noticed is None or datetime.now(UTC) - self.noticed < ALARM
 
 
 def present_losses(
     topic: Topic, watermarks: Mapping[int, Watermarks], tails: Mapping[int, Segment]
 ) -> list[Loss]:
-    """What is gone of the log between the ends of its segment logs and its present start; plain
-    data."""
+    """Return the losses between the ends of the segment logs and the current start of the log."""
     found = []
     for partition, mark in sorted(watermarks.items()):
         tail = tails.get(partition)
-        if tail is None:  # what was there before the first look is nobody's loss
+        if tail is None:  # never landed: records removed before the first run are no loss
             continue
         if tail.topic_id == topic.topic_id:
             if mark.start > tail.end:
@@ -73,13 +74,13 @@ def present_losses(
 
 
 def ordinal_of(topic_id: str, tails: Mapping[int, Segment]) -> int:
-    """The ordinal of a topic's present topic id: that of its files, or the next."""
+    """Return the ordinal of the current topic id: that of its files, or the next one."""
     known = [tail.name.ordinal for tail in tails.values() if tail.topic_id == topic_id]
     return known[0] if known else 1 + max((t.name.ordinal for t in tails.values()), default=-1)
 
 
 def record_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
-    """Note what was not noted before; called ahead of landing, so that no crash keeps it back.
+    """Record losses that are not recorded yet; called before landing, so that no crash hides one.
 
     Raises:
         StoreUnavailable, Permanent: the store does not answer, or refuses.
@@ -92,13 +93,13 @@ def record_losses(store: Store, topic: str, losses: Iterable[Loss]) -> None:
         if _place(loss) not in known:
             end = "recreated" if loss.end is None else loss.end
             name = f"{loss.ordinal:04d}-{loss.partition}-{loss.start}-{end}.json"
-            said = {"topic": topic, "partition": loss.partition, "ordinal": loss.ordinal}
-            said |= {"start": loss.start, "end": loss.end}
-            store.write(f"{topic_folder(topic)}{_FOLDER}/{name}", json.dumps(said).encode())
+            document = {"topic": topic, "partition": loss.partition, "ordinal": loss.ordinal}
+            document |= {"start": loss.start, "end": loss.end}
+            store.write(f"{topic_folder(topic)}{_FOLDER}/{name}", json.dumps(document).encode())
 
 
 def recorded_losses(store: Store, topic: str) -> list[Loss]:
-    """All that was ever noted of a topic, in the order of its log; one listing.
+    """Return all recorded losses of a topic in log order; takes one listing.
 
     Raises:
         StoreUnavailable, Permanent: the store does not answer, or refuses.
@@ -113,7 +114,7 @@ def recorded_losses(store: Store, topic: str) -> list[Loss]:
 
 
 def merged(losses: Iterable[Loss]) -> list[Loss]:
-    """Losses in the order of the log; of those that began at one offset, the longest."""
+    """Return losses in log order; of those that start at the same offset, the longest."""
     found: dict[tuple[int, int, int, bool], Loss] = {}
     for loss in losses:
         of = (loss.ordinal, loss.partition, loss.start, loss.end is None)

@@ -1,22 +1,20 @@
-"""Merging the small files of closed ingest dates into few large ones; reading them is elsewhere.
+"""Merging the small files of closed ingest dates into few large ones.
 
     <ordinal>-<start>.parquet  ×  many   ──▶   <ordinal>-<start>-<end>.parquet
 
-First the merged file is created, under a name of its own, and read back; then what it covers is
-removed. Nothing is ever overwritten, and a file goes only while a merged one that covers it is
-there, so that whatever dies, or runs twice, leaves each record to be read once:
+First the merged file is created under its own name and read back, then the files that it covers are
+removed. No file is overwritten, and a file is removed only while a merged file that covers it
+exists, so a crash or a concurrent merge leaves each record readable exactly once:
 
-- An ingest date is *closed* for a log partition when it is over and a later one has a file of it.
-  So the segment log's end, where writers go on, is never merged.
-- A name says all that a merged file covers, and is created once. Of two merged files of which one
-  covers the other, the smaller goes; no two can each be removed for the sake of the other.
-- A writer that slept finds the names it was about to take free again. What it puts there overlaps
-  the merged file, so that readers pass over it; the next merge removes it, or takes in what lies
-  beyond.
-- Files are merged that follow each other without a gap, in one topic id of one cluster. So the
-  gaps that footers record stay recorded.
-- What came in files (log partition FILES) is left alone: its parts are found by name, are of one
-  dropped file each, and are large where that file was.
+- An ingest date is *closed* for a log partition when it is over and a later one has files of that
+  partition. So the end of the segment log, where writers append, is never merged.
+- A merged file's name holds all that it covers and is created once. If one merged file covers
+  another, the smaller one is removed. Two files never justify deleting each other.
+- A delayed writer may create a file whose name merging has freed. That file overlaps the merged
+  one, so readers skip it; the next merge removes it, or adds its offsets beyond the merged file.
+- Only files of one topic id and cluster that follow each other without a gap are merged, so
+  recorded gaps stay recorded.
+- Dropped files (log partition FILES) are not merged: landing finds their parts by name.
 """
 
 from __future__ import annotations
@@ -36,13 +34,14 @@ from ingestion_platform.lake.names import FILES, parse_name, slice_folder
 from ingestion_platform.lake.records import encode, read
 from ingestion_platform.lake.segments import Segment, SegmentLog, read_footer
 from ingestion_platform.lake.store import Entry, Store
+from ingestion_platform.positions import Slice
 
 READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A slice before and after merging: its data files and their bytes."""
+    """The number and bytes of a slice's data files before and after merging."""
 
     ingest_date: date
     partition: int
@@ -54,7 +53,7 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A file to merge: `version` changes with its content, `size` are its bytes uncompressed."""
+    """A file to merge; `version` changes with its content, `size` is its uncompressed bytes."""
 
     segment: Segment
     version: str
@@ -63,8 +62,10 @@ class Piece:
 
 @dataclass(slots=True)
 class Group:
-    """Pieces of which each starts where the ones ahead of it end, or before; they become one file
-    that ends at `end`. `rows` is what it will have at most, `size` about."""
+    """Pieces without gaps between them, which become one file up to before `end`.
+
+    `rows` is the maximum number of its records, `size` about its uncompressed bytes.
+    """
 
     pieces: list[Piece]
     end: int
@@ -73,17 +74,19 @@ class Group:
 
     @property
     def first(self) -> Segment:
-        """The piece that starts first."""
+        """Return the segment that starts first."""
         return self.pieces[0].segment
 
     def segment(self, rows: int) -> Segment:
-        """The link of the merged file: of this many records, and behind what is ahead of the
-        first piece, so that a gap there stays recorded."""
+        """Return the merged file's segment of `rows` records.
+
+        It has the first piece's predecessor, so that a gap before that piece stays recorded.
+        """
         name = replace(self.first.name, end=self.end)
         return replace(self.first, name=name, end=self.end, rows=rows)
 
     def take(self, piece: Piece, rows: int, size: int) -> bool:
-        """Take in the next piece if it continues these, within the limits, or adds nothing."""
+        """Add the next piece if it continues the group within the limits; return whether it did."""
         segment, first = piece.segment, self.first
         same = (segment.name.ordinal, segment.topic_id, segment.cluster_id)
         if same != (first.name.ordinal, first.topic_id, first.cluster_id):
@@ -91,7 +94,7 @@ class Group:
         if segment.start > self.end:
             return False
         if segment.end > self.end:
-            # Of one that overlaps, what lies beyond: else another merge would find more to do.
+            # Count only what lies beyond the group: else another merge would find more to do.
             more = min(segment.rows, segment.end - self.end)
             weight = piece.size * more // max(1, segment.rows)
             if self.rows + more > rows or self.size + weight > size:
@@ -114,17 +117,22 @@ def merge_closed(
     target_rows: int = ROWS,
     target_bytes: int = BYTES,
 ) -> list[Merged]:
-    """Merge the small files of a topic's closed ingest dates, from ingest date `since` on; gives
-    the slices that changed.
+    """Merge the small files of a topic's closed ingest dates; return the slices that changed.
 
-    `today` is the present UTC day. A merged file has at most `target_rows` records and
-    `target_bytes` uncompressed: by default as many as landing puts into one file, since loading
-    validates a file as a whole, and merging holds one in memory. What is merged well is not touched
-    again. Any number may run at once, beside writers and readers, and be killed.
+    Merges may run concurrently with each other, with writers and readers, and may be killed.
+
+    Args:
+        store: the lake.
+        topic: the topic.
+        today: the current UTC day.
+        since: the first ingest date to merge.
+        target_rows: records of a merged file at most; by default as many as landing writes into
+            one, because merging and loading hold a file in memory.
+        target_bytes: uncompressed bytes of a merged file at most.
 
     Raises:
-        StoreUnavailable: the store does not answer; what is merged stays merged.
-        ChainBroken: a file is damaged.
+        StoreUnavailable: the store does not answer; finished merges stay.
+        SegmentLogBroken: a file is damaged.
         Differing: a merged file has other records than one that it covers; both stay, and all
             other slices are merged.
     """
@@ -141,7 +149,7 @@ def merge_closed(
             try:
                 changed = _merge(store, before, pool, target_rows, target_bytes)
             except (FileNotFoundError, WriteConflict):
-                pass  # another merge is at work here: what it leaves is for the next
+                pass  # another merge is working on this slice
             except Differing as error:
                 differing = error
             if changed:
@@ -153,29 +161,33 @@ def merge_closed(
     return found
 
 
-def closed(
-    segment_log: SegmentLog, today: date, since: date | None = None
-) -> list[tuple[date, int]]:
-    """The slices of ingest dates before `today` (from `since` on) to which nothing can be added: a
-    later ingest date has files of their log partition."""
+def closed(segment_log: SegmentLog, today: date, since: date | None = None) -> list[Slice]:
+    """Return the slices before `today` (from `since` on) to which landing cannot append.
+
+    A slice is closed when a later ingest date has files of its log partition.
+    """
     later: set[int] = set()
-    found: list[tuple[date, int]] = []
+    found: list[Slice] = []
     for ingest_date in reversed(segment_log.ingest_dates()):
         if since is not None and ingest_date < since:
             break
         partitions = segment_log.names(ingest_date).keys()
         if ingest_date < today:
-            found += [(ingest_date, p) for p in sorted(partitions & later - {FILES}, reverse=True)]
+            found += [
+                Slice(ingest_date, p) for p in sorted(partitions & later - {FILES}, reverse=True)
+            ]
         later |= partitions
     return found[::-1]
 
 
 def grouped(pieces: Iterable[Piece], rows: int, size: int) -> list[Group]:
-    """The pieces of a slice in groups of at most `rows` records and `size` bytes, but for pieces
-    that are larger by themselves."""
+    """Group the pieces of a slice into files of at most `rows` records and `size` bytes.
+
+    A piece that is larger on its own becomes a group of its own.
+    """
 
     def order(piece: Piece) -> tuple[int, ...]:
-        # As their names do, but for one that a writer put back: of equal starts the longest first.
+        # Log order; of equal starts the longest first, also if a delayed writer made one.
         ordinal, start, _ = piece.segment.name.order
         return ordinal, start, -piece.segment.end, -piece.segment.name.end
 
@@ -191,22 +203,21 @@ def _listed(store: Store, folder: str) -> dict[str, Entry]:
 
 
 def _sizes(listed: dict[str, Entry]) -> list[int]:
-    """The bytes of each data file."""
+    """Return the bytes of each data file."""
     return [entry.size for path, entry in listed.items() if parse_name(path) is not None]
 
 
 def _merge(
     store: Store, listed: dict[str, Entry], pool: ThreadPoolExecutor, rows: int, size: int
 ) -> bool:
-    """Merge what can be merged of a slice, and tidy up behind those that died; whether there was
-    anything to do."""
+    """Merge a slice and remove what dead merges left; return whether there was anything to do."""
     data = [entry for path, entry in listed.items() if parse_name(path) is not None]
     pieces = pool.map(lambda entry: _piece(store, entry), data)
     todo = [group for group in grouped(pieces, rows, size) if len(group.pieces) > 1]
     for group in todo:
-        merged = _made(store, group) or _create(store, group)
+        merged = _existing(store, group) or _create(store, group)
         covered = [piece for piece in group.pieces if piece.segment.name != merged.name]
-        # The first before the others: whoever lists the folder meanwhile then misses it.
+        # The first one first, so that a concurrent listing that misses it is seen to be incomplete.
         _remove(store, covered[0])
         list(pool.map(lambda piece: _remove(store, piece), covered[1:]))
     strays = [path for path in listed if _is_stray(store, path, listed)]
@@ -221,9 +232,11 @@ def _piece(store: Store, entry: Entry) -> Piece:
     return Piece(segment, entry.version, sum(sizes))
 
 
-def _made(store: Store, group: Group) -> Segment | None:
-    """The merged file of a group if there is one: its maker died, or a writer that slept put
-    something beside it since. It must have what the others have."""
+def _existing(store: Store, group: Group) -> Segment | None:
+    """Return the merged file of a group if one exists; check that it has the others' records.
+
+    One exists when a merge died, or a delayed writer added a file since.
+    """
     segment = group.first
     if segment.name.end != group.end:
         return None
@@ -231,16 +244,16 @@ def _made(store: Store, group: Group) -> Segment | None:
     offsets = records["offset"].to_numpy()
     for piece in group.pieces[1:]:
         low, high = np.searchsorted(offsets, [piece.segment.start, piece.segment.end])
-        held, wanted = records.slice(low, high - low), read(store, piece.segment)
-        # A log may have been compacted between two readings of it.
-        if not held.filter(pc.is_in(held["offset"], wanted["offset"])).equals(wanted):
+        merged, expected = records.slice(low, high - low), read(store, piece.segment)
+        # Kafka may have compacted the log between two landings of the same offsets.
+        if not merged.filter(pc.is_in(merged["offset"], expected["offset"])).equals(expected):
             raise _differing(store, segment, piece.segment.name.path)
     ensure_sidecar(store, segment)
     return segment
 
 
 def _create(store: Store, group: Group) -> Segment:
-    """Store the merged file of a group, and read it back."""
+    """Store the merged file of a group, and check it by reading it back."""
     records = _records(store, group)
     segment = group.segment(records.num_rows)
     data = encode(records, segment)
@@ -253,7 +266,7 @@ def _create(store: Store, group: Group) -> Segment:
 
 
 def _records(store: Store, group: Group) -> pa.Table:
-    """The records of a group: of each piece those behind the ones ahead of it."""
+    """Return the records of a group, without those that pieces have in common."""
     tables, at = [], group.first.start
     for piece in group.pieces:
         if piece.segment.end > at:
@@ -264,8 +277,10 @@ def _records(store: Store, group: Group) -> pa.Table:
 
 
 def _remove(store: Store, piece: Piece) -> None:
-    """Remove a file that is still the one that was read. Its metadata goes first: if this dies in
-    between, the file is found and removed by the next merge."""
+    """Remove a file unless it has changed since it was read.
+
+    Its metadata JSON is removed first: after a crash in between the next merge removes the file.
+    """
     entry = store.entry(piece.segment.name.path)
     if entry is not None and entry.version == piece.version:
         store.remove(piece.segment.name.sidecar)
@@ -273,7 +288,7 @@ def _remove(store: Store, piece: Piece) -> None:
 
 
 def _is_stray(store: Store, path: str, listed: dict[str, Entry]) -> bool:
-    """Whether a path is the metadata of a file that is gone; its writer slept while it went."""
+    """Return whether a path is the metadata JSON of a file that is gone."""
     folder, _, name = path.rpartition("/")
     data = f"{folder}/{name.removeprefix('_').removesuffix('.json')}.parquet"
     if not name.startswith("_") or parse_name(data) is None or data in listed:

@@ -16,7 +16,7 @@ from ingestion_platform.lake.segments import FOOTER_KEY, Segment, read_footer
 from ingestion_platform.lake.store import Store
 
 HEADERS = pa.list_(pa.struct([("key", pa.binary()), ("value", pa.binary())]))
-"""Names and values; a null list where the client cannot read the headers of a record."""
+"""Names and values; null where the client cannot read the headers of a record."""
 
 SCHEMA = pa.schema(
     [
@@ -30,21 +30,21 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),
     ]
 )
-"""A record as the log had it: nothing is interpreted, a null value (tombstone) stays null.
+"""A record as in the log: nothing is interpreted, a null value (tombstone) stays null.
 
-`timestamp_ms` has the number of a timestamp that is no instant of the years 1970 to 9999;
-`timestamp` is null there, so that every engine can read the file."""
+A timestamp outside the years 1970 to 9999 is null in `timestamp`, which some engines could not
+read, and a number in `timestamp_ms`."""
 
 
 def encode(table: pa.Table, segment: Segment) -> bytes:
-    """A lake file: the records of `table` (of SCHEMA), and `link` in its footer."""
+    """Return a Parquet file of the records `table` (of SCHEMA) with `segment` in its footer."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata({FOOTER_KEY: segment.footer()}),
         sink,
         compression="zstd",
         compression_level=1,
-        # Values rarely repeat: a dictionary is built in vain. The other columns are nearly free.
+        # Values rarely repeat, so a dictionary costs time and saves nothing.
         use_dictionary=["timestamp_type", "partition"],
         write_statistics=["timestamp", "partition", "offset"],
     )
@@ -53,26 +53,26 @@ def encode(table: pa.Table, segment: Segment) -> bytes:
 
 
 def read(store: Store, segment: Segment) -> pa.Table:
-    """The records of a link's file.
+    """Return the records (of SCHEMA) of a segment's file.
 
     Raises:
-        PositionMoved: the file has given way to a merged one since the link was read.
-        ChainBroken: it is damaged.
+        WriteConflict: a merged file has replaced it since the segment was read.
+        SegmentLogBroken: it is damaged.
     """
     path = segment.name.path
-    moved = WriteConflict(f"{path} was merged into another file", action="look again")
+    merged = WriteConflict(f"{path} was merged into another file", action="list the files again")
     try:
         data = store.read(path)
     except FileNotFoundError:
-        raise moved from None
-    # A writer that slept may have put another file there since.
+        raise merged from None
+    # A delayed writer may have put another file there since.
     if read_footer(store, path, data)[0] != segment:
-        raise moved
+        raise merged
     return decode(data)
 
 
 def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> pa.Table:
-    """The records of a lake file from offset `start` on."""
+    """Return the records of a lake file from offset `start` on."""
     table = pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False)
     offsets = table["offset"]
     if len(offsets) and offsets[0].as_py() < start:
@@ -81,7 +81,7 @@ def decode(data: bytes, *, start: int = 0, columns: list[str] | None = None) -> 
 
 
 def describe(table: pa.Table, segment: Segment, data: bytes, url: str) -> dict[str, Any]:
-    """The metadata that readers of the lake look for beside a data file."""
+    """Return the metadata JSON that stands beside a data file; `url` is the store's."""
     return {
         "source": segment.name.topic if segment.file is None else segment.file.name,
         "data_type": "raw",

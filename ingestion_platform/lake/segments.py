@@ -1,9 +1,9 @@
-"""The lake as a segment log of files per log partition: where it ends, and what follows a position.
+"""The segment log: the lake's files of a log partition in order.
 
-A file counts when it starts where the one before ended, or records the gap between them. No
-state is kept but the files themselves, so any number of readers and writers agree. Files may give
-way to a merged one while somebody reads: who finds one gone, or the segment log broken, looks
-again."""
+A file counts when it starts where the previous one ended, or records the gap between them. The
+files are the only state, so any number of readers and writers agree. Merging may replace files
+while they are read: a reader that finds one missing, or the log broken, lists the files again.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ _TAIL = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The dropped file that a lake file is a part of: its records are the offsets `start` to
-    before `end` of the log partition, their values of a `sources.reading.Encoding`."""
+    """The dropped file that a lake file is a part of.
+
+    Its records have the offsets `start` to before `end`; `encoding` is their record format.
+    """
 
     name: str
     sha256: str
@@ -53,21 +55,21 @@ class Segment:
     rows: int
     previous: Position | None = None
     file: Source | None = None
-    """Of a link of the log partition FILES."""
+    """Set for segments of the log partition FILES."""
 
     @property
     def start(self) -> int:
-        """The first offset that the file accounts for."""
+        """Return the first offset of the file."""
         return self.name.start
 
     @property
     def position(self) -> Position:
-        """Where a reader of the whole file is."""
+        """Return the position after the file."""
         return Position(self.topic_id, self.end)
 
     @property
     def gap_start(self) -> int:
-        """Where the gap before this file starts; equal to `start` when there is none."""
+        """Return the start of the gap before the file; `start` when there is none."""
         if self.previous is None:
             return self.start
         if self.previous.topic_id != self.topic_id:
@@ -76,12 +78,12 @@ class Segment:
 
     @property
     def gaps(self) -> int:
-        """How many offsets it accounts for without a record."""
+        """Return the number of offsets without a record, from the gap's start to `end`."""
         return self.end - self.gap_start - self.rows
 
     def footer(self) -> bytes:
-        """What the file's footer says, as JSON."""
-        said = {
+        """Return the JSON that the file's footer holds."""
+        footer = {
             "topic": self.name.topic,
             "ingest_date": self.name.ingest_date.isoformat(),
             "partition": self.name.partition,
@@ -94,8 +96,8 @@ class Segment:
             "previous": self.previous and asdict(self.previous),
         }
         if self.file is not None:
-            said["file"] = asdict(self.file)
-        return json.dumps(said).encode()
+            footer["file"] = asdict(self.file)
+        return json.dumps(footer).encode()
 
 
 class SegmentLogBroken(Permanent):
@@ -103,10 +105,10 @@ class SegmentLogBroken(Permanent):
 
 
 def read_segment(store: Store, path: str) -> Segment:
-    """The link that a file's footer describes; reads the end of the file only.
+    """Read the segment from a file's footer; reads only the end of the file.
 
     Raises:
-        ChainBroken: it is not a file of the lake.
+        SegmentLogBroken: the file is damaged, renamed, or not one of the lake.
         FileNotFoundError: there is none.
     """
     return read_footer(store, path)[0]
@@ -115,25 +117,28 @@ def read_segment(store: Store, path: str) -> Segment:
 def read_footer(
     store: Store, path: str, data: bytes | None = None
 ) -> tuple[Segment, pq.FileMetaData]:
-    """The same, with what Parquet says of the file; of its whole content when that is at hand."""
+    """Read the segment and the Parquet metadata of a file, from `data` if its content is given.
+
+    Raises as `read_segment`.
+    """
     name = parse_name(path)
     try:
         metadata = _footer(store, path) if data is None else pq.read_metadata(pa.BufferReader(data))
-        said = json.loads((metadata.metadata or {})[FOOTER_KEY])
+        footer = json.loads((metadata.metadata or {})[FOOTER_KEY])
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise _broken(store, path, "is damaged or was not written by the platform") from error
-    if name is None or (said["start"], said["partition"]) != (name.start, name.partition):
-        raise _broken(store, path, "was renamed: its footer tells another place")
-    if name.end not in (0, said["end"]):
-        raise _broken(store, path, "was renamed: its footer tells another end")
+    if name is None or (footer["start"], footer["partition"]) != (name.start, name.partition):
+        raise _broken(store, path, "was renamed: its footer has another start or partition")
+    if name.end not in (0, footer["end"]):
+        raise _broken(store, path, "was renamed: its footer has another end")
     segment = Segment(
         name=name,
-        topic_id=said["topic_id"],
-        cluster_id=said["cluster_id"],
-        end=said["end"],
-        rows=said["rows"],
-        previous=Position(**said["previous"]) if said["previous"] else None,
-        file=Source(**said["file"]) if "file" in said else None,
+        topic_id=footer["topic_id"],
+        cluster_id=footer["cluster_id"],
+        end=footer["end"],
+        rows=footer["rows"],
+        previous=Position(**footer["previous"]) if footer["previous"] else None,
+        file=Source(**footer["file"]) if "file" in footer else None,
     )
     return segment, metadata
 
@@ -143,7 +148,7 @@ def _footer(store: Store, path: str) -> pq.FileMetaData:
     length = int.from_bytes(tail[-8:-4], "little")
     if length + 8 > len(tail):
         tail = store.tail(path, length + 8)
-    # A Parquet reader asks for nothing but the magic number and the footer.
+    # Parquet readers need only the magic number and the footer.
     return pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-(length + 8) :]))
 
 
@@ -155,7 +160,7 @@ def _broken(store: Store, path: str, problem: str) -> SegmentLogBroken:
 
 
 class SegmentLog:
-    """The segment logs of one topic, as they are while this object lives (listings are kept)."""
+    """The segment logs of one topic. Listings are cached for the life of this object."""
 
     def __init__(self, store: Store, topic: str) -> None:
         self._store = store
@@ -164,7 +169,7 @@ class SegmentLog:
         self._names: dict[date, dict[int, list[Name]]] = {}
 
     def ingest_dates(self) -> list[date]:
-        """The ingest dates that have files, in order."""
+        """Return the ingest dates that have files, in order."""
         if self._ingest_dates is None:
             folders = self._store.folders(topic_folder(self._topic))
             dates = [f.removeprefix("date=") for f in folders if f.startswith("date=")]
@@ -172,7 +177,7 @@ class SegmentLog:
         return self._ingest_dates
 
     def names(self, ingest_date: date) -> dict[int, list[Name]]:
-        """The files of an ingest date by log partition, in the order of the log."""
+        """Return the names of an ingest date's files by log partition, in log order."""
         if ingest_date not in self._names:
             found: dict[int, list[Name]] = {}
             for entry in self._store.files(ingest_date_folder(self._topic, ingest_date)):
@@ -185,56 +190,62 @@ class SegmentLog:
         return self._names[ingest_date]
 
     def tails(self, partitions: Iterable[int]) -> dict[int, Segment]:
-        """The last file of each partition; a partition without files is left out."""
-        wanted, found = set(partitions), {}
+        """Return the last segment of each partition that has files."""
+        remaining, tails = set(partitions), {}
         for ingest_date in reversed(self.ingest_dates()):
-            for partition in sorted(wanted & self.names(ingest_date).keys()):
+            for partition in sorted(remaining & self.names(ingest_date).keys()):
                 last = self._segments(ingest_date, partition, last=True)
                 if last:
-                    found[partition] = max(last, key=lambda segment: segment.end)
-            wanted -= found.keys()
-            if not wanted:
+                    tails[partition] = max(last, key=lambda segment: segment.end)
+            remaining -= tails.keys()
+            if not remaining:
                 break
-        return found
+        return tails
 
     def slice(self, ingest_date: date, partition: int) -> list[Segment]:
-        """The files of one slice, in the order of the log, but for those that add nothing to the
-        ones ahead of them (what merging has still to remove)."""
+        """Return the segments of one slice in log order.
+
+        Those that earlier segments cover, which merging has still to remove, are left out.
+        """
         return list(_adding(self._segments(ingest_date, partition)))
 
     def after(
         self, partition: int, position: Position | None, *, last: date | None = None
     ) -> list[Segment]:
-        """The files with records at or after a position, in log order.
+        """Return the segments with records at or after a position, in log order.
 
-        Without a position, all of them; with `last`, none of later ingest dates. The first may
-        start before the position, and files may overlap: take from each what lies behind the one
-        ahead.
+        Args:
+            partition: the log partition.
+            position: where to start; None is the start of the log.
+            last: the last ingest date to return.
+
+        The first segment may start before the position, and segments may overlap: take from each
+        only the offsets after the previous one.
 
         Raises:
-            ChainBroken: a file between the position and the end is missing.
-            PositionMoved: files keep giving way to merged ones; look again.
+            SegmentLogBroken: a file between the position and the end is missing.
+            WriteConflict: merging keeps replacing files; list them again.
         """
-        looked: set[Name] | None = None
+        checked: set[Name] | None = None
         while True:
             segments = self._after(partition, position, last)
             broken = _first_unreachable(segments, position)
             if broken is None:
                 return segments
-            # A listing takes a while: a merged file may be missed, and what it covers be gone.
+            # A listing takes time: it may lack both a new merged file and those it replaced.
             known = self._names_up_to(partition, broken[0].name)
-            if known == looked:
+            if known == checked:
                 segment, where = broken
                 raise _broken(self._store, segment.name.path, f"does not follow {where}")
-            looked = known
+            checked = known
             self._ingest_dates, self._names = None, {}
 
     def topic_order(self, partition: int) -> TopicOrder:
-        """Return the topic ids that a partition has files of; reads the footers of few slices.
+        """Return the topic ids of a partition's files; reads the footers of few slices.
 
         Raises:
-            ChainBroken: a file is not one of the lake.
-            PositionMoved: files keep giving way to merged ones; look again.
+            SegmentLogBroken: a file is not one of the lake.
+            WriteConflict: merging keeps replacing files; list them again.
         """
         found: dict[int, str] = {}
         for ingest_date in self.ingest_dates():
@@ -266,7 +277,10 @@ class SegmentLog:
         return {each for each in every if each.order <= name.order}
 
     def _segments(self, ingest_date: date, partition: int, *, last: bool = False) -> list[Segment]:
-        """The files of a slice, or those that start last; listed again if one is gone."""
+        """Return the segments of a slice, or those with the last start.
+
+        Lists the files again if one is missing.
+        """
         while True:
             names = self.names(ingest_date).get(partition, [])
             if last:
@@ -279,7 +293,8 @@ class SegmentLog:
                     del self._names[ingest_date]
                     if name in self.names(ingest_date).get(partition, []):
                         raise WriteConflict(
-                            f"{name.path} is listed, and cannot be found", action="look again"
+                            f"{name.path} is listed but cannot be read",
+                            action="list the files again",
                         ) from None
                     break
             else:
@@ -302,7 +317,7 @@ def _behind(segments: list[Segment], position: Position) -> list[Segment]:
 
 
 def _adding(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Links in order, without those whose offsets one ahead of them has."""
+    """Yield segments in order, without those that an earlier one covers."""
     ends: dict[str, int] = {}
     for segment in segments:
         if segment.end > ends.get(segment.topic_id, -1):
@@ -313,8 +328,8 @@ def _adding(segments: Iterable[Segment]) -> Iterator[Segment]:
 def _first_unreachable(
     segments: list[Segment], position: Position | None
 ) -> tuple[Segment, str] | None:
-    """The first link that neither continues those ahead of it nor tells of a gap behind them, and
-    where they end."""
+    """Return the first segment that neither continues the previous ones nor records a gap after
+    them, and where those end; None when all follow."""
     at = position
     for segment in segments:
         previous = segment.previous
