@@ -1,5 +1,7 @@
-"""DuckDB for batches: queries are planned once per thread and run over each batch. What they ask
-stands elsewhere."""
+"""DuckDB over Arrow batches: each thread plans a query once and runs it over many batches.
+
+The queries are made elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Engine:
         self._local = threading.local()
 
     def run(self, query: str, batch: pa.Table) -> pa.Table:
-        """The result of a query over a batch, its rows in the order of the batch.
+        """Return the result of a query over a batch, rows in the order of the batch.
 
         Raises:
             duckdb.Error: the query fails on the batch.
@@ -31,7 +33,7 @@ class Engine:
 
 
 class _Session:
-    """One thread's connection, with the queries that it has planned."""
+    """The connection and the prepared queries of one thread."""
 
     def __init__(self, relation: str, schema: pa.Schema) -> None:
         self._input = _Input(schema)
@@ -61,14 +63,14 @@ class _Session:
 
 
 class _Input:
-    """The batch at hand, as a relation that DuckDB asks again at each run (Arrow's C interface)."""
+    """The current batch as a relation that DuckDB reads at each run (Arrow's C interface)."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._nothing = schema.empty_table()
         self.batch = self._nothing
 
     def clear(self) -> None:
-        """Let go of the batch."""
+        """Release the batch."""
         self.batch = self._nothing
 
     def __arrow_c_schema__(self) -> Any:

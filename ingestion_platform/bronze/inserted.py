@@ -1,4 +1,4 @@
-"""Validating rows that others inserted into a bronze table: no source could refuse them.
+"""Validates rows that were inserted into a bronze table by SQL, after the fact.
 
 Each is written as the record that would have made it, and validated as any record is.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 VALIDATED = 100_000
-"""So many rows are validated at most, so that telling of them stays quick."""
+"""Rows that are validated at most, to keep the check quick."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """Rows of no log: how many, how many of them were validated, and what is wrong with those.
+    """Rows without an offset: how many, how many of them were validated, and their reasons.
 
     `reasons` counts each reason by the rows that it holds for.
     """
@@ -41,7 +41,7 @@ class Inserted:
 
 
 def validate_inserted(table: Table | None, contract: Contract) -> Inserted:
-    """How the inserted rows of a bronze table stand to its contract; the table stays as it is.
+    """Validate the inserted rows of a bronze table; the table is not changed.
 
     Raises:
         StoreUnavailable: the tables' store does not answer.
@@ -63,7 +63,7 @@ def validate_inserted(table: Table | None, contract: Contract) -> Inserted:
 
 
 def _records(rows: pa.RecordBatch, contract: Contract) -> pa.BinaryArray:
-    """Typed rows as the JSON that a producer would have sent for them."""
+    """Return typed rows as the JSON that a producer would have sent."""
     sent = [f for f in contract.fields if f.derived is None and f.name in rows.schema.names]
     encode = msgspec.json.Encoder(decimal_format="number").encode
     listed = rows.select([f.name for f in sent]).to_pylist()
@@ -71,7 +71,7 @@ def _records(rows: pa.RecordBatch, contract: Contract) -> pa.BinaryArray:
 
 
 def _sent(field: Field, value: Any) -> Any:
-    """A stored value, which is in UTC, as a producer would have sent it."""
+    """Return a stored value, which is in UTC, as a producer would have sent it."""
     match value:
         case datetime() if is_epoch(field):
             return Decimal(micros_of(value)) / EPOCHS[str(field.format)]

@@ -1,6 +1,6 @@
-"""Old records under a contract that has renamed fields: their keys as they are called now.
+"""Renames keys of old records for a contract with renamed fields.
 
-Only the view that is validated changes; lake and quarantine keep the bytes as they were sent.
+Only the validated copy changes; lake and quarantine keep the bytes as they were sent.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Renames:
         self._names = sorted(_names(self._root))
 
     def applied(self, values: pa.BinaryArray) -> pa.BinaryArray:
-        """The records (JSON objects) with present names; those that need nothing stay as they are.
+        """Return the records (JSON objects) with current names.
 
-        A previous name counts where the present one is absent. A record that is no JSON, or has a
-        key twice, is left to be validated as it is.
+        A previous name counts where the current one is absent. A record that is not JSON, or has a
+        duplicate key, is not changed.
         """
         if not self._names:
             return values
@@ -48,14 +48,14 @@ class Renames:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """An object's fields: present names with the previous ones, and the objects inside."""
+    """The fields of an object: current names with the previous ones, and the objects inside."""
 
     previous: Mapping[str, tuple[str, ...]]
     inside: Mapping[str, _Node]
 
 
 def _node(fields: Iterable[Field]) -> _Node | None:
-    """None when nothing was renamed there."""
+    """Return None when nothing was renamed there."""
     previous: dict[str, tuple[str, ...]] = {}
     inside: dict[str, _Node] = {}
     for each in fields:
@@ -77,7 +77,7 @@ def _names(node: _Node | None) -> set[str]:
 
 
 def _object(text: bytes, node: _Node | None) -> bytes:
-    """An object, or an array of them, with present names; anything else as it is."""
+    """Return an object, or an array of them, with current names; anything else unchanged."""
     if node is None:
         return text
     try:

@@ -1,4 +1,4 @@
-"""Records of strings made ready to be validated: what spells a number becomes one."""
+"""Converts records of strings (CSV) for validation: a text that spells a number becomes one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SCHEMA = pa.schema([("_value", pa.string())])
 
 
 class TextReader:
-    """A contract's reading of text. Thread-safe."""
+    """Types the strings of records by a contract. Thread-safe."""
 
     def __init__(self, contract: Contract, *, decimal: str = ".") -> None:
         self._query = typed_query(contract, decimal)
         self._engine = Engine(INPUT, _SCHEMA)
 
     def typed(self, values: pa.BinaryArray) -> pa.BinaryArray:
-        """JSON objects of strings (binary, UTF-8) as typed JSON, in the same order."""
+        """Return JSON objects of strings (binary, UTF-8) as typed JSON, in the same order."""
         batch = pa.table([values.cast(pa.string())], schema=_SCHEMA)
         typed = self._engine.run(self._query, batch)["_value"]
         return typed.cast(pa.binary()).combine_chunks()

@@ -1,5 +1,6 @@
-"""Does a table hold JSON as it was sent? A second reading, for verification only: it shares nothing
-with the parser that made the rows, and compares token by token.
+"""Compares stored JSON with the record token by token, for verification only.
+
+It shares no code with the validator that made the rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def with_json(fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def as_sent(fields: Sequence[Field], value: bytes, row: dict[str, Any]) -> bool:
-    """Whether a row has the JSON tokens of its record in all of some fields.
+    """Return whether a row has the JSON tokens of its record in all of some fields.
 
     `value` is the record as it was sent, `row` the stored values by name.
     """
@@ -42,7 +43,7 @@ def as_sent(fields: Sequence[Field], value: bytes, row: dict[str, Any]) -> bool:
 
 
 def _stands_there(field: Field, value: bytes, stored: Any) -> bool:
-    """Whether the stored text follows the field's only key in the record, byte for byte."""
+    """Return whether the stored text follows the field's only key in the record, byte for byte."""
     if field.kind is not Kind.JSON or not isinstance(stored, str) or field.previous_names:
         return False
     key = b'"' + field.name.encode() + b'"'
@@ -74,13 +75,13 @@ def _sent(field: Field, members: dict[str, list[str]]) -> list[str] | None:
 
 
 def _members(found: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The members of an object, each a key and the tokens of its value."""
+    """Return the members of an object, each a key and the tokens of its value."""
     for part in _items(found):
         yield json.loads(part[0], strict=False), part[2:]
 
 
 def _items(found: list[str]) -> Iterator[list[str]]:
-    """What stands between the commas of an object or array."""
+    """Return the parts between the commas of an object or array."""
     depth, start = 0, 1
     for place, token in enumerate(found):
         depth += (token in _OPENING) - (token in _CLOSING)

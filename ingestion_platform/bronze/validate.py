@@ -1,7 +1,7 @@
 """Raw records to typed rows and reasons, by a contract: the hot path, in columns and batches.
 
-A record passes a strict gate in C, then one query types and validates all of them; only records
-that the gate refuses are looked at in Python. One record can never spoil another.
+A decoder in C checks each record, then one query types and validates the batch. Only records that
+the decoder does not accept take the slow path in Python. No record affects the result of another.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ingestion_platform.contract.schemas import arrow_schema, reasons_type
 from ingestion_platform.contract.sql import (
     EXACT,
     INPUT,
-    ODD,
     REASONS,
     REJECTED,
+    SLOW,
     input_schema,
     parse_query,
     reasons_query,
@@ -36,16 +36,15 @@ from ingestion_platform.contract.sql import (
 from ingestion_platform.contract.wire import envelope_of, may_be_envelope
 
 VERSION = "4"
-"""Part of every table's record of how it was made: raise it when the same contract would validate
-records differently."""
+"""Part of the version that a table's committed ranges hold: raise it when the same contract would
+validate records differently."""
 
 FEW = 0.2
-"""Up to this share of records without some field are completed one by one; more change the way
-the rest is read."""
+"""Share of records without some field up to which they take the slow path; above it, decoder and
+query allow missing fields."""
 
 BATCH = 32_768
-"""Records validated at once: many enough to make a query's fixed cost small, few enough that the
-next batch finds the memory of this one still warm."""
+"""Records validated at once: enough for a query's fixed cost, few enough for caches."""
 
 _ENGINE = "cannot be validated by the query engine"
 _KEYS = f"SELECT coalesce(hash(TRY(json_keys(_value))), 0) AS keys FROM {INPUT}"
@@ -77,8 +76,7 @@ class _Results:
 
 
 class Validator:
-    """A contract made ready to validate records. Thread-safe; each thread has an engine of its
-    own."""
+    """Validates records by a contract. Thread-safe; each thread has its own engine."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -95,7 +93,7 @@ class Validator:
         self._exact = [
             name.removeprefix(EXACT) for name in self._input.names if name.startswith(EXACT)
         ]
-        # What the last records were like: nearly all had every field, none had one twice.
+        # Whether the last batch had nearly all fields, and no duplicate key.
         self._whole = self._single = True
 
     def parse(self, values: pa.Array | pa.ChunkedArray) -> Validated:
@@ -104,65 +102,67 @@ class Validator:
             values = pa.chunked_array([values])
         found: list[_Results] = []
         places: list[int] = []
-        odd_ones: list[bytes | None] = []
+        slow_values: list[bytes | None] = []
         for start in range(0, max(1, len(values)), BATCH):
-            results, odd = self._batch(values.slice(start, BATCH), start)
+            results, slow = self._batch(values.slice(start, BATCH), start)
             found.append(results)
-            places += odd.keys()
-            odd_ones += odd.values()
-        if odd_ones:
-            found.append(self._examine(np.array(places), odd_ones))
+            places += slow.keys()
+            slow_values += slow.values()
+        if slow_values:
+            found.append(self._examine(np.array(places), slow_values))
         return self._parsed(found)
 
     def _batch(
         self, values: pa.ChunkedArray, start: int
     ) -> tuple[_Results, dict[int, bytes | None]]:
-        """Validate a batch whose first record has the place `start`; gives the odd ones
-        unjudged."""
-        listed = values.to_pylist()
-        odd, exact = self._gate(listed)
-        texts = _others(values, listed, odd)
-        batch = self._input_of(texts, exact, odd)
-        validated = self._validate_quickly(batch)
-        if validated is None:
-            validated = self._validate_carefully(batch, odd)
-        odd |= validated[ODD].to_numpy()
-        results = self._split(batch, validated, ~odd, start)
-        return results, {start + int(i): listed[i] for i in np.flatnonzero(odd)}
+        """Validate a batch whose first record has the place `start`.
 
-    def _gate(self, listed: list[bytes | None]) -> tuple[np.ndarray, dict[str, Column]]:
-        """A mask of the records that have to be examined one by one, and exact texts of others."""
-        if self._decoder.never:
+        Returns the results, and the records by place that need the slow path.
+        """
+        listed = values.to_pylist()
+        slow, exact = self._fast_path(listed)
+        texts = _as_strings(values, listed, slow)
+        batch = self._input_of(texts, exact, slow)
+        validated = self._validate_strictly(batch)
+        if validated is None:
+            validated = self._validate_leniently(batch, slow)
+        slow |= validated[SLOW].to_numpy()
+        results = self._split(batch, validated, ~slow, start)
+        return results, {start + int(i): listed[i] for i in np.flatnonzero(slow)}
+
+    def _fast_path(self, listed: list[bytes | None]) -> tuple[np.ndarray, dict[str, Column]]:
+        """Return a mask of the records that need the slow path, and exact texts of the others."""
+        if self._decoder.always_slow:
             nothing: Column = [None] * len(listed)
             return np.ones(len(listed), bool), dict.fromkeys(self._exact, nothing)
         screened = self._decoder.screen(listed, whole=self._whole)
-        odd = np.zeros(len(listed), bool)
-        odd[screened.odd] = True
-        if self._whole and len(screened.odd) > len(listed) * FEW:
-            again = self._decoder.screen([listed[i] for i in screened.odd])
-            if len(screened.odd) - len(again.odd) > len(listed) * FEW:
+        slow = np.zeros(len(listed), bool)
+        slow[screened.slow] = True
+        if self._whole and len(screened.slow) > len(listed) * FEW:
+            again = self._decoder.screen([listed[i] for i in screened.slow])
+            if len(screened.slow) - len(again.slow) > len(listed) * FEW:
                 self._whole = False
-                return self._gate(listed)
-        return odd, screened.texts
+                return self._fast_path(listed)
+        return slow, screened.texts
 
     def _input_of(
-        self, texts: pa.ChunkedArray, exact: Mapping[str, Column], odd: np.ndarray
+        self, texts: pa.ChunkedArray, exact: Mapping[str, Column], slow: np.ndarray
     ) -> pa.Table:
-        """The query's input for records that have no reason against them yet."""
+        """Return the query's input for records that the decoder accepted."""
         none_broken = pa.nulls(len(texts), pa.list_(pa.string()))
-        columns = [self._column(name, exact[name], odd) for name in self._exact]
+        columns = [self._column(name, exact[name], slow) for name in self._exact]
         return pa.table([texts, none_broken, *columns], schema=self._input)
 
-    def _column(self, name: str, values: Column, odd: np.ndarray | None = None) -> pa.Array:
-        """Exact values as a column of the query's input, null where the record is odd."""
+    def _column(self, name: str, values: Column, slow: np.ndarray | None = None) -> pa.Array:
+        """Return exact values as a column of the query's input, null where a record is masked."""
         kind = self._input.field(EXACT + name).type
         column = pa.array(values, pa.binary() if pa.types.is_string(kind) else kind)
-        if odd is not None and odd.any():
-            column = pc.if_else(pa.array(~odd), column, None)
+        if slow is not None and slow.any():
+            column = pc.if_else(pa.array(~slow), column, None)
         return column.cast(kind)
 
     def _examine(self, places: np.ndarray, listed: list[bytes | None]) -> _Results:
-        """The results on records that passed no gate: the decoder's reasons, then the query's."""
+        """Validate records by the slow path: the decoder's reasons come first, then the query's."""
         examined = [self._decoder.examine(value) for value in listed]
         batch = self._examined(examined)
         validated = self._validate(batch)
@@ -173,11 +173,11 @@ class Validator:
             [*(r.as_dict() for r in e.reasons), *more]
             for e, more in zip(wrong, queried, strict=True)
         ]
-        rows = validated.drop_columns([ODD, REJECTED]).filter(pa.array(~rejected))
+        rows = validated.drop_columns([SLOW, REJECTED]).filter(pa.array(~rejected))
         return _Results(places[~rejected], rows, places[rejected], _with_reasons(reasons))
 
     def _examined(self, examined: list[Examined]) -> pa.Table:
-        """The query's input for records that were examined: what is kept of them, and what not."""
+        """Return the query's input for records that were examined: their valid fields."""
         texts = [[e.texts.get(name) for e in examined] for name in self._exact]
         return pa.table(
             [
@@ -200,9 +200,9 @@ class Validator:
     def _split(
         self, batch: pa.Table, validated: pa.Table, chosen: np.ndarray, start: int
     ) -> _Results:
-        """Of the chosen records, the valid ones with rows and the others with reasons."""
+        """Return the chosen records: the valid ones with rows, the others with reasons."""
         wrong = validated[REJECTED].to_numpy()
-        rows = validated.drop_columns([ODD, REJECTED])
+        rows = validated.drop_columns([SLOW, REJECTED])
         valid, rejected = chosen & ~wrong, chosen & wrong
         if not valid.all():
             rows = rows.filter(pa.array(valid))
@@ -212,9 +212,9 @@ class Validator:
         )
 
     def _reasons(self, batch: pa.Table) -> pa.ListArray:
-        """The reasons that the query gives against the records of a batch.
+        """Return the query's reasons against each record of a batch.
 
-        A record on which the engine itself fails is found by halving, and gets its words.
+        A record on which the engine fails is found by halving; its reason is the engine's message.
         """
         if not batch.num_rows:
             return _with_reasons([])
@@ -229,8 +229,8 @@ class Validator:
         halves = [self._reasons(batch.slice(0, middle)), self._reasons(batch.slice(middle))]
         return pa.concat_arrays(halves)
 
-    def _validate_quickly(self, batch: pa.Table) -> pa.Table | None:
-        """All records at once, None when one of them may lack a field or has one twice."""
+    def _validate_strictly(self, batch: pa.Table) -> pa.Table | None:
+        """Validate all records at once; None when one may lack a field or have a duplicate key."""
         if self._ambiguous or not (self._whole and self._single):
             return None
         try:
@@ -238,35 +238,35 @@ class Validator:
         except duckdb.Error:
             return None
 
-    def _validate_carefully(self, batch: pa.Table, odd: np.ndarray) -> pa.Table:
-        """Validate all but the odd records, and mark further ones as odd.
+    def _validate_leniently(self, batch: pa.Table, slow: np.ndarray) -> pa.Table:
+        """Validate all but the slow records, and mark more records as slow.
 
-        Those are the ones with a field twice, and those that lack one, when they are few.
+        Those have a duplicate key, or lack a field when few records do.
         """
-        doubled, lacking, foreign = self._by_keys(batch)
-        odd |= doubled | foreign
-        self._single = not doubled.any()
-        self._whole = lacking.sum() <= batch.num_rows * FEW
+        duplicate, incomplete, foreign = self._key_masks(batch)
+        slow |= duplicate | foreign
+        self._single = not duplicate.any()
+        self._whole = incomplete.sum() <= batch.num_rows * FEW
         if self._whole:
-            odd |= lacking
+            slow |= incomplete
             try:
-                return self._engine.run(self._strict, _without(batch, odd))
+                return self._engine.run(self._strict, _masked(batch, slow))
             except duckdb.Error:
-                pass  # a record that only the engine cannot read: it is found below
+                pass  # the engine fails on a record: it is found below
         if self._decoder.nested:
             texts = batch["_value"]
-            for place in np.flatnonzero(~odd):
-                odd[place] = self._decoder.doubled_inside(texts[int(place)].as_py())
-        return self._validate(_without(batch, odd))
+            for place in np.flatnonzero(~slow):
+                slow[place] = self._decoder.has_duplicate_inside(texts[int(place)].as_py())
+        return self._validate(_masked(batch, slow))
 
-    def _by_keys(self, batch: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks of the records with a key twice, that lack one, and that are none of the contract.
+    def _key_masks(self, batch: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return masks of records with a duplicate key, with a missing one, and of other objects.
 
-        Records with the same list of keys are told apart from others once for all.
+        Each distinct list of keys is examined once.
         """
         texts = batch["_value"]
         hashes = self._engine.run(_KEYS, batch)["keys"].to_numpy()
-        doubled, lacking, foreign = (np.zeros(len(texts), bool) for _ in range(3))
+        duplicate, incomplete, foreign = (np.zeros(len(texts), bool) for _ in range(3))
         for value, first in zip(*np.unique(hashes, return_index=True), strict=True):
             text = texts[int(first)].as_py()
             if text is None:
@@ -276,13 +276,13 @@ class Validator:
             if not keys or envelope_of(set(every), self._sent):
                 foreign |= hashes == value
             elif len(set(keys)) < len(keys):
-                doubled |= hashes == value
+                duplicate |= hashes == value
             elif not self._sent.issubset(keys):
-                lacking |= hashes == value
-        return doubled, lacking, foreign
+                incomplete |= hashes == value
+        return duplicate, incomplete, foreign
 
     def _validate(self, batch: pa.Table) -> pa.Table:
-        """Run the query; a record on which the engine itself fails is found by halving."""
+        """Run the query; a record on which the engine fails is found by halving."""
         try:
             return self._engine.run(self._lenient, batch)
         except duckdb.Error:
@@ -293,10 +293,10 @@ class Validator:
         return pa.concat_tables(halves).combine_chunks()
 
     def _failed(self, batch: pa.Table) -> pa.Table:
-        """The rejected row of nulls of a record on which the engine fails."""
+        """Return a rejected row of nulls, for a record on which the engine fails."""
         shape = self._engine.run(self._lenient, batch.slice(0, 0)).schema
         nothing = [pa.nulls(1, column.type) for column in shape]
-        nothing[shape.get_field_index(ODD)] = pa.array([False])
+        nothing[shape.get_field_index(SLOW)] = pa.array([False])
         nothing[shape.get_field_index(REJECTED)] = pa.array([True])
         return pa.table(nothing, schema=shape)
 
@@ -305,30 +305,29 @@ def _with_reasons(reasons: list[list[dict[str, Any]]]) -> pa.ListArray:
     return pa.array(reasons, reasons_type())
 
 
-def _others(
-    values: pa.ChunkedArray, listed: list[bytes | None], odd: np.ndarray
+def _as_strings(
+    values: pa.ChunkedArray, listed: list[bytes | None], slow: np.ndarray
 ) -> pa.ChunkedArray:
-    """The values as strings, null at the places that are odd.
+    """Return the values as strings, null where a record needs the slow path.
 
-    Strings are checked at the speed of memory; what is no UTF-8 in parts that the gate skips
-    becomes odd too.
+    A value that is not UTF-8 in a part that the decoder skips becomes slow too.
     """
     try:
-        return _hidden(values, odd).cast(pa.string())
+        return _with_nulls(values, slow).cast(pa.string())
     except pa.ArrowInvalid:
-        for place in np.flatnonzero(~odd):
-            odd[place] = not _utf8(listed[place])
-        return _hidden(values, odd).cast(pa.string())
+        for place in np.flatnonzero(~slow):
+            slow[place] = not _utf8(listed[place])
+        return _with_nulls(values, slow).cast(pa.string())
 
 
-def _hidden(values: pa.ChunkedArray, odd: np.ndarray) -> pa.ChunkedArray:
-    """The values with nulls at the places that are odd; only their bitmaps are made again."""
-    if not odd.any():
+def _with_nulls(values: pa.ChunkedArray, slow: np.ndarray) -> pa.ChunkedArray:
+    """Return the values with nulls where a record needs the slow path; no value is copied."""
+    if not slow.any():
         return values
     chunks, start = [], 0
     for chunk in values.chunks:
         _, offsets, data = chunk.buffers()
-        shown = ~odd[start : start + len(chunk)]
+        shown = ~slow[start : start + len(chunk)]
         if chunk.null_count:
             shown &= chunk.is_valid().to_numpy(zero_copy_only=False)
         bits = np.concatenate([np.zeros(chunk.offset, bool), shown])
@@ -350,11 +349,11 @@ def _utf8(value: bytes | None) -> bool:
     return True
 
 
-def _without(batch: pa.Table, odd: np.ndarray) -> pa.Table:
-    """The batch with nulls in place of the odd records."""
-    if not odd.any():
+def _masked(batch: pa.Table, slow: np.ndarray) -> pa.Table:
+    """Return the batch with nulls in place of the masked records."""
+    if not slow.any():
         return batch
-    shown = pa.array(~odd)
+    shown = pa.array(~slow)
     columns = [pc.if_else(shown, column, None) for column in batch.columns]
     return pa.table(columns, schema=batch.schema)
 

@@ -1,7 +1,7 @@
-"""The strict gate: a contract as a msgspec type that decodes a JSON record or refuses it.
+"""JSON records by a contract: a fast path in C, and a slow path in Python that gives reasons.
 
-The gate knows JSON, types and nested constraints, and runs in C; what it refuses is examined
-field by field, in Python. Values of top-level fields are validated by SQL, in `sql`.
+The fast path is a msgspec type: it checks JSON, types and nested constraints. Records that it does
+not accept are examined field by field. Values of top-level fields are validated by SQL, in `sql`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from ingestion_platform.contract.wire import described, envelope_of, likeness
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What the fast path made of some records.
+    """The result of the fast path for some records.
 
-    `odd` has the places of the records that have to be examined. `texts` has, by name, a column
-    for each field that travels as text; None where the record is odd.
+    `slow` has the places of the records that need the slow path. `texts` has, by name, a column for
+    each field that the query gets as exact text; None where the record needs the slow path.
     """
 
-    odd: list[int]
+    slow: list[int]
     texts: dict[str, Column]
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """An odd record after a closer look.
+    """The result of the slow path for one record.
 
-    `clean` is JSON with every field but those in `texts`, null where it is missing or ill typed,
-    None when nothing can be read; `broken` names the ill typed fields (`*` for all), `reasons`
-    says why.
+    `clean` is JSON with every field but those in `texts`, null where a field is missing or has the
+    wrong type, None when nothing can be read; `broken` names the fields of the wrong type (`*` for
+    all), `reasons` has why.
     """
 
     clean: bytes | None
@@ -53,14 +53,14 @@ class Examined:
 
 
 class Decoder:
-    """A contract's gate. Thread-safe."""
+    """The fast and the slow path of a contract. Thread-safe."""
 
     def __init__(self, contract: Contract) -> None:
         self._fields = [f for f in contract.fields if f.derived is None]
         self._decode = _decoder(_record_type(self._fields, whole=False))
         self._decode_whole = _decoder(_record_type(self._fields, whole=True))
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-        self._each = {f.name: _decoder(_SPEC.optional(f)) for f in self._fields}
+        self._each = {f.name: _decoder(_EXACT.optional(f)) for f in self._fields}
         self.names = frozenset(f.name for f in self._fields)
         """The fields that producers send."""
         nested = [f for f in self._fields if f.kind in (Kind.OBJECT, Kind.ARRAY)]
@@ -68,45 +68,46 @@ class Decoder:
         """The fields that hold declared fields of their own."""
         exact = {f.name: exact_of(f) for f in self._fields}
         self._exact: dict[str, Exact] = {n: e for n, e in exact.items() if e is not None}
-        self.never = any(_has(f, _is_json) for f in nested)
-        """Whether every record has to be examined, since the query would misread values inside."""
+        self.always_slow = any(_has(f, _is_json) for f in nested)
+        """Whether every record needs the slow path, since the query would misread values inside."""
         self._nothing = self._decode(b"{}")
         places = enumerate(f.name for f in self._fields)
         self._getters = [(attrgetter(f"f{i}"), name) for i, name in places if name in self._exact]
 
     def screen(self, values: Sequence[bytes | None], *, whole: bool = False) -> Screened:
-        """Return which records are odd, and the exact texts of the others.
+        """Return which records need the slow path, and the exact texts of the others.
 
-        `whole` records must have every field. Odd ones may be fine after all: `examine` says.
+        With `whole`, records must have every field. A record that needs the slow path may still be
+        valid: `examine` decides.
         """
         decode = self._decode_whole if whole else self._decode
         tokens: dict[str, list[msgspec.Raw]] = {name: [] for name in self._exact}
         steps = [(of, tokens[name].append) for of, name in self._getters]
-        odd = []
+        slow = []
         for place, value in enumerate(cast(Sequence[bytes], values)):
             try:
                 record = decode(value)
                 if len(value) > SHALLOW:
                     check_depth(value)
             except Exception:
-                # Whatever the decoder raises (RecursionError included), the record is the reason.
-                odd.append(place)
+                # Any exception is about the record, RecursionError too.
+                slow.append(place)
                 record = self._nothing
             for of, add in steps:
                 add(of(record))
         texts: dict[str, Column] = {}
         for name, exact in self._exact.items():
             texts[name], more = exact.many(tokens[name])
-            odd += more
-        return Screened(odd, texts)
+            slow += more
+        return Screened(slow, texts)
 
-    def doubled_inside(self, value: str) -> bool:
-        """Whether an object inside a field has one of its declared keys twice."""
+    def has_duplicate_inside(self, value: str) -> bool:
+        """Return whether an object inside a field has one of its declared keys twice."""
         pieces = self._raw(value)
         return any(_repeated(f, bytes(pieces[n])) for n, f in self.nested.items() if n in pieces)
 
     def examine(self, value: bytes | None) -> Examined:
-        """Say what is wrong with a record, field by field, and what can be kept of it."""
+        """Return why a record is rejected, field by field, and what of it is valid."""
         if value is None:
             return _nothing_of(Reason(Code.TOMBSTONE, RECORD, "is null (a tombstone)"))
         if reason := _unreadable(value):
@@ -143,7 +144,7 @@ class Decoder:
         return Examined(clean, examined.broken, examined.reasons, examined.texts)
 
     def _reason(self, item: Field, text: bytes) -> Reason | None:
-        """Why the token of a field is rejected by its type; None when it is not."""
+        """Return why the type of a field rejects its token; None when it does not."""
         try:
             if item.name in self._exact:
                 return self._unread(item, text)
@@ -156,7 +157,7 @@ class Decoder:
         return None
 
     def _unread(self, item: Field, text: bytes) -> Reason | None:
-        """Why an exact field cannot be read, in the words of its type; None when it can."""
+        """Return why an exact field cannot be read; None when it can."""
         try:
             self._exact[item.name].one(msgspec.Raw(text))
         except (ValueError, RecursionError) as error:
@@ -169,7 +170,7 @@ class Decoder:
         return None
 
     def _kept(self, item: Field, text: bytes) -> bytes:
-        """What the query reads of a field, written so that it cannot misread it."""
+        """Return the text of a field in a form that the query reads correctly."""
         return _rewritten(item, text) if _has(item, _is_rewritten) else text
 
 
@@ -182,7 +183,7 @@ def _is_rewritten(item: Field) -> bool:
 
 
 def _rewritten(item: Field, text: bytes) -> bytes:
-    """A valid value with its times in one form, and JSON inside as strings of minified text."""
+    """Return a valid value with times in one form, and JSON inside as strings of minified text."""
     if text == b"null" or not _has(item, _is_rewritten):
         return text
     if item.kind is Kind.JSON:
@@ -212,7 +213,7 @@ _decode_open = msgspec.json.Decoder(_Open | list[msgspec.Raw]).decode
 
 
 def _embedded_reason(item: Field, text: str) -> Reason | None:
-    """Why a string is not the JSON text of an object or array, None when it is."""
+    """Return why a string is not the JSON text of an object or array, None when it is."""
     shown = _shown(text.encode())
     try:
         _decode_open(text)
@@ -237,7 +238,7 @@ def _with_likeness(reason: Reason, value: bytes) -> Reason:
 
 
 def _unreadable(value: bytes) -> Reason | None:
-    """Why a value is no JSON text at all, None when it may be."""
+    """Return why a value cannot be JSON text, None when it may be."""
     if not value.strip():
         return Reason(Code.JSON, RECORD, "is empty")
     if value.startswith(b"\xef\xbb\xbf"):
@@ -260,7 +261,7 @@ def _not_an_object(value: bytes, error: Exception) -> Reason:
 
 
 def _code(item: Field, text: bytes, error: Exception) -> str:
-    """What a decoder's error on a field means; it tells no more than its message."""
+    """Return the code of a decoder's error on a field; msgspec gives a message only."""
     if isinstance(error, RecursionError):
         return Code.DEPTH
     cause = error if isinstance(error, InvalidValue) else error.__cause__
@@ -270,7 +271,7 @@ def _code(item: Field, text: bytes, error: Exception) -> str:
 
 
 def _violated(item: Field, value: Any) -> Code | None:
-    """The constraint that a nested value breaks; None where its type may be the fault."""
+    """Return the constraint that a nested value breaks; None where the type may be wrong."""
     if isinstance(value, dict) and item.kind is Kind.OBJECT:
         members = [(f, value.get(f.name)) for f in item.fields]
     elif isinstance(value, list) and item.item is not None:
@@ -296,13 +297,13 @@ def _breach_code(item: Field, value: Any) -> Code | None:
 
 
 def _has(item: Field, which: Callable[[Field], bool]) -> bool:
-    """Whether a field, or one inside it, is such a one."""
+    """Return whether `which` holds for a field, or for one inside it."""
     inner = (*item.fields, *((item.item,) if item.item else ()))
     return which(item) or any(_has(f, which) for f in inner)
 
 
 def _repeated(item: Field, text: bytes) -> str | None:
-    """A declared key that stands twice in an object of a field, None when none does."""
+    """Return a declared key that an object of a field has twice, None when there is none."""
 
     class Pairs(list[tuple[str, Any]]):
         pass
@@ -342,7 +343,7 @@ _NAMES = {
 
 
 def _plain(error: Exception) -> str:
-    """A decoder's message in the words of JSON and contracts, the same for all records."""
+    """Return a decoder's message in the words of JSON, without the parts that vary by record."""
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     message = str(error).removeprefix("JSON is malformed: ")
@@ -354,7 +355,7 @@ def _plain(error: Exception) -> str:
 
 
 def _named(types: str) -> str:
-    """Python's names of types, separated by bars, in words."""
+    """Return Python's names of types, separated by bars, in words."""
     return " or ".join(_NAMES.get(name, name) for name in types.split(" | "))
 
 
@@ -369,7 +370,7 @@ class _Moment(str):
     field: ClassVar[Field]
     nested: ClassVar[bool]
     form: ClassVar[re.Pattern[str] | None]
-    """What the text must look like for the query to read it as `read_text` does; None for all."""
+    """The form of a text that the query reads as `read_text` does; None for any."""
 
     @classmethod
     def read(cls, value: Any) -> _Moment:
@@ -381,7 +382,7 @@ class _Moment(str):
         if not isinstance(value, str):
             raise InvalidValue(f"Expected `{cls.field.kind}`, got `{type(value).__name__}`")
         if cls.form is not None and not cls.form.fullmatch(value):
-            raise ValueError("has to be examined")
+            raise ValueError("needs the slow path")
         typed = read_text(cls.field, value)
         if cls.nested and (problem := breach(cls.field, typed)):
             raise problem  # at the top level, SQL says so
@@ -392,7 +393,7 @@ _DAY, _CLOCK = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d:\d\d(\.\d{1,6})?"
 
 
 def _form(item: Field) -> re.Pattern[str]:
-    """The form of a date or time that the query surely reads well."""
+    """Return the form of a date or time that the query reads correctly."""
     zone = r"(Z|[+-]\d\d:\d\d)" if item.zoned else "Z"
     optional = "?" if item.default_zone == "UTC" else ""
     text = {Kind.DATE: _DAY, Kind.TIME: _CLOCK}.get(
@@ -412,7 +413,7 @@ def _record_type(fields: Sequence[Field], *, whole: bool) -> type:
     # Plain attribute names with a rename, since a field may have the name of a keyword.
     columns: list[Any] = []
     for i, each in enumerate(fields):
-        kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_GATE.optional(each), None)
+        kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_FAST.optional(each), None)
         columns.append((f"f{i}", kind) if whole else (f"f{i}", kind, default))
     names = {f"f{i}": f.name for i, f in enumerate(fields)}
     return msgspec.defstruct("Record", columns, rename=names, gc=False)
@@ -432,22 +433,22 @@ _SCALARS: dict[Kind, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class _Types:
-    """Fields as types. `gate`: those of the fast path, which may refuse what is fine after all."""
+    """Fields as msgspec types. `fast`: those of the fast path, which may reject valid values."""
 
-    gate: bool
+    fast: bool
 
     def optional(self, item: Field) -> Any:
-        """The type of a field that may be null; `required` is validated with the rules."""
+        """Return the type of a field that may be null; SQL checks `required`."""
         return Optional[self.of(item)]  # noqa: UP045 - built at run time
 
     def of(self, item: Field, *, nested: bool = False) -> Any:
-        """A field's type; nested, with its constraints (SQL validates those of the top level)."""
+        """Return a field's type; nested, with its constraints (SQL checks those of the top)."""
         if item.kind is Kind.OBJECT:
             return self._object(item)
         if item.kind is Kind.ARRAY and item.item is not None:
             return _constrained(list.__class_getitem__(self._inner(item.item)), item)
-        if item.kind in _MOMENTS and (nested or not self.gate):
-            form = _form(item) if self.gate else None
+        if item.kind in _MOMENTS and (nested or not self.fast):
+            form = _form(item) if self.fast else None
             return type(item.kind, (_Moment,), {"field": item, "nested": nested, "form": form})
         return _scalar(item, nested)
 
@@ -464,7 +465,7 @@ class _Types:
         return msgspec.defstruct(item.name or "LoadItem", columns, rename=names, kw_only=True)
 
 
-_GATE, _SPEC = _Types(gate=True), _Types(gate=False)
+_FAST, _EXACT = _Types(fast=True), _Types(fast=False)
 
 
 def _scalar(item: Field, nested: bool) -> Any:
@@ -485,7 +486,7 @@ _LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 
 
 def _range(item: Field) -> tuple[float, float]:
-    """The smallest and the largest number that the field's bits hold."""
+    """Return the smallest and the largest number of the field's bits."""
     if item.kind is Kind.NUMBER:
         return -_LARGEST_SINGLE, _LARGEST_SINGLE
     return -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1

@@ -76,20 +76,20 @@ class Exact:
     """Whether the values are integers, not texts."""
 
     def many(self, tokens: Sequence[msgspec.Raw]) -> tuple[Column, list[int]]:
-        """Return the values of tokens, each of valid JSON, and the places of those without one."""
+        """Return the values of tokens, each of valid JSON, and the slow path's places."""
         texts = list(map(bytes, tokens))
         read: dict[int, bytes | int | None] = {}
-        odd = []
+        slow = []
         for place in self._unclear(texts):
             texts[place], read[place] = b"null", None
             try:
                 read[place] = self.one(tokens[place])
             except (ValueError, RecursionError):
-                odd.append(place)
+                slow.append(place)
         values: Column = [*self.plain(texts)]
         for place, value in read.items():
             values[place] = value
-        return values, odd
+        return values, slow
 
     def _unclear(self, texts: list[bytes]) -> list[int]:
         """The places of the texts that are not plain."""

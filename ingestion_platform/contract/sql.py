@@ -1,7 +1,7 @@
 """A contract as DuckDB queries: JSON text in, typed columns out, and the reasons against a row.
 
-The query expects records that passed the gate of `decoder`, so it reads leniently what is known
-to be strict. It binds names; running it is done elsewhere.
+The query expects records that the fast path of `decoder` accepted, so it may read leniently.
+Running it is done elsewhere.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from ingestion_platform.contract.schemas import duckdb_type
 INPUT = "_batch"
 """The relation the query reads; its columns are those of `input_schema`."""
 EXACT = "_exact_"
-"""How the names of the columns begin that hold the exact texts of fields."""
-ODD = "_odd"
-"""A column of its result: true of a record whose times it may misread, so that Python must."""
+"""Prefix of the columns that hold the exact texts of fields."""
+SLOW = "_slow"
+"""A column of its result: true of a record whose times the query may misread, so that it needs the
+slow path."""
 REJECTED = "_rejected"
 """The last column of its result: whether there is a reason against the row."""
 REASONS = "_reasons"
@@ -68,13 +69,13 @@ def input_schema(contract: Contract) -> pa.Schema:
 
 
 def parse_query(contract: Contract, *, strict: bool) -> str:
-    """Return the query of a contract: its columns in order, then ODD and REJECTED.
+    """Return the query of a contract: its columns in order, then SLOW and REJECTED.
 
-    The strict one is the quicker, and fails as a whole on a record that lacks a field or has one
-    twice; the other takes such records as they are.
+    The strict query is faster, and fails on a batch with a record that lacks a field or has a
+    duplicate key; the other one accepts such records.
     """
     sent = [f for f in contract.fields if f.derived is None]
-    odd = " OR ".join(each for f in sent for each in _misread(f)) or "false"
+    slow = " OR ".join(each for f in sent for each in _misread(f)) or "false"
     columns = ",\n    ".join(quoted(f.name) for f in contract.fields)
     rejected = "\n      OR ".join(
         f"coalesce({fault.condition}, false)" for fault in _faults(contract)
@@ -82,7 +83,7 @@ def parse_query(contract: Contract, *, strict: bool) -> str:
     return f"""{_typed_rows(contract, strict=strict)}
 SELECT
     {columns},
-    coalesce({odd}, false) AS {ODD},
+    coalesce({slow}, false) AS {SLOW},
     {rejected} AS {REJECTED}
 FROM complete"""
 
@@ -100,7 +101,7 @@ FROM complete"""
 
 
 def _typed_rows(contract: Contract, *, strict: bool) -> str:
-    """The relation `complete`: the input with all columns of the contract."""
+    """Return the relation `complete`: the input with all columns of the contract."""
     sent = [f for f in contract.fields if f.derived is None]
     derived = [f for f in contract.fields if f.derived is not None]
     typed = ",\n    ".join(f"{_typed(f)} AS {quoted(f.name)}" for f in sent)
@@ -122,7 +123,7 @@ def _typed_rows(contract: Contract, *, strict: bool) -> str:
 
 
 def _faults(contract: Contract) -> Iterator[Fault]:
-    """All that can be wrong with a row."""
+    """Yield every fault that a row can have."""
     sent = [f for f in contract.fields if f.derived is None]
     yield Fault("_j IS NULL AND _broken IS NULL", Code.JSON, RECORD, "is not valid JSON")
     for item in sent:
@@ -135,7 +136,7 @@ def _faults(contract: Contract) -> Iterator[Fault]:
 
 
 def _struct(fault: Fault) -> str:
-    """A reason as a SQL struct; the offending value is cut short."""
+    """Return a reason as a SQL struct; the offending value is cut short."""
     value = f"left(CAST({fault.value} AS VARCHAR), {SHOWN})" if fault.value else "NULL::VARCHAR"
     field = text(fault.field) if fault.field else "NULL::VARCHAR"
     return (
@@ -192,7 +193,7 @@ def _shape(item: Field, *, top: bool) -> Any:
 
 
 def _typed(item: Field) -> str:
-    """The typed value of a top-level field, NULL where its text cannot be one."""
+    """Return the typed value of a top-level field, NULL where its text is none."""
     sent = _sent(item)
     match item.kind:
         case Kind.DATE | Kind.TIME | Kind.DECIMAL:
@@ -245,8 +246,10 @@ def _type_faults(item: Field) -> Iterator[Fault]:
 
 
 def _misread(item: Field) -> Iterator[str]:
-    """Conditions under which a text that the gate took is to be read in Python: no value came of
-    it, it has more digits than are stored, or it has no zone and does not mean UTC."""
+    """Yield the conditions under which Python must read a text that the fast path accepted.
+
+    The text gives no value, has more digits than are stored, or has no zone and does not mean UTC.
+    """
     sent, name = _sent(item), quoted(item.name)
     if item.kind not in _CAST or is_epoch(item):
         return
@@ -264,7 +267,7 @@ def _misread(item: Field) -> Iterator[str]:
 
 
 def _digits_lost(item: Field, sent: str, name: str) -> str:
-    """Whether casting a decimal's text rounded it."""
+    """Return the condition that casting a decimal's text rounded it."""
     scale = item.scale or 0
     plain = text(rf"\.\d{{{scale}}}\d*[1-9]")
     wide = f"DECIMAL(38, {min(38, scale + 10)})"

@@ -210,8 +210,8 @@ def _holds_time(kind: pa.DataType) -> bool:
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     if t.is_dictionary(kind):
         inner.append(kind.value_type)
-    odd = (t.is_temporal, lambda each: isinstance(each, pa.BaseExtensionType))
-    return any(any(test(each) for test in odd) or _holds_time(each) for each in inner)
+    slow = (t.is_temporal, lambda each: isinstance(each, pa.BaseExtensionType))
+    return any(any(test(each) for test in slow) or _holds_time(each) for each in inner)
 
 
 def _mended(value: Any) -> Any:

@@ -13,7 +13,7 @@ def halved(number: int) -> int:
     if number == 3:
         raise StoreUnavailable("the store is away", action="wait")
     if number % 2:
-        raise LookupError("odd")
+        raise LookupError("unknown")
     return number // 2
 
 

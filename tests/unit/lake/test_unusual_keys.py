@@ -48,7 +48,7 @@ class _Bucket(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    """The address of a server with a bucket of odd keys."""
+    """The address of a server with a bucket of unusual keys."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -61,7 +61,7 @@ def test_odd_keys_hide_no_others(endpoint: str) -> None:
     """Empty and relative parts, control characters; a folder's marker is no file."""
     s3 = {"endpoint": endpoint, "access_key_id": "a", "secret_access_key": "b", "region": "r"}
     zone = DropZone(store_at("s3://bucket", s3), FileSource("zone"))
-    good, *odd = zone.waiting()
+    good, *unusual = zone.waiting()
     assert (good.name, good.problem, good.entry.size) == ("good.csv", "", 3)
-    assert {each.name for each in odd} == {"/empty.csv", "../up.csv", r"line\nfeed.csv"}
-    assert all("key with an empty or relative part" in each.problem for each in odd)
+    assert {each.name for each in unusual} == {"/empty.csv", "../up.csv", r"line\nfeed.csv"}
+    assert all("key with an empty or relative part" in each.problem for each in unusual)

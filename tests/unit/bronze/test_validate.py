@@ -298,10 +298,10 @@ def test_poison_is_rejected_with_a_reason_and_hurts_nobody(contract: Contract, n
     assert alone.row is None, alone.row
     assert any(reason in said for said in alone.reasons), alone.reasons
     regular = validate(contract, [text(), value, text(id=3)])
-    odd = validate(contract, [neighbours[1], value, *neighbours])
-    assert regular[1] == odd[1] == alone
-    assert regular[0].row == odd[2].row == validate(contract, [text()])[0].row
-    assert [v.row and v.row["id"] for v in odd] == [2, None, 1, 2, 3]
+    mixed = validate(contract, [neighbours[1], value, *neighbours])
+    assert regular[1] == mixed[1] == alone
+    assert regular[0].row == mixed[2].row == validate(contract, [text()])[0].row
+    assert [v.row and v.row["id"] for v in mixed] == [2, None, 1, 2, 3]
 
 
 def test_every_reason_is_given() -> None:
