@@ -30,7 +30,7 @@ from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import Delivery, stream_deliveries
 from ingestion_platform.sinks.deliver import deliver
-from ingestion_platform.sinks.documents import ORIGIN_MAPPINGS, mapping_of
+from ingestion_platform.sinks.elasticsearch.documents import ORIGIN_MAPPINGS, mapping_of
 from ingestion_platform.sinks.source import shape_of
 from ingestion_platform.sinks.text import csv_bytes, flat
 from ingestion_platform.streams import Destination, Stream, declared_streams

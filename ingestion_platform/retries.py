@@ -45,6 +45,12 @@ CONFLICT = Policy(0.2, 2.0, attempts=30, steady=0.0)
 """A whole load or delivery after another writer processed the same records."""
 CREATE = Policy(0.2, 0.5, attempts=3)
 """Conditional writes of S3, which its client does not repeat."""
+DELIVERY = Policy(0.2, 20.0, attempts=30)
+"""A delivery after another one moved its target: the waits are for a position that stands still."""
+SEARCH_BUSY = Policy(0.1, 5.0, seconds=60.0)
+"""Requests that Elasticsearch is too busy for."""
+SEARCH_SILENT = Policy(0.1, 5.0, attempts=4)
+"""Requests that Elasticsearch does not answer."""
 OUTAGE = Policy(0.5, 30.0)
 """A worker's step while a server is down."""
 YIELD = Policy(0.5, 2.0)

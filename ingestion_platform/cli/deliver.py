@@ -142,7 +142,7 @@ def _show_rejected(terminal: Terminal, found: list[dict[str, Any]], *, as_json: 
     if as_json:
         terminal.json(found)
         return
-    names = ("target", "partition", "offset", "reason", "row")
+    names = ("target", "partition", "offset", "code", "message", "row")
     table = new_table("", names, numbers=("partition", "offset"))
     for each in found:
         table.add_row(*(literal(str(each[name])[:120]) for name in names))

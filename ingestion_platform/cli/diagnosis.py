@@ -24,7 +24,7 @@ from ingestion_platform.streams import Stream, declared_streams, readable
 if TYPE_CHECKING:
     from ingestion_platform.progress.status import StreamStatus
     from ingestion_platform.sinks.declare import Delivery
-    from ingestion_platform.sinks.deliver import Standing
+    from ingestion_platform.sinks.deliver import TargetStatus
 
 TIMEOUT = 5.0  # seconds for a broker to answer
 _ALARMS = 10  # that are shown
@@ -294,12 +294,12 @@ def _sinks(context: DoctorContext) -> Iterator[Finding]:
         yield _not_looked_at("the catalog")
         return
     from ingestion_platform.sinks.declare import readable_deliveries
-    from ingestion_platform.sinks.deliver import standing
+    from ingestion_platform.sinks.deliver import target_status
 
     deliveries, unreadable = readable_deliveries()
     yield from (_failed(of.item.name, of.error) for of in unreadable if of.error is not None)
     there = [each for each in deliveries.values() if each.configured(context.settings)]
-    for of in for_each(lambda delivery: standing(context.platform, delivery), there):
+    for of in for_each(lambda delivery: target_status(context.platform, delivery), there):
         if of.error is not None:
             yield _failed(of.item.name, of.error)
         else:
@@ -308,7 +308,7 @@ def _sinks(context: DoctorContext) -> Iterator[Finding]:
         yield ok(f"no settings for {', '.join(unset)}: not delivered")
 
 
-def _delivered(delivery: Delivery, at: Standing) -> Finding:
+def _delivered(delivery: Delivery, at: TargetStatus) -> Finding:
     said = f"{delivery.name}: {at.rows:,} rows"
     if at.rejected:
         return warn(

@@ -69,7 +69,7 @@ def _tell_deliveries(terminal: Terminal, stream: str) -> None:
     from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.sinks.declare import stream_deliveries
-    from ingestion_platform.sinks.deliver import standing
+    from ingestion_platform.sinks.deliver import target_status
     from ingestion_platform.streams import declared_streams
 
     platform = Platform(Settings.load())
@@ -78,7 +78,7 @@ def _tell_deliveries(terminal: Terminal, stream: str) -> None:
         if not delivery.configured(platform.settings):
             terminal.out.print(f"{name}: not delivered, no settings for {delivery.sink}")
             continue
-        at = standing(platform, delivery)
+        at = target_status(platform, delivery)
         said = f"{count(at.rows)} rows, {_lag(at.lag or 0)} offsets behind bronze"
         rejected = f", [yellow]{count(at.rejected)} rejected[/]" if at.rejected else ""
         terminal.out.print(f"{name}: {said}{rejected}")

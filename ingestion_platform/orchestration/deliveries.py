@@ -19,7 +19,7 @@ from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.compare import compare
 from ingestion_platform.sinks.declare import Delivery
-from ingestion_platform.sinks.deliver import Delivered, Standing, deliver, standing
+from ingestion_platform.sinks.deliver import Delivered, TargetStatus, deliver, target_status
 
 EQUAL = "equal"
 ATTEMPTS = 3
@@ -75,7 +75,7 @@ def delivery_asset(delivery: Delivery, start: date) -> dg.AssetsDefinition:
         try:
             with counting_failures(platform.settings.home, delivery.source):
                 done = deliver(platform, delivery, on_change=_logged(context))
-            at = standing(platform, delivery)
+            at = target_status(platform, delivery)
             checked = _check(platform, delivery, at, automatic=_AUTOMATIC in context.run.tags)
         except Transient as error:
             mask_error(error, platform.settings)
@@ -111,7 +111,7 @@ def _logged(context: dg.AssetExecutionContext) -> Any:
 
 
 def _check(
-    platform: Platform, delivery: Delivery, at: Standing, *, automatic: bool
+    platform: Platform, delivery: Delivery, at: TargetStatus, *, automatic: bool
 ) -> dg.AssetCheckResult:
     if automatic and at.rows > MANY:
         return dg.AssetCheckResult(

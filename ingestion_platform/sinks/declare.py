@@ -1,18 +1,15 @@
-"""Deliveries as declared: `deliver:` of streams and of models, with the sinks that there are.
-
-A new sink is a module like `postgres`, and a line in SINKS.
-"""
+"""Deliveries that YAML declares: `deliver:` of streams and of models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion_platform.each import Attempt, for_each, results
 from ingestion_platform.errors import ContractError, UnknownStream
+from ingestion_platform.sinks.registry import SINKS, sink
 from ingestion_platform.streams import (
     Destination,
     Stream,
@@ -26,14 +23,7 @@ from ingestion_platform.streams import (
 
 if TYPE_CHECKING:
     from ingestion_platform.settings import Settings
-    from ingestion_platform.sinks.interface import Target
-
-SINKS = {
-    "postgres": "ingestion_platform.sinks.postgres",
-    "elasticsearch": "ingestion_platform.sinks.elasticsearch",
-    "files": "ingestion_platform.sinks.files",
-}
-"""Name in YAML and module. A module has `options`, `label`, `configured` and `open_target`."""
+    from ingestion_platform.sinks.base import Target
 
 COMPONENT = "ingestion_platform.orchestration.Delivery"
 """The `type` of a YAML document that delivers a model."""
@@ -41,53 +31,55 @@ COMPONENT = "ingestion_platform.orchestration.Delivery"
 
 @dataclass(frozen=True)
 class Delivery:
-    """A source that is kept equal in a target: a stream's bronze table, or a dbt model's."""
+    """A bronze table or a dbt model, and a target that is kept equal to it."""
 
     sink: str
-    label: str
-    """Of the target within its sink."""
     options: Any
-    """What the sink's own `options` made of the YAML."""
+    """Checked options of the sink."""
     table: str
-    """The table that is delivered, as namespace.name."""
+    """The delivered table, as namespace.name."""
     domain: str
     key: tuple[str, ...]
-    """The columns that tell rows apart; empty when only their place in the log does."""
+    """Columns of the key; empty when rows are told apart by their place in the log."""
     stream: Stream | None = None
-    """The stream whose bronze table it is; None for a model."""
+    """The stream of the bronze table; None for a model."""
+
+    @property
+    def label(self) -> str:
+        """Name of the target within its sink."""
+        return str(self.options.label)
 
     @property
     def name(self) -> str:
-        """What it is called: `postgres/shop.users`."""
+        """Name of the delivery: `postgres/shop.users`."""
         return f"{self.sink}/{self.label}"
 
     @property
     def source(self) -> str:
-        """The stream, or the model's table."""
+        """Name of the stream, or the model's table."""
         return self.table if self.stream is None else self.stream.name
 
     def configured(self, settings: Settings) -> bool:
-        """Whether the settings tell where the sink is."""
-        return bool(_module(self.sink).configured(settings))
+        """Return whether the settings say where the sink is."""
+        return sink(self.sink).configured(settings)
 
-    def open(self, settings: Settings) -> Target:
-        """The target, not yet connected.
+    def open(self, settings: Settings) -> Target[Any]:
+        """Return the target, not yet connected.
 
         Raises:
-            SettingError: the settings do not tell where the sink is.
+            SettingError: the settings do not say where the sink is.
         """
-        target: Target = _module(self.sink).open_target(settings, self.options)
-        return target
+        return sink(self.sink).open_target(settings, self.options)
 
 
 def stream_deliveries(stream: Stream) -> list[Delivery]:
-    """The deliveries of a stream's bronze table.
+    """Return the deliveries of a stream's bronze table.
 
     Raises:
-        ContractError: a destination is wrong; says which, and how.
+        ContractError: a destination is wrong; names it.
     """
     if not stream.deliver:
-        return []  # without a look into the contract
+        return []  # without reading the contract
     file = str(stream.contract_file.parent / "defs.yaml")
     contract = stream.contract
     return [
@@ -105,32 +97,29 @@ def stream_deliveries(stream: Stream) -> list[Delivery]:
 
 
 def model_deliveries(attributes: Mapping[str, Any], folder: Path) -> list[Delivery]:
-    """The deliveries of a model, from the attributes of its YAML document in `folder`.
+    """Return the deliveries of a model, from the attributes of its YAML document in `folder`.
 
     Raises:
         ContractError: an attribute is missing or wrong; names it.
     """
     file = str(folder / "defs.yaml")
+    model, key = attributes.get("model"), attributes.get("key")
     known = {"model", "key", "deliver"}
     for unknown in sorted(set(attributes) - known):
-        raise ContractError(
-            file, unknown, "is not an attribute of a delivery", action=f"use {sorted(known)}"
-        )
-    model, key = attributes.get("model"), attributes.get("key")
+        problem, action = "is not an attribute of a delivery", f"use {sorted(known)}"
+        raise ContractError(file, unknown, problem, action=action)
     if not isinstance(model, str) or model.count(".") != 1:
-        raise ContractError(
-            file, "model", "names no table", action="for example `model: silver.shop_users`"
-        )
+        action = "for example `model: silver.shop_users`"
+        raise ContractError(file, "model", "does not name a table", action=action)
     key = [key] if isinstance(key, str) else key
     if not (isinstance(key, list) and key and all(isinstance(name, str) for name in key)):
         action = "name the model's unique key, for example `key: [user_id]`"
-        raise ContractError(file, f"model {model}, key", "is missing or no list", action=action)
+        raise ContractError(file, f"model {model}, key", "is missing or not a list", action=action)
     domain = domain_of(folder)
     where = destinations(attributes.get("deliver"), file, f"model {model}")
     if not where:
-        raise ContractError(
-            file, f"model {model}", "is delivered nowhere", action="add `deliver: [postgres: {}]`"
-        )
+        action = "add `deliver: [postgres: {}]`"
+        raise ContractError(file, f"model {model}", "has no destination", action=action)
     return [
         _delivery(each, file, f"model {model}", table=model, domain=domain, key=tuple(key))
         for each in where
@@ -157,7 +146,7 @@ def readable_deliveries(
                 raise ContractError(
                     f"{of.domain}/defs.yaml",
                     f"deliver, {of.name}",
-                    f"is, or is mixed up with, {other.name}, the target of {other.source}",
+                    f"is the same target as, or nested with, {other.name} of {other.source}",
                     action="give each a target of its own",
                 )
         found[of.name] = of
@@ -165,7 +154,7 @@ def readable_deliveries(
 
 
 def declared_deliveries(*roots: Path) -> dict[str, Delivery]:
-    """All deliveries that these folders declare, by name; see `readable_deliveries`.
+    """Return all deliveries that these folders declare, by name; see `readable_deliveries`.
 
     Raises:
         ContractError: one is wrong, or two have the same target.
@@ -177,7 +166,7 @@ def declared_deliveries(*roots: Path) -> dict[str, Delivery]:
 
 
 def _same_target(one: Delivery, other: Delivery) -> bool:
-    """Whether two targets are one to a server or a file system, or lie within each other."""
+    """Return whether a server or file system may not tell two targets apart, or nests them."""
     if one.sink != other.sink:
         return False
     a, b = (f"{each.label.casefold()}/" for each in (one, other))
@@ -185,10 +174,10 @@ def _same_target(one: Delivery, other: Delivery) -> bool:
 
 
 def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Delivery]:
-    """The deliveries of some streams or models, or those of these very names.
+    """Return the deliveries of streams, of models, or by their own names.
 
     Raises:
-        UnknownStream: nothing of a name is delivered; lists what is.
+        UnknownStream: a name has no delivery; lists those that have.
     """
     chosen: dict[str, Delivery] = {}
     for name in names:
@@ -196,7 +185,7 @@ def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Del
         if not of:
             there = dict.fromkeys(each.source for each in deliveries.values())
             raise UnknownStream(
-                f"{name} is not delivered anywhere",
+                f"{name} has no delivery",
                 action=f"use one of: {', '.join(there)}; or declare `deliver:` in its defs.yaml",
             )
         chosen |= {each.name: each for each in of}
@@ -204,30 +193,25 @@ def select(deliveries: Mapping[str, Delivery], names: Iterable[str]) -> list[Del
 
 
 def models_of(root: Path) -> Iterator[Delivery]:
-    """The deliveries of models that a folder of domains declares; raises as `model_deliveries`."""
+    """Yield the deliveries of models in a folder of domains; raises as `model_deliveries`."""
     for file in definition_files(root):
         for attributes in documents(file, COMPONENT):
             yield from model_deliveries(attributes, file.parent)
 
 
-def _delivery(where: Destination, file: str, said: str, **of: Any) -> Delivery:
+def _delivery(where: Destination, file: str, owner: str, **of: Any) -> Delivery:
     if where.sink not in SINKS:
         raise ContractError(
             file,
-            f"{said}, deliver",
-            f"there is no sink {where.sink!r}",
+            f"{owner}, deliver",
+            f"{where.sink!r} is not a sink",
             action=f"use one of: {', '.join(SINKS)}",
         )
-    module = _module(where.sink)
     default_table = of["table"].rpartition(".")[2]
     try:
-        options = module.options(where.options, of["domain"], default_table)
+        options = sink(where.sink).parse_options(where.options, of["domain"], default_table)
     except ValueError as error:
         raise ContractError(
-            file, f"{said}, deliver, {where.sink}", str(error), action="correct it there"
+            file, f"{owner}, deliver, {where.sink}", str(error), action="correct it there"
         ) from None
-    return Delivery(sink=where.sink, label=module.label(options), options=options, **of)
-
-
-def _module(sink: str) -> Any:
-    return import_module(SINKS[sink])
+    return Delivery(sink=where.sink, options=options, **of)

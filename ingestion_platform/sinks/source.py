@@ -1,29 +1,28 @@
-"""Reading what is delivered: ranges of a bronze table, newest rows of keys, changes of a model.
+"""Rows to deliver: ranges of a bronze table, newest rows of keys, changes of a model.
 
-All of one metadata of the table: whatever is committed meanwhile, a delivery sees one state.
+All are read from one version of the table, whatever is committed meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract, Kind
 from ingestion_platform.errors import WriteConflict
-from ingestion_platform.sinks.interface import (
+from ingestion_platform.sinks.base import (
     DELIVERY,
     ORDER,
     ORDINAL,
-    ORIGIN,
+    ORIGIN_COLUMNS,
     Column,
+    Part,
     Shape,
-    origin_fields,
 )
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.committed import Span
@@ -35,16 +34,16 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
 
 PLACE = (c.TOPIC_ID, c.PARTITION, c.OFFSET)
-"""The key of rows that have no other."""
+"""The key of rows without a key of their own."""
 MEMORY = "1GB"
-"""What DuckDB may use before it spills to disk."""
+"""Memory of DuckDB before it spills to disk."""
 _NO_INGEST_DATE = date(1970, 1, 1)
 
 
 def shape_of(table: Table, key: tuple[str, ...], contract: Contract | None) -> Shape:
-    """The columns of an Iceberg table without those that the platform adds, and the key.
+    """Return the columns of an Iceberg table, without those of the platform, and the key.
 
-    The contract (None for a model) tells which texts are JSON, and what it is all about.
+    The contract (None for a model) says which strings are JSON, and describes the table.
     """
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
@@ -68,7 +67,7 @@ def shape_of(table: Table, key: tuple[str, ...], contract: Contract | None) -> S
 
 
 def _small(kind: pa.DataType) -> pa.DataType:
-    """The type with offsets of 32 bits throughout, as the contract's types have them."""
+    """Return the type with 32-bit offsets throughout, like the types of contracts."""
     if pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
@@ -81,7 +80,7 @@ def _small(kind: pa.DataType) -> pa.DataType:
 
 
 class BronzeRows:
-    """The rows of a bronze table that came from its log."""
+    """Rows of a bronze table that came from its log, not from SQL inserts."""
 
     def __init__(
         self, table: Table, shape: Shape, ordinals: dict[tuple[int, str], int], delivery: str
@@ -97,55 +96,37 @@ class BronzeRows:
         self._columns.append(c.TOPIC_ID)
 
     def between(self, partition: int, span: Span) -> pa.Table:
-        """The rows of a span in the order of the log, of `Shape.schema`."""
-        condition = (
-            (pc.field(c.PARTITION) == pa.scalar(partition, pa.int32()))
-            & (pc.field(c.TOPIC_ID) == span.topic_id)
-            & (pc.field(c.OFFSET) >= span.start)
-            & (pc.field(c.OFFSET) < span.end)
-        )
-        with _files_there():
+        """Return the rows of a span in the order of the log, of `Shape.schema`."""
+        condition = Part(partition, span).filter()
+        with _reading():
             rows = self._dataset.scanner(columns=self._columns, filter=condition).to_table()
         rows = rows.sort_by(c.OFFSET)
         ordinal = self._ordinals.get((partition, span.topic_id), 0)
         numbers = pa.repeat(pa.scalar(ordinal, pa.int32()), rows.num_rows)
         return self._complete(rows.append_column(ORDINAL, numbers))
 
-    def newest(self, keys: pa.Table, passed_over: Sequence[dict[str, Any]]) -> pa.Table:
-        """The newest row of each key that has one, of `Shape.schema`, but for some places."""
-        schema = pa.schema(field for field in origin_fields() if field.name in PLACE)
-        places = pa.Table.from_pylist([{n: p[n] for n in PLACE} for p in passed_over], schema)
-        key = ", ".join(quoted(name) for name in self._shape.key)
-        by_key = ", ".join(f"b.{quoted(name)}" for name in self._shape.key)
-        newest_first = ", ".join(
-            f"{'o' if name == ORDINAL else 'b'}.{quoted(name)} DESC" for name in ORDER
-        )
+    def newest(self, keys: pa.Table, excluded: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Return the newest row of each key, of `Shape.schema`; `excluded` rows do not count."""
         columns = ", ".join(f"b.{quoted(name)}" for name in self._columns)
-        query = f"""
-            SELECT {columns}, o.{ORDINAL}
-            FROM bronze b SEMI JOIN wanted USING ({key})
-            JOIN ordinals o ON b.{c.PARTITION} = o.{c.PARTITION}
-                AND b.{c.TOPIC_ID} = o.{c.TOPIC_ID}
-            WHERE b.{c.OFFSET} IS NOT NULL AND NOT EXISTS (
-                FROM places p WHERE p.{c.PARTITION} = b.{c.PARTITION}
-                AND p.{c.TOPIC_ID} = b.{c.TOPIC_ID} AND p.{c.OFFSET} = b.{c.OFFSET})
-            QUALIFY row_number() OVER (PARTITION BY {by_key} ORDER BY {newest_first}) = 1"""
-        with _files_there(), duckdb_in_memory() as connection:
+        query = newest_rows(
+            self._shape, f"{columns}, o.{ORDINAL}", "SEMI JOIN wanted USING ({key})"
+        )
+        with _reading(), duckdb_in_memory() as connection:
             connection.register("bronze", self._dataset)
             connection.register("wanted", keys)
             connection.register("ordinals", ordinals_table(self._ordinals))
-            connection.register("places", places)
+            connection.register("excluded", places_table(excluded))
             return self._complete(connection.execute(query).to_arrow_table())
 
     def _complete(self, rows: pa.Table) -> pa.Table:
-        """With the name of the delivery, in the columns' order and types."""
+        """Add the name of the delivery, and select and cast the columns of the shape."""
         named = rows.append_column(DELIVERY, pa.repeat(self._delivery, rows.num_rows))
         schema = self._shape.schema()
         return named.select(schema.names).cast(schema)
 
 
 def ordinals_table(ordinals: Mapping[tuple[int, str], int]) -> pa.Table:
-    """Topic ids and their numbers, by log partition."""
+    """Return the topic ids and their numbers, by log partition."""
     return pa.table(
         {
             c.PARTITION: pa.array([p for p, _ in ordinals], pa.int32()),
@@ -155,15 +136,42 @@ def ordinals_table(ordinals: Mapping[tuple[int, str], int]) -> pa.Table:
     )
 
 
+def places_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return the places of rows in the log."""
+    schema = pa.schema([(o.name, o.type) for o in ORIGIN_COLUMNS if o.name in PLACE])
+    return pa.Table.from_pylist([{name: row[name] for name in PLACE} for row in rows], schema)
+
+
+def newest_rows(shape: Shape, columns: str, join: str = "") -> str:
+    """Return SQL for the newest row of each key in the view `bronze b`.
+
+    Needs the views `ordinals o` and `excluded`, the places of rows that do not count. `join`
+    may restrict the rows of bronze; {key} in it is the key.
+    """
+    key = ", ".join(f"b.{quoted(name)}" for name in shape.key)
+    known = " AND ".join(f"b.{quoted(name)} IS NOT NULL" for name in shape.key)
+    place = " AND ".join(f"b.{name} = e.{name}" for name in PLACE)
+    newest_first = ", ".join(
+        f"{'o' if name == ORDINAL else 'b'}.{quoted(name)} DESC" for name in ORDER
+    )
+    return f"""
+        SELECT {columns}
+        FROM bronze b {join.format(key=", ".join(map(quoted, shape.key)))}
+        JOIN ordinals o ON b.{c.PARTITION} = o.{c.PARTITION} AND b.{c.TOPIC_ID} = o.{c.TOPIC_ID}
+        WHERE b.{c.OFFSET} IS NOT NULL AND {known}
+            AND NOT EXISTS (FROM excluded e WHERE {place})
+        QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {newest_first}) = 1"""
+
+
 class ModelRows:
-    """The rows of a model's table at its present snapshot."""
+    """Rows of a model's table at its current snapshot."""
 
     def __init__(self, table: Table, shape: Shape, delivery: str) -> None:
         self._table = table
         self._dataset = TableDataset(table)
         self._shape = shape
         snapshot = table.current_snapshot()
-        origin = {
+        self._origin = {
             c.INGEST_DATE: pa.scalar(_NO_INGEST_DATE, pa.date32()),
             c.PARTITION: pa.scalar(0, pa.int32()),
             ORDINAL: pa.scalar(0, pa.int32()),
@@ -171,39 +179,40 @@ class ModelRows:
             c.TOPIC_ID: pa.scalar(shape.identity),
             DELIVERY: pa.scalar(delivery),
         }
-        self._origin = [origin[name] for name in ORIGIN]
 
     def all(self, size: int) -> Iterator[pa.Table]:
-        """All rows, of `Shape.schema`, at most so many at a time."""
+        """Yield all rows, of `Shape.schema`, at most `size` at a time."""
         names = ", ".join(quoted(column.name) for column in self._shape.columns)
-        with _files_there(), duckdb_in_memory() as connection:
-            connection.register("come", self._dataset)
-            reader = connection.execute(f"SELECT {names} FROM come").to_arrow_reader(size)
+        with _reading(), duckdb_in_memory() as connection:
+            connection.register("model", self._dataset)
+            reader = connection.execute(f"SELECT {names} FROM model").to_arrow_reader(size)
             for batch in reader:
                 yield self._complete(pa.Table.from_batches([batch]))
 
     def since(self, snapshot_id: int, size: int) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
-        """What changed since another snapshot: rows that are new or different, then keys that are
-        there no more; at most so many at a time. Only files that came and went are read."""
-        come, gone = self._changed_files(snapshot_id)
+        """Return new and changed rows, and removed keys, since another snapshot.
+
+        At most `size` at a time; only files that were added or removed are read.
+        """
+        added, removed = self._changed_files(snapshot_id)
         names = ", ".join(quoted(column.name) for column in self._shape.columns)
         same = " AND ".join(
-            f"g.{quoted(k)} IS NOT DISTINCT FROM o.{quoted(k)}" for k in self._shape.key
+            f"r.{quoted(k)} IS NOT DISTINCT FROM a.{quoted(k)}" for k in self._shape.key
         )
-        key = ", ".join(f"g.{quoted(k)}" for k in self._shape.key)
-        changed = f"SELECT {names} FROM come EXCEPT SELECT {names} FROM gone"
-        left = f"SELECT DISTINCT {key} FROM gone g ANTI JOIN come o ON {same}"
-        rows = (self._complete(part) for part in self._query(changed, come, gone, size))
+        key = ", ".join(f"r.{quoted(k)}" for k in self._shape.key)
+        changed = f"SELECT {names} FROM added EXCEPT SELECT {names} FROM removed"
+        gone = f"SELECT DISTINCT {key} FROM removed r ANTI JOIN added a ON {same}"
+        rows = (self._complete(part) for part in self._query(changed, added, removed, size))
         schema = self._shape.key_schema()
-        keys = (part.cast(schema) for part in self._query(left, come, gone, size))
+        keys = (part.cast(schema) for part in self._query(gone, added, removed, size))
         return rows, keys
 
     def _query(
-        self, query: str, come: TableDataset, gone: TableDataset, size: int
+        self, query: str, added: TableDataset, removed: TableDataset, size: int
     ) -> Iterator[pa.Table]:
-        with _files_there(), duckdb_in_memory() as connection:
-            connection.register("come", come)
-            connection.register("gone", gone)
+        with _reading(), duckdb_in_memory() as connection:
+            connection.register("added", added)
+            connection.register("removed", removed)
             for batch in connection.execute(query).to_arrow_reader(size):
                 yield pa.Table.from_batches([batch])
 
@@ -212,25 +221,25 @@ class ModelRows:
             now = {_identity(task): task for task in self._dataset.tasks()}
             before = TableDataset(self._table, snapshot_id).tasks()
         then = {_identity(task): task for task in before}
-        come = [task for name, task in now.items() if name not in then]
-        gone = [task for name, task in then.items() if name not in now]
-        return self._dataset.subset(come), self._dataset.subset(gone)
+        added = [task for name, task in now.items() if name not in then]
+        removed = [task for name, task in then.items() if name not in now]
+        return self._dataset.subset(added), self._dataset.subset(removed)
 
     def _complete(self, rows: pa.Table) -> pa.Table:
-        """With the columns of ORIGIN."""
-        for name, value in zip(ORIGIN, self._origin, strict=True):
+        """Add the columns of ORIGIN."""
+        for name, value in self._origin.items():
             rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
         return rows.cast(self._shape.schema())
 
 
 def _identity(task: FileScanTask) -> tuple[str, ...]:
-    """A data file with the deletes that apply to it: other deletes leave other rows."""
+    """Return the paths of a data file and of the deletes that apply to it."""
     return (task.file.file_path, *sorted(each.file_path for each in task.delete_files))
 
 
 @contextmanager
 def duckdb_in_memory() -> Iterator[DuckDBPyConnection]:
-    """A DuckDB of its own that spills what exceeds MEMORY, in UTC."""
+    """Open an in-memory DuckDB in UTC that spills to disk beyond MEMORY."""
     import duckdb
 
     config: Any = {"temp_directory": spill_folder(), "memory_limit": MEMORY}
@@ -241,13 +250,12 @@ def duckdb_in_memory() -> Iterator[DuckDBPyConnection]:
 
 
 @contextmanager
-def _files_there() -> Iterator[None]:
-    """Files of a table may be gone when it was rewritten long ago: then it is to be opened
-    again."""
+def _reading() -> Iterator[None]:
+    """Turn a missing file into a WriteConflict: the table was rewritten, its files removed."""
     try:
         with answering():
             yield
     except FileNotFoundError as error:
         raise WriteConflict(
-            "files of the table were removed while they were read", action="open it again"
+            "files of the table were removed while they were read", action="open the table again"
         ) from error

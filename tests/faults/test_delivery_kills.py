@@ -1,7 +1,6 @@
-"""Deliveries killed at any instant, while rows are put and while they are replaced: the target
-holds the newest row of each key that bronze has.
+"""Deliveries killed at random times: the target holds the newest row of each key of bronze.
 
-`--kills N --seed S` kills more, and elsewhere.
+`--kills N --seed S` sets how many, and when.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ KEYS, CHUNK = 1_000, 400
 
 
 class Delivered(Scene):
-    """Items that come again and again, and a target that holds the newest of each."""
+    """Items that are sent repeatedly, and a target that holds the newest of each."""
 
     harness: Harness
     topic_id: str
     sent: int = 0
 
     def arrive(self) -> None:
-        """Some more rows are loaded: new items, and newer rows of old ones."""
+        """Load more rows: new items, and newer rows of old ones."""
         rng = random.Random(self.sent)
         numbers = [(rng.randrange(KEYS), self.sent + n) for n in range(CHUNK)]
         records = [Record(str(k).encode(), item(k, n)) for k, n in numbers]
@@ -46,7 +45,7 @@ class Delivered(Scene):
         together([self.start("run")])
 
     def validate_again(self, rng: random.Random) -> None:
-        """Some rows leave bronze, and others come back; old ones become the newest."""
+        """Validate by another contract: rows leave bronze, others return."""
         top = rng.choice([self.sent, self.sent // 2, self.sent * 3 // 4])
 
         def limited(document: dict[str, Any]) -> None:
@@ -57,21 +56,21 @@ class Delivered(Scene):
         together([self.start("replace")])
 
     def assert_delivered(self) -> None:
-        """The target holds what bronze has, by key."""
+        """Check that the target is equal to bronze, by key."""
         log = Log(self.platform, self.stream)
         log.topic_ids = [self.topic_id]
         (delivery,) = stream_deliveries(self.stream)
-        wanted = expected(self.settings, log)
+        want = expected(self.settings, log)
         found = self.harness.content(self.settings, delivery)
-        assert found.keys() == wanted.keys()
-        assert {k: (found[k], wanted[k]) for k in wanted if found[k] != wanted[k]} == {}
+        assert found.keys() == want.keys()
+        assert {k: (found[k], want[k]) for k in want if found[k] != want[k]} == {}
 
 
 @pytest.fixture(params=["elasticsearch", "postgres", "files_minio"])
 def scene(
     request: pytest.FixtureRequest, servers: Services, worker: Worker, tmp_path: Path
 ) -> Delivered:
-    """A new stream of items, delivered to a target of its own."""
+    """Return a new stream of items with its own target."""
     harness = HARNESSES[request.param](servers, tmp_path)
     env = separate_environment(servers) | harness.environment()
     contract = json.loads(json.dumps(CONTRACT))
@@ -84,12 +83,12 @@ def scene(
     return made
 
 
-@pytest.mark.fault("sinks", "kill -9 of a delivery, at any instant, again and again")
-def test_kills_while_delivering(
+@pytest.mark.fault("sinks", "kill -9 of a delivery, at random times, repeatedly")
+def test_target_is_equal_after_kills(
     scene: Delivered, rng: random.Random, request: pytest.FixtureRequest
 ) -> None:
-    """The next one goes on from the target's own position, also in the middle of rows that are
-    replaced: in the end the target is equal to bronze."""
+    """The next delivery continues from the position of the target, also in the middle of a
+    replacement: in the end the target is equal to bronze."""
     share = 6 if scene.harness.sink == "postgres" else 15
     kills = max(1, int(request.config.getoption("kills")) // share)
     for _ in range(3):

@@ -1,5 +1,5 @@
-"""What is PostgreSQL's own in a delivery: tables as a contract describes them, rows that the
-database refuses, and what other users of it do.
+"""Deliveries to PostgreSQL: tables as the contract describes them, rows that the database rejects,
+and changes by other users.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from psycopg import sql
 
 from ingestion_platform.errors import Permanent
 from ingestion_platform.settings import SinkSettings
-from ingestion_platform.sinks import postgres
 from ingestion_platform.sinks.compare import compare
+from ingestion_platform.sinks.postgres.target import PostgresTarget
 from services import Services
-from tests.support.delivered import ODD_JSON, PostgresHarness, item, with_json
+from tests.support.delivered import UNUSUAL_JSON, PostgresHarness, item, with_json
 from tests.support.sink_scene import Scene
 
 LONG = "much too long a note " * 2
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.services]
 
 
 class Database:
-    """The target's database, by plain SQL."""
+    """The database of the target, by plain SQL."""
 
     def __init__(self, scene: Scene, connection: psycopg.Connection[Any]) -> None:
         self.scene = scene
@@ -43,7 +43,7 @@ class Database:
 
 @pytest.fixture
 def scene(servers: Services, tmp_path: Path) -> Scene:
-    """Forty delivered rows."""
+    """Deliver forty rows."""
     made = Scene(PostgresHarness(servers, tmp_path), tmp_path / "scene")
     made.log.append(item(k, k) for k in range(40))
     made.log.load()
@@ -53,14 +53,14 @@ def scene(servers: Services, tmp_path: Path) -> Scene:
 
 @pytest.fixture
 def database(scene: Scene) -> Iterator[Database]:
-    """Its database."""
+    """Connect to the database of the scene."""
     url = scene.harness.environment()["SINK_POSTGRES_URL"]
     with psycopg.connect(url, autocommit=True) as connection:
         yield Database(scene, connection)
 
 
-def test_the_table_is_as_the_contract_says(database: Database) -> None:
-    """Types, primary key, and descriptions as comments."""
+def test_table_follows_the_contract(database: Database) -> None:
+    """It has the types, the primary key, and descriptions as comments."""
     columns = database.run(
         "SELECT a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum) "
         "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
@@ -82,13 +82,13 @@ def test_the_table_is_as_the_contract_says(database: Database) -> None:
             "_offset": "bigint",
         }.items()
     )
-    assert {name: said for name, _, said in columns}["note"] == "Said of it."
+    assert {name: said for name, _, said in columns}["note"] == "Free text."
     with pytest.raises(psycopg.errors.UniqueViolation):
         database.run(f'INSERT INTO {{}} SELECT * FROM "{database.schema}"."Items"')
 
 
-def test_rows_that_break_somebodys_constraint_are_rejected_alone(database: Database) -> None:
-    """A check, and a column made shorter; the reasons are the database's."""
+def test_rows_that_break_constraints_are_rejected(database: Database) -> None:
+    """A check and a shortened column, both added by a user; other rows pass."""
     database.run("ALTER TABLE {} ADD CONSTRAINT few CHECK (n < 1000)")
     database.run("ALTER TABLE {} ALTER COLUMN note TYPE varchar(30)")
     scene = database.scene
@@ -103,19 +103,21 @@ def test_rows_that_break_somebodys_constraint_are_rejected_alone(database: Datab
     scene.log.load()
     done = scene.deliver()
     assert (done.upserted, done.rejected) == (300, 3)
-    assert any("few" in reason for reason in done.reasons)
-    assert any("character varying(30)" in reason for reason in done.reasons)
+    assert {reason.partition(":")[0] for reason in done.reasons} == {
+        "check_violation",
+        "string_data_right_truncation",
+    }
     scene.assert_equal(without=lambda row: row["n"] >= 1000 or row["note"] == LONG)
     database.run("ALTER TABLE {} DROP CONSTRAINT few")
     assert scene.deliver().changes == 0
     assert scene.deliver(again=True).rejected == 1
     scene.assert_equal(without=lambda row: row["note"] == LONG)
-    kept = database.run(f"SELECT row FROM {database.schema}.ingestion_refused")
-    assert len(kept) == 1
+    rows = database.run(f"SELECT code, message FROM {database.schema}.ingestion_rejected")
+    assert [code for code, _ in rows] == ["string_data_right_truncation"]
 
 
-def test_what_others_did_to_the_table_is_made_good_again(database: Database) -> None:
-    """Rows deleted and changed by hand come back when all is compared; a view stays."""
+def test_changes_by_other_users_are_repaired(database: Database) -> None:
+    """Deleted and changed rows come back when everything is compared; a view stays."""
     database.run(f"CREATE VIEW {database.schema}.some AS SELECT id FROM {{}}")
     database.run("DELETE FROM {} WHERE id < 7")
     database.run("UPDATE {} SET note = 'forged' WHERE id > 30")
@@ -133,8 +135,8 @@ def test_what_others_did_to_the_table_is_made_good_again(database: Database) -> 
     assert database.run("SELECT mine FROM {} WHERE id = 50") == [("x",)]
 
 
-def test_rejected_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Scene) -> None:
-    """The comparison knows of both."""
+def test_comparison_excludes_rejected_and_pending_rows(scene: Scene) -> None:
+    """Neither is a difference."""
     scene.log.append([item(3, 900), item(3, 901, note="\u0000"), item(77, 1, note="\u0000")])
     scene.log.load()
     before = compare(scene.platform, scene.delivery)
@@ -146,11 +148,11 @@ def test_rejected_rows_and_what_is_not_delivered_yet_are_no_difference(scene: Sc
     assert not found.behind
 
 
-def test_odd_json_hinders_no_other_row(database: Database) -> None:
-    """What jsonb has no place for is rejected alone; of a key twice it keeps the last."""
+def test_unusual_json_rejects_only_its_row(database: Database) -> None:
+    """Of a repeated key jsonb has the last value."""
     scene = database.scene
-    odd = dict(enumerate(ODD_JSON.values(), start=100))
-    scene.log.append([*(with_json(k, v) for k, v in odd.items()), item(200, 200)])
+    unusual = dict(enumerate(UNUSUAL_JSON.values(), start=100))
+    scene.log.append([*(with_json(k, v) for k, v in unusual.items()), item(200, 200)])
     scene.log.load()
     scene.deliver()
     rows = dict(database.run("SELECT id, extra::text FROM {} WHERE id >= 100"))
@@ -163,15 +165,15 @@ def test_odd_json_hinders_no_other_row(database: Database) -> None:
     assert (found.rejected, found.agree) == (2, True)
 
 
-def test_a_dropped_table_is_made_anew(database: Database) -> None:
-    """With all of its rows: its position went with it."""
+def test_dropped_table_is_created_again(database: Database) -> None:
+    """All rows are delivered: the position does not count without the table."""
     database.run("DROP TABLE {}")
     assert database.scene.deliver().upserted == 40
     database.scene.assert_equal()
 
 
-def test_a_table_of_somebody_else_is_left_alone(database: Database) -> None:
-    """It is rejected, with the way out."""
+def test_table_of_another_user_is_rejected(database: Database) -> None:
+    """Nothing is written to it."""
     scene = database.scene
     database.run("DROP TABLE {}")
     database.run(f"DELETE FROM {database.schema}.ingestion_positions")
@@ -181,12 +183,12 @@ def test_a_table_of_somebody_else_is_left_alone(database: Database) -> None:
     assert database.run("SELECT * FROM {}") == []
 
 
-def test_a_wrong_password_is_told_and_not_shown(scene: Scene) -> None:
-    """A person must act; the address is in no error."""
+def test_wrong_password_is_permanent_and_hidden(scene: Scene) -> None:
+    """No error contains the password."""
     url = scene.settings.sinks.postgres_url.get_secret_value()
     wrong = url.replace("@", "x@")
-    target = postgres.PostgresTarget(wrong, scene.delivery.options)
-    with pytest.raises(Permanent, match="refuses the login") as found, target:
+    target = PostgresTarget(wrong, scene.delivery.options)
+    with pytest.raises(Permanent, match="rejects the login") as found, target:
         pass
     password = wrong.partition("@")[0].rpartition(":")[2]
     assert password not in str(found.value)

@@ -17,7 +17,7 @@ from ingestion_platform.produce.producer import produce
 from ingestion_platform.produce.simulators import simulate
 from ingestion_platform.settings import Settings, SinkSettings
 from ingestion_platform.sinks.declare import stream_deliveries
-from ingestion_platform.sinks.deliver import standing
+from ingestion_platform.sinks.deliver import target_status
 from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.worker.loop import serve
 
@@ -55,7 +55,7 @@ def await_rows(settings: Settings, stream: Stream, count: int) -> None:
     delivery = stream_deliveries(stream)[0]
     deadline = time.monotonic() + 60
     while True:
-        at = standing(Platform(settings), delivery)
+        at = target_status(Platform(settings), delivery)
         if (at.rows, at.current) == (count, True):
             return
         assert time.monotonic() < deadline, at
@@ -87,7 +87,7 @@ def test_loading_goes_on_while_a_sink_is_away(
         send(settings, stream, 50, 3)
         deadline = time.monotonic() + 60
         delivery = stream_deliveries(stream)[0]
-        while standing(Platform(settings), delivery).lag != 50:
+        while target_status(Platform(settings), delivery).lag != 50:
             assert time.monotonic() < deadline
             threading.Event().wait(0.1)
         in_the_way.unlink()

@@ -115,9 +115,9 @@ def test_a_fresh_slice_of_bronze_asks_for_its_delivery(delivering: Lab) -> None:
     ("given", "said"),
     [
         ([{"postgres": {"tabel": "a.b"}}], "tabel: is not an option"),
-        ([{"mongo": {}}], "there is no sink 'mongo'"),
-        ([{"postgres": {"table": "a-b.c"}}], "'a-b' cannot be a name"),
-        ("", "there is no sink ''"),
+        ([{"mongo": {}}], "'mongo' is not a sink"),
+        ([{"postgres": {"table": "a-b.c"}}], "'a-b' is not a valid name"),
+        ("", "'' is not a sink"),
         ([{"postgres": {}, "files": {}}], "is no list of sinks"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Targets of deliveries as tests see them: where they are, what they hold by plain means, how to
-take them away; and what they must hold, found out without the platform's own deliveries.
+"""Targets of deliveries for tests: how to reach, read and stop them, and what they must hold.
 
-A new sink joins the behaviour suite by a class here and a line in HARNESSES.
+Both are read without the code that delivers. A new sink joins the behaviour suite by a class here
+and a line in HARNESSES.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONTRACT: dict[str, Any] = {
     "schema": [
         {
             "name": "items",
-            "description": "Things that are delivered.",
+            "description": "Items to deliver.",
             "properties": [
                 {
                     "name": "id",
@@ -60,7 +60,7 @@ CONTRACT: dict[str, Any] = {
                     "required": True,
                 },
                 {"name": "n", "logicalType": "integer", "physicalType": "int", "required": True},
-                {"name": "note", "logicalType": "string", "description": "Said of it."},
+                {"name": "note", "logicalType": "string", "description": "Free text."},
                 {"name": "amount", "logicalType": "number", "physicalType": "decimal(12,2)"},
                 {"name": "ratio", "logicalType": "number", "physicalType": "double"},
                 {"name": "at", "logicalType": "timestamp", "physicalType": "timestamptz"},
@@ -88,7 +88,7 @@ KEY = ("id", "kind")
 
 
 def item(number: int, n: int, **more: Any) -> bytes:
-    """A record; number and n decide all of it, but for what is given."""
+    """Return a record; all members follow from number and n, except those that are given."""
     record = {
         "id": number,
         "kind": "ab"[number % 2],
@@ -106,7 +106,7 @@ def item(number: int, n: int, **more: Any) -> bytes:
     return json.dumps(record | more).encode()
 
 
-ODD_JSON = {
+UNUSUAL_JSON = {
     "a key twice": b'{"a":1,"a":2}',
     "beyond a double": b'{"b":1e999}',
     "beyond any number type": b'{"c":1e999999}',
@@ -114,16 +114,16 @@ ODD_JSON = {
     "NUL": b'{"e":"\\u0000"}',
     "escapes": b'{"f":"\\ud83d\\ude00\\/\\u00e9"}',
 }
-"""Valid texts of a JSON column that a target may have no place for."""
+"""Valid texts of a JSON column that a target may not be able to store."""
 
 
 def with_json(number: int, extra: bytes) -> bytes:
-    """A record whose JSON column has this text."""
+    """Return a record with a text in its JSON column."""
     return item(number, number, extra="@").replace(b'"@"', extra)
 
 
 class Log:
-    """A topic's lake, written by hand: records are appended, and loaded into bronze."""
+    """The lake of a topic: records are appended without Kafka, and loaded into bronze."""
 
     def __init__(self, platform: Platform, stream: Stream) -> None:
         self.platform = platform
@@ -133,7 +133,7 @@ class Log:
         self._tails: dict[int, Segment] = {}
 
     def append(self, values: Iterable[bytes], partition: int = 0) -> None:
-        """A lake file with some records."""
+        """Write a lake file with some records."""
         values, tail = list(values), self._tails.get(partition)
         start = tail.end if tail is not None and tail.topic_id == self.topic_id else 0
         segment = segment_of(
@@ -148,12 +148,12 @@ class Log:
         self._tails[partition] = put(self.platform.store, segment, values)
 
     def recreate(self) -> None:
-        """A new topic of the same name: offsets begin at 0."""
+        """Start a new topic of the same name: offsets begin at 0."""
         self.topic_id = f"{self.topic_id}{uuid.uuid4().hex[:4]}"
         self.topic_ids.append(self.topic_id)
 
     def load(self, stream: Stream | None = None, *, again: bool = False) -> None:
-        """Make bronze equal to the lake, by the contract of `stream`; old slices too if `again`."""
+        """Load the lake into bronze by the contract of `stream`; old slices too if `again`."""
         self.stream = stream or self.stream
         ingest_dates = (
             {segment.name.ingest_date for segment in self._tails.values()} if again else set()
@@ -162,9 +162,11 @@ class Log:
 
 
 def expected(settings: Settings, log: Log, *, without: Callable[[Any], bool] | None = None) -> Any:
-    """What a target must hold: the newest row of each key in bronze, rows that no target takes
-    (`without`) left out."""
-    # By PyIceberg, which knows renamed and widened columns.
+    """Return the rows that a target must hold: the newest of each key in bronze.
+
+    Rows for which `without` is true do not count: the target rejects them.
+    """
+    # PyIceberg reads renamed and widened columns.
     table = load_catalog("lakehouse", **settings.catalog).load_table(log.stream.bronze_table)
     rows = table.scan().to_arrow().to_pylist()
     order = {name: number for number, name in enumerate(log.topic_ids)}
@@ -179,7 +181,7 @@ def expected(settings: Settings, log: Log, *, without: Callable[[Any], bool] | N
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without the platform's columns, JSON text as what it says."""
+    """Return the row without columns of the platform, and with JSON text parsed."""
     found = {name: value for name, value in row.items() if not name.startswith("_")}
     if isinstance(found.get("extra"), str):
         found["extra"] = json.loads(found["extra"])
@@ -191,22 +193,25 @@ class Harness(Protocol):
 
     sink: str
     rejects: dict[str, Any]
-    """A member of `item` that it cannot hold, by its name; none if it takes every row."""
+    """A member of `item` that it rejects, with its name; none if it accepts every row."""
+
+    code: str
+    """The code of that rejection."""
 
     def environment(self) -> dict[str, str]:
-        """The variables that say where it is."""
+        """Return the variables of its settings."""
 
     def options(self) -> dict[str, Any]:
-        """Options of a delivery, with a target that nobody else has."""
+        """Return options of a delivery with a new target."""
 
     def content(self, settings: Settings, delivery: Delivery) -> dict[tuple[Any, ...], Any]:
-        """The rows by key, as `expected` gives them, read without the platform."""
+        """Return the rows by key, like `expected`, read without the sink."""
 
     def stop(self) -> None:
-        """Take the server away, without warning."""
+        """Kill the server."""
 
     def start(self) -> None:
-        """Bring it back."""
+        """Start it again."""
 
 
 class PostgresHarness:
@@ -214,6 +219,7 @@ class PostgresHarness:
 
     sink = "postgres"
     rejects: ClassVar[dict[str, Any]] = {"note": "a\u0000b"}
+    code = "untranslatable_character"
 
     def __init__(self, services: Services, _folder: Path) -> None:
         self._services = services
@@ -246,19 +252,20 @@ class ElasticsearchHarness:
 
     sink = "elasticsearch"
     rejects: ClassVar[dict[str, Any]] = {"extra": [1, 2]}
+    code = "document_parsing_exception"
 
     def __init__(self, services: Services, _folder: Path) -> None:
         self._services = services
 
     def environment(self) -> dict[str, str]:
-        self._services.start("elasticsearch")  # most tests do without it
+        self._services.start("elasticsearch")  # most tests do not need it
         return {"ELASTICSEARCH_URL": self._services.env()["ELASTICSEARCH_URL"]}
 
     def options(self) -> dict[str, Any]:
         return {"index": f"i{uuid.uuid4().hex[:10]}-items"}
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The server's answer to a request, by plain HTTP."""
+        """Return the answer of the server to a plain HTTP request."""
         request = Request(
             f"{self._services.env()['ELASTICSEARCH_URL']}{path}",
             None if body is None else json.dumps(body).encode(),
@@ -296,6 +303,7 @@ class FilesHarness:
 
     sink, format = "files", "parquet"
     rejects: ClassVar[dict[str, Any]] = {}
+    code = ""
 
     def __init__(self, _services: Services, folder: Path) -> None:
         self._root = folder / "exports"
@@ -311,7 +319,7 @@ class FilesHarness:
         folder = self._root / delivery.options.folder
         newest = max((folder / "_manifests").iterdir())
         paths = [self._root / path for path, _ in json.loads(newest.read_text())["files"].values()]
-        # Nothing else is left lying about, so that a plain glob reads the same.
+        # There are no other parts, so that a plain glob reads the same.
         assert sorted(folder.glob("part-*")) == sorted(paths)
         rows = [row for path in paths for row in self.read(path)]
         found = {tuple(row[name] for name in KEY): unflattened(row) for row in rows}
@@ -319,7 +327,7 @@ class FilesHarness:
         return found
 
     def read(self, path: Path) -> list[dict[str, Any]]:
-        """The rows of a part."""
+        """Return the rows of a part."""
         return pq.read_table(path).to_pylist()
 
     def stop(self) -> None:
@@ -332,7 +340,7 @@ class FilesHarness:
 
 
 class CsvHarness(FilesHarness):
-    """A local folder of CSV parts; text is in quotes, and nothing at all is null."""
+    """A local folder of CSV parts; text is in quotes, null is an empty field."""
 
     format = "csv"
 
@@ -344,6 +352,7 @@ class CsvHarness(FilesHarness):
             "note": pa.string(),
             "remark": pa.string(),
             "colour": pa.string(),
+            "old_n": pa.int64(),
             "ratio": pa.float64(),
             "at": pa.timestamp("us", "UTC"),
             "day": pa.date32(),
@@ -392,7 +401,7 @@ class BucketHarness(FilesHarness):
 
 
 def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with what is nested as what its JSON text says."""
+    """Return the row with the JSON text of nested values parsed."""
     found = plain(row)
     for name in ("tags", "size"):
         if isinstance(found.get(name), str):
@@ -401,7 +410,7 @@ def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def undocumented(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The row that a document is of; numbers with a fraction were read as Decimal."""
+    """Return the row of a document; numbers with a fraction were read as Decimal."""
     kinds: dict[str, Callable[[Any], Any]] = {
         "ratio": float,
         "at": datetime.fromisoformat,

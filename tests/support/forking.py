@@ -32,6 +32,7 @@ import pyiceberg.io.pyarrow  # noqa: F401
 import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
 from confluent_kafka import admin  # noqa: F401
 
+import ingestion_platform.sinks.postgres.target  # noqa: F401
 from ingestion_platform import pipeline
 from ingestion_platform.bronze import load as load_module
 from ingestion_platform.contract import odcs  # noqa: F401
@@ -43,7 +44,6 @@ from ingestion_platform.operations.maintenance import maintain_stream, tables_of
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks import deliver as deliver_module
-from ingestion_platform.sinks import postgres  # noqa: F401
 from ingestion_platform.sinks.declare import stream_deliveries
 from ingestion_platform.streams import Destination, Stream
 from ingestion_platform.warehouse import totals  # noqa: F401

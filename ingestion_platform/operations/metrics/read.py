@@ -36,7 +36,7 @@ from ingestion_platform.operations.metrics.facts import (
 )
 from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
-from ingestion_platform.sinks import plan
+from ingestion_platform.sinks import ranges
 from ingestion_platform.sinks.declare import Delivery
 from ingestion_platform.sinks.deliver import COUNTED, is_current
 from ingestion_platform.streams import Stream
@@ -591,11 +591,11 @@ class _SinkReader:
             current = table is None or empty or is_current(table, self._delivery, position)
             return replace(facts, lag=int(not current), rejected=self._rejected)
         try:
-            held = plan.parse(position)
+            held = ranges.parse(position)
         except ValueError:  # a model was delivered there
             held = {}
         table_committed = committed_by_partition.get(self._delivery.source, {})
-        work = plan.differences(table_committed, held)
+        work = ranges.differences(table_committed, held)
         ends = {
             p: at.offset for p, committed in held.items() if (at := committed.position) is not None
         }

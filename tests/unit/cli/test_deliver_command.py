@@ -69,7 +69,7 @@ def test_what_cannot_be_delivered_is_told(delivering: Ingest) -> None:
     assert "SINK_POSTGRES_URL" in answer.err
     answer = delivering("deliver", "pgr_events")
     assert answer.code == 2
-    assert "is not delivered anywhere" in answer.err
+    assert "has no delivery" in answer.err
     assert delivering("deliver").code == 2
 
 

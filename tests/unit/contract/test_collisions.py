@@ -166,10 +166,10 @@ def test_targets_of_two_deliveries(
         {"name": "x", "topic": "s", "deliver": [one]},
         {"name": "y", "topic": "t", "deliver": [other]},
     )
-    found = [f for f in of_declarations() if "mixed up with" in f.problem]
+    found = [f for f in of_declarations() if "nested with" in f.problem]
     assert len(found) == clash
     if clash:
-        with pytest.raises(ContractError, match="mixed up with"):
+        with pytest.raises(ContractError, match="nested with"):
             declared_deliveries(root)
 
 

@@ -1,17 +1,19 @@
-"""What the YAML of deliveries may say, and which types targets have."""
+"""Options and attributes of deliveries in YAML, and the types of columns in PostgreSQL."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pytest
 
 from ingestion_platform.errors import ContractError, SettingError, UnknownStream
 from ingestion_platform.settings import Settings
-from ingestion_platform.sinks import files, postgres
+from ingestion_platform.sinks import elasticsearch, files, postgres
+from ingestion_platform.sinks.base import Column
 from ingestion_platform.sinks.declare import declared_deliveries, model_deliveries, select
-from ingestion_platform.sinks.interface import Column
+from ingestion_platform.sinks.postgres.types import postgres_type
 
 URL = "postgresql://me:s3cret@db.example.org:5432/serving"
 
@@ -31,46 +33,53 @@ URL = "postgresql://me:s3cret@db.example.org:5432/serving"
     ],
 )
 def test_postgres_types_keep_the_value(kind: pa.DataType, json: bool, expected: str) -> None:
-    """A column of its own where there is a type for it, JSON where there is none."""
-    assert postgres.postgres_type(Column("x", kind, 1, json)) == expected
-
-
-def test_only_types_that_lose_nothing_are_widened() -> None:
-    """As Iceberg does it, in arrays as well."""
-    assert postgres.widens("integer", "bigint")
-    assert postgres.widens("integer[]", "bigint[]")
-    assert postgres.widens("numeric(9,2)", "numeric(12,2)")
-    assert not postgres.widens("numeric(9,2)", "numeric(12,3)")
-    assert not postgres.widens("bigint", "integer")
-    assert not postgres.widens("text", "jsonb")
-
-
-@pytest.mark.parametrize("given", [{"folder": "../x"}, {"format": "xlsx"}, {"parts": 0}, {"a": 1}])
-def test_wrong_options_of_files_are_rejected(given: dict[str, object]) -> None:
-    """By the option's name."""
-    with pytest.raises(ValueError, match=next(iter(given))):
-        files.options(given, "shop", "users")
+    """Values without a PostgreSQL type become jsonb."""
+    assert postgres_type(Column("x", kind, 1, json)) == expected
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("sink", "given", "message"),
     [
-        ({"model": "users", "key": "id", "deliver": ["files"]}, "names no table"),
+        (files, {"folder": "../x"}, "folder: '../x' is not a valid path"),
+        (files, {"format": "xlsx"}, "format: is not one of"),
+        (files, {"parts": 0}, "parts: is not a number"),
+        (files, {"a": 1}, "a: is not an option"),
+        (postgres, {"index": "x"}, "index: is not an option"),
+        (postgres, {"table": "a b"}, "table: 'a b' is not a valid name"),
+        (postgres, {"table": "shop.ingestion_rejected"}, "belongs to the sink"),
+        (elasticsearch, {"table": "x"}, "table: is not an option"),
+        (elasticsearch, {"index": "Logs"}, "not a valid name"),
+        (elasticsearch, {"index": "a-000001"}, "reserved for the sink"),
+        (elasticsearch, {"index": "a-rejected"}, "reserved for the sink"),
+    ],
+)
+def test_wrong_options_are_rejected_by_name(
+    sink: ModuleType, given: dict[str, object], message: str
+) -> None:
+    """The error names the option and what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        sink.SINK.parse_options(given, "shop", "users")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"model": "users", "key": "id", "deliver": ["files"]}, "does not name a table"),
         ({"model": "silver.users", "deliver": ["files"]}, "key: is missing"),
-        ({"model": "silver.users", "key": "id"}, "delivered nowhere"),
+        ({"model": "silver.users", "key": "id"}, "has no destination"),
         ({"model": "silver.users", "keys": "id"}, "keys: is not an attribute"),
     ],
 )
-def test_a_wrong_delivery_of_a_model_is_told(
-    attributes: dict[str, object], said: str, tmp_path: Path
+def test_wrong_delivery_of_model_is_rejected(
+    attributes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    """With the file and what is wrong."""
-    with pytest.raises(ContractError, match=said):
+    """The error names the attribute and what is wrong."""
+    with pytest.raises(ContractError, match=message):
         model_deliveries(attributes, tmp_path / "shop")
 
 
 def test_two_deliveries_to_one_target_are_rejected(tmp_path: Path) -> None:
-    """They would undo each other."""
+    """Each would delete the rows of the other."""
     document = (
         "type: ingestion_platform.orchestration.Delivery\n"
         "attributes: {model: silver.a, key: id, deliver: [files: {folder: same}]}\n"
@@ -79,18 +88,18 @@ def test_two_deliveries_to_one_target_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "shop" / "defs.yaml").write_text(
         f"{document}---\n{document.replace('silver.a', 'silver.b')}"
     )
-    with pytest.raises(ContractError, match=r"mixed up with, files/same, the target of silver\.a"):
+    with pytest.raises(ContractError, match=r"nested with, files/same of silver\.a"):
         declared_deliveries(tmp_path)
 
 
-def test_what_is_not_delivered_is_told_with_what_is() -> None:
-    """For the command line."""
-    with pytest.raises(UnknownStream, match=r"pgr_events is not delivered[\s\S]*sensor_readings"):
+def test_unknown_delivery_lists_the_known_ones() -> None:
+    """The command line shows the error."""
+    with pytest.raises(UnknownStream, match=r"pgr_events has no delivery[\s\S]*sensor_readings"):
         select(declared_deliveries(), ["pgr_events"])
 
 
-def test_the_address_of_postgres_is_a_secret(tmp_path: Path) -> None:
-    """It is in no listing of the settings, and a wrong one is not repeated."""
+def test_postgres_url_is_secret(tmp_path: Path) -> None:
+    """It is not in a listing of the settings, and a wrong one is not in the error."""
     settings = Settings.load({"SINK_POSTGRES_URL": URL}, root=tmp_path)
     assert settings.sinks.postgres_url.get_secret_value() == URL
     assert "s3cret" not in repr(settings) + str(settings.source)
@@ -99,10 +108,10 @@ def test_the_address_of_postgres_is_a_secret(tmp_path: Path) -> None:
     assert "s3cret" not in str(found.value)
 
 
-def test_without_settings_a_sink_says_which(local_settings: Settings) -> None:
-    """Instead of failing somewhere else."""
-    where = postgres.options({}, "shop", "users")
-    assert postgres.label(where) == "shop.users"
-    assert not postgres.configured(local_settings)
+def test_missing_setting_is_named(local_settings: Settings) -> None:
+    """Opening a target fails with the setting."""
+    options = postgres.SINK.parse_options({}, "shop", "users")
+    assert options.label == "shop.users"
+    assert not postgres.SINK.configured(local_settings)
     with pytest.raises(SettingError, match="SINK_POSTGRES_URL: is not set"):
-        postgres.open_target(local_settings, where)
+        postgres.SINK.open_target(local_settings, options)

@@ -1,14 +1,11 @@
-"""Rows as Elasticsearch has them: mappings of columns, documents, their ids, and back to Arrow.
-
-What is sent where, and when, is `elasticsearch`'s.
-"""
+"""Conversion of rows for Elasticsearch: mappings, documents, ids, and back to Arrow."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -16,24 +13,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ingestion_platform.contract import columns as c
-from ingestion_platform.sinks.interface import DELIVERY, ORDINAL, Column, Shape
-from ingestion_platform.sinks.text import json_row
+from ingestion_platform.sinks.base import ORIGIN_COLUMNS, Column, Shape
+from ingestion_platform.sinks.text import as_json, json_row
+from ingestion_platform.warehouse.reading import quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 LONGEST_ID = 512
-"""Bytes of an `_id` that Elasticsearch takes."""
+"""Bytes that Elasticsearch allows in an `_id`."""
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
 _DAY = {"type": "date", "format": "strict_date"}
 _INSTANT = {"type": "date", "format": "strict_date_optional_time"}
 _EXACT_DIGITS = 15
-"""Decimals with more are not all different as doubles."""
+"""Decimals with more digits are not all distinct as doubles."""
 _NUMBERS = {"int32": "integer", "int64": "long", "float": "float", "double": "double"}
-_WIDER = {("integer", "long"), ("float", "double")}
 _OPEN = {"type": "flattened", "ignore_above": 1024, "depth_limit": 50}
-"""One field however many names there are in it: an open object cannot flood the mapping."""
+"""One field for all members: an open object cannot flood the mapping."""
 _SIMPLE: list[tuple[Any, dict[str, Any]]] = [
     (pat.is_map, _OPEN),
     (pat.is_timestamp, _INSTANT),
@@ -44,18 +40,9 @@ _SIMPLE: list[tuple[Any, dict[str, Any]]] = [
 ]
 _STAMP = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 
-ORIGIN_MAPPINGS: dict[str, dict[str, Any]] = {
-    c.INGEST_DATE: _DAY,
-    c.PARTITION: {"type": "integer"},
-    ORDINAL: {"type": "integer"},
-    c.OFFSET: {"type": "long"},
-    c.TOPIC_ID: {"type": "keyword"},
-    DELIVERY: {"type": "keyword"},
-}
-
 
 def mapping_of(column: Column, *, key: bool) -> dict[str, Any]:
-    """The mapping of a column: text for people with a keyword beside it, exact values for keys."""
+    """Return the mapping of a column: text with a keyword beside it, exact values for keys."""
     if column.json:
         return _OPEN
     if key and pat.is_string(column.type):
@@ -78,46 +65,20 @@ def _mapping(kind: pa.DataType) -> dict[str, Any]:
     return simple or {"type": "text", "fields": {"keyword": _KEYWORD}}
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """A mapping that also holds what the former one held.
-
-    `reindex`: the index must be written again, since a mapping of Elasticsearch only grows.
-    """
-
-    mapping: dict[str, Any]
-    reindex: bool = False
-
-
-def merged(have: Mapping[str, Any], want: Mapping[str, Any]) -> Merged | None:
-    """The mapping of a field that is mapped and is to be mapped; None when that loses data."""
-    if "properties" in have and "properties" in want and have.get("type") == want.get("type"):
-        members, reindex = dict(have["properties"]), False
-        for name, member in want["properties"].items():
-            found = merged(members[name], member) if name in members else Merged(member)
-            if found is None:
-                return None
-            members[name], reindex = found.mapping, reindex or found.reindex
-        return Merged({**have, "properties": members}, reindex)
-    if have == want:
-        return Merged(dict(want))
-    types = have.get("type"), want.get("type")
-    if types in _WIDER or (types == ("double", "double") and "fields" in want):
-        return Merged(dict(want), reindex=True)
-    if types[::-1] in _WIDER or types == ("double", "double"):
-        return Merged(dict(have))
-    return None
+ORIGIN_MAPPINGS = {column.name: mapping_of(column, key=True) for column in ORIGIN_COLUMNS}
 
 
 def documents(rows: pa.Table, shape: Shape) -> list[str]:
-    """Each row as JSON without line breaks: nulls left out, decimals with all digits, JSON text as
-    it is, instants in UTC."""
+    """Return each row as JSON in one line.
+
+    Nulls are left out, decimals keep all digits, JSON text stays as it is, instants are in UTC.
+    """
     from ingestion_platform.sinks.source import duckdb_in_memory
 
-    json = {column.name for column in shape.columns if column.json}
+    of_json = {column.name for column in shape.columns if column.json}
     with duckdb_in_memory() as connection:
         connection.execute("SET preserve_insertion_order=true; SET threads=1")
-        pieces = ", ".join(_member(field, field.name in json) for field in rows.schema)
+        pieces = ", ".join(_member(field, field.name in of_json) for field in rows.schema)
         return _texts(connection, rows, f"'{{' || concat_ws(',', {pieces}) || '}}'")
 
 
@@ -128,20 +89,20 @@ def _texts(connection: DuckDBPyConnection, rows: pa.Table, expression: str) -> l
     return texts
 
 
-def _member(field: pa.Field[Any], json: bool) -> str:
-    """SQL that gives `"name":value`, null for null."""
+def _member(field: pa.Field[Any], is_json: bool) -> str:
+    """Return SQL for `"name":value`, null for null."""
     name = json_row({field.name: 0}).removeprefix("{").removesuffix(" 0}").rstrip()
-    of = '"' + field.name.replace('"', '""') + '"'
-    if json:  # spliced in, not parsed: what it says stays as it was said
+    of = quoted(field.name)
+    if is_json:  # spliced in, not parsed: numbers and escapes stay as they were sent
         value = f"replace(replace({of}, chr(10), ' '), chr(13), ' ')"
     else:
         value = f"to_json({_plain(of, field.type)})::VARCHAR"
-    quoted = name.replace("'", "''")
-    return f"CASE WHEN {of} IS NOT NULL THEN '{quoted}' || {value} END"
+    escaped = name.replace("'", "''")
+    return f"CASE WHEN {of} IS NOT NULL THEN '{escaped}' || {value} END"
 
 
 def _plain(of: str, kind: pa.DataType) -> str:
-    """SQL that gives a value whose JSON says what Elasticsearch reads."""
+    """Return SQL for a value whose JSON is in the notation of Elasticsearch."""
     if pat.is_timestamp(kind):
         return f"strftime({of}, {_STAMP})"
     if pat.is_binary(kind):
@@ -151,7 +112,7 @@ def _plain(of: str, kind: pa.DataType) -> str:
     if pat.is_list(kind) and _plain("e", kind.value_type) != "e":
         return f"list_transform({of}, lambda e: {_plain('e', kind.value_type)})"
     if pat.is_struct(kind):
-        names = ['"' + field.name.replace('"', '""') + '"' for field in kind]
+        names = [quoted(field.name) for field in kind]
         members = [_plain(f"{of}.{name}", f.type) for name, f in zip(names, kind, strict=True)]
         packed = ", ".join(f"{n} := {m}" for n, m in zip(names, members, strict=True))
         return f"CASE WHEN {of} IS NOT NULL THEN struct_pack({packed}) END"
@@ -159,9 +120,9 @@ def _plain(of: str, kind: pa.DataType) -> str:
 
 
 def ids(keys: pa.Table) -> list[str]:
-    """Each key's `_id`, the same for ever: its values with | between, or what stands for long ones.
+    """Return the `_id` of each key: its values with | between, or a hash of them if too long.
 
-    No two keys of a target have the same: a value's own | and \\ are escaped.
+    No two keys have the same one: | and \\ within a value are escaped.
     """
     columns = [[_id_text(v) for v in keys[name].to_pylist()] for name in keys.column_names]
     if len(columns) == 1:
@@ -169,32 +130,25 @@ def ids(keys: pa.Table) -> list[str]:
     else:
         escaped = [[v.replace("\\", "\\\\").replace("|", "\\|") for v in of] for of in columns]
         found = ["|".join(values) for values in zip(*escaped, strict=True)]
-    return [text if _speakable(text) else _digest(text) for text in found]
+    return [_id(text) for text in found]
 
 
 def _id_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = as_json(value)
+    return text if isinstance(text, str) else json.dumps(text)
 
 
-def _speakable(text: str) -> bool:
-    short = bool(text) and len(text.encode(errors="surrogatepass")) <= LONGEST_ID
-    return short and not text.startswith("sha256:")
-
-
-def _digest(text: str) -> str:
-    return f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+def _id(text: str) -> str:
+    data = text.encode(errors="surrogatepass")
+    if 0 < len(data) <= LONGEST_ID and not text.startswith("sha256:"):
+        return text
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def table_of(sources: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Members of documents as the Arrow columns that they came from; scalars only.
+    """Return members of documents as the Arrow columns that they came from; scalars only.
 
-    Numbers with a fraction must have been read as Decimal.
+    Numbers with a fraction must have been decoded as Decimal.
     """
     arrays = []
     for field in schema:

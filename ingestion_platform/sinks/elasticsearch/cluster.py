@@ -1,44 +1,40 @@
-"""Requests to an Elasticsearch cluster: bulk, pages, patience, errors that say who can mend them.
+"""Requests to an Elasticsearch cluster: bulk requests, pages, retries, errors.
 
-Answers are kept as bytes, so that numbers lose no digit. What is asked is `elasticsearch`'s.
+Answers stay bytes until they are decoded, so that numbers lose no digit.
 """
 
 from __future__ import annotations
 
-import random
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import elasticsearch as es
 import msgspec
+from elastic_transport import JsonSerializer
 
 from ingestion_platform.errors import Permanent, PlatformError, SinkUnavailable, WriteConflict
+from ingestion_platform.retries import SEARCH_BUSY, SEARCH_SILENT, retry
+from ingestion_platform.sinks.base import Reason
 
 if TYPE_CHECKING:
-    from elasticsearch import ApiError, Elasticsearch
-
     from ingestion_platform.settings import SinkSettings
 
-PATIENCE = 60.0
-"""Seconds for which a busy server is asked again."""
-ATTEMPTS = 4
-"""Times that a request is made which nobody answers."""
 PAGE = 5_000
-"""Documents that are read at once."""
+"""Documents in a page."""
 KEEP = "15m"
-"""For so long a page of documents may be worked on."""
+"""How long a page of documents may be processed."""
 TOO_LARGE = 413
 _BUSY = (429, 503)
 _UNANSWERED = (502, 503, 504)  # a proxy may have passed the request on
-_FIELD = re.compile(r"failed to parse field \[(.+?)\] of type \[(.+?)\]")
 _POSITION = re.compile(r"^\[\d+:\d+\] ")
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A document as it is read, its members as they were written."""
+    """A document that was read; its members are as they were written."""
 
     id: str = msgspec.field(name="_id")
     found: bool = True
@@ -48,24 +44,26 @@ class Hit(msgspec.Struct, frozen=True):
     sort: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
     def members(self) -> dict[str, Any]:
-        """What they say; numbers with a fraction as Decimal."""
+        """Return the decoded members; numbers with a fraction are Decimals."""
         return {name: decoded(raw) for name, raw in self.source.items()}
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Why something failed, as Elasticsearch says it."""
+    """Why something failed, as Elasticsearch reports it."""
 
     type: str = ""
     reason: str | None = None
     caused_by: Cause | None = None
 
-    def told(self) -> str:
-        """In one line; which field first, and without places in the request."""
-        said = _POSITION.sub("", self.reason or self.type)
+    def summary(self) -> str:
+        """Return the causes in one line, without positions in the request."""
+        message = _POSITION.sub("", self.reason or self.type)
         inner = _POSITION.sub("", (self.caused_by.reason or "") if self.caused_by else "")
-        if field := _FIELD.search(said):
-            return f"{field[1]}: is no {field[2]}{f': {inner}' if inner else ''}"
-        return f"{said}: {inner}" if inner and inner not in said else said
+        return f"{message}: {inner}" if inner and inner not in message else message
+
+    def as_reason(self) -> Reason:
+        """Return why a document was rejected."""
+        return Reason(self.type, self.summary())
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -92,21 +90,23 @@ class _Bulk(msgspec.Struct, frozen=True):
     items: list[dict[str, Item]]
 
 
-class _Failure(msgspec.Struct, frozen=True):
-    error: Cause | str = ""
+class Failure(msgspec.Struct, frozen=True):
+    """The answer to a request that failed."""
+
+    error: Cause = Cause()
 
 
 class Cluster:
-    """A connection to a cluster; safe to use from several threads. `name` is told in errors."""
+    """A connection to a cluster; thread-safe. Errors mention `name`."""
 
     def __init__(self, sinks: SinkSettings, name: str) -> None:
         self.name = name
         self._client = _client(sinks)
         self.unanswered = False
-        """Whether a request may still be under way that nobody has answered."""
+        """Whether a request that got no answer may still be processed."""
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
     def call(
@@ -118,7 +118,7 @@ class Cluster:
         *,
         absent: Sequence[int] = (),
     ) -> bytes:
-        """The body of the answer; of an error only if its status is one of `absent`."""
+        """Return the body of the answer; errors of a status in `absent` are answers too."""
         headers = {"accept": "application/json"}
         if body:
             kind = "x-ndjson" if isinstance(body, bytes) else "json"
@@ -129,34 +129,37 @@ class Cluster:
             answer = client.perform_request(
                 method, path, params=params, headers=headers, body=body or None
             )
-            told = answer.body
-            return told if isinstance(told, bytes) else str(told).encode()
+            text = answer.body
+            return text if isinstance(text, bytes) else str(text).encode()
 
-        return self._patiently(ask)
+        busy = partial(retry, ask, SEARCH_BUSY, self._is_busy)
+        return retry(busy, SEARCH_SILENT, self._is_silent)
 
     def bulk(self, path: str, actions: Sequence[str], params: Mapping[str, str]) -> list[Item]:
-        """The answers to the actions (each a line, or two), in their order; what the server is too
-        busy for is asked again.
+        """Return the result of each action (one or two lines); those the server is too busy for
+        are retried.
 
         Raises:
             SinkUnavailable: it stays too busy.
         """
-        items = self._bulk(path, actions, params)
-        deadline, pause = time.monotonic() + PATIENCE, 0.1
-        while busy := [n for n, item in enumerate(items) if item.status in _BUSY]:
-            if time.monotonic() > deadline:
+        items: dict[int, Item] = {}
+        todo = list(range(len(actions)))
+
+        def send() -> None:
+            sent = self._bulk(path, [actions[n] for n in todo], params) if todo else []
+            items.update(zip(todo, sent, strict=True))
+            todo[:] = [n for n in todo if items[n].status in _BUSY]
+            if todo:
                 raise SinkUnavailable(
-                    f"{self.name}: Elasticsearch is too busy for {len(busy)} documents",
+                    f"{self.name}: Elasticsearch is too busy for {len(todo)} documents",
                     action="try again, or give it more nodes",
                 )
-            pause = _rest(pause)
-            again = self._bulk(path, [actions[n] for n in busy], params)
-            for n, item in zip(busy, again, strict=True):
-                items[n] = item
-        return items
+
+        retry(send, SEARCH_BUSY, SinkUnavailable)
+        return [items[n] for n in range(len(actions))]
 
     def documents(self, index: str, ids: Sequence[str], members: Sequence[str]) -> list[Hit]:
-        """The documents of some ids, as they are now, with some of their members."""
+        """Return the current documents of some ids, with some of their members."""
         params = {"_source_includes": ",".join(members)}
         answer = self.call("POST", f"/{index}/_mget", {"ids": list(ids)}, params)
         return msgspec.json.decode(answer, type=_Docs).docs
@@ -169,7 +172,7 @@ class Cluster:
         sort: Sequence[Mapping[str, str]] = (),
         size: int = PAGE,
     ) -> Iterator[list[Hit]]:
-        """Documents of one moment (this one), in pages; of them some members, or all."""
+        """Yield pages of the documents as they are now, with some members or all."""
         self.call("POST", f"/{index}/_refresh")
         opened = self.call("POST", f"/{index}/_pit", params={"keep_alive": KEEP})
         pit = str(msgspec.json.decode(opened)["id"])
@@ -194,58 +197,52 @@ class Cluster:
             self.call("DELETE", "/_pit", {"id": pit}, absent=(404,))
 
     def uuid(self, index: str) -> str:
-        """What tells an index from another one of its name; "" when there is none."""
+        """Return the uuid of an index, "" when there is none of that name."""
         path, params = f"/{index}/_settings", {"filter_path": "*.settings.index.uuid"}
         found = msgspec.json.decode(self.call("GET", path, None, params, absent=(404,)) or b"{}")
         return str(found[index]["settings"]["index"]["uuid"]) if index in found else ""
 
     def count(self, index: str) -> int:
-        """Documents that are in an index now."""
+        """Count the documents of an index."""
         self.call("POST", f"/{index}/_refresh")
         return int(msgspec.json.decode(self.call("GET", f"/{index}/_count"))["count"])
 
     def aliases(self, *actions: Mapping[str, Any]) -> None:
-        """Change aliases, all at once."""
+        """Change aliases in one step."""
         self.call("POST", "/_aliases", {"actions": actions})
 
     def _bulk(self, path: str, actions: Sequence[str], params: Mapping[str, str]) -> list[Item]:
-        """One request; one that is too large, in two; one document that is too large fails."""
+        """Send one request, in halves if it is too large; a single document then fails."""
         body = ("\n".join(actions) + "\n").encode(errors="surrogatepass")
-        answer = self.call("POST", path, body, params, absent=(TOO_LARGE,))
-        if b'"items"' in answer:
-            items = msgspec.json.decode(answer, type=_Bulk).items
+        try:
+            items = msgspec.json.decode(self.call("POST", path, body, params), type=_Bulk).items
             return [next(iter(of.values())) for of in items]
+        except es.ApiError as error:
+            if error.status_code != TOO_LARGE:
+                raise
         if len(actions) == 1:
-            return [Item(TOO_LARGE, Cause("too_large", "is larger than the server takes"))]
+            return [Item(TOO_LARGE, Cause("too_large", "is larger than the server accepts"))]
         half = len(actions) // 2
         return [
             *self._bulk(path, actions[:half], params),
             *self._bulk(path, actions[half:], params),
         ]
 
-    def _patiently(self, ask: Callable[[], bytes]) -> bytes:
-        """Ask again while the server is busy, and some times when nobody answers."""
-        import elasticsearch as es
+    def _is_silent(self, error: BaseException) -> bool:
+        """Return whether a request got no answer; it may still be processed then."""
+        silent = isinstance(error, es.TransportError)
+        self.unanswered |= silent
+        return silent
 
-        deadline, pause, attempts = time.monotonic() + PATIENCE, 0.1, 0
-        while True:
-            try:
-                return ask()
-            except es.ApiError as error:
-                if error.status_code not in (*_BUSY, *_UNANSWERED):
-                    raise
-                self.unanswered |= error.status_code in _UNANSWERED
-                if time.monotonic() > deadline:
-                    raise
-            except (es.ConnectionError, es.ConnectionTimeout, es.SerializationError):
-                self.unanswered, attempts = True, attempts + 1
-                if attempts >= ATTEMPTS:
-                    raise
-            pause = _rest(pause)
+    def _is_busy(self, error: BaseException) -> bool:
+        """Return whether the server, or a proxy that may have forwarded the request, is busy."""
+        status = error.status_code if isinstance(error, es.ApiError) else 0
+        self.unanswered |= status in _UNANSWERED
+        return status in (*_BUSY, *_UNANSWERED)
 
 
 def decoded(raw: msgspec.Raw) -> Any:
-    """A member as it was written; a number with a fraction as Decimal."""
+    """Return the value of a member; a number with a fraction as Decimal."""
     return _DECODER.decode(raw)
 
 
@@ -253,22 +250,20 @@ _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 
 
 @contextmanager
-def answering(name: str) -> Iterator[None]:
-    """Turn what the client raises into errors that say who can mend it; never with the address."""
-    import elasticsearch as es
-
+def translated(name: str) -> Iterator[None]:
+    """Turn the errors of the client into those of the platform; none shows the address."""
     try:
         yield
     except PlatformError:
         raise
     except es.UnsupportedProductError as error:
         raise Permanent(
-            f"{name}: what answers is no Elasticsearch", action="correct ELASTICSEARCH_URL"
+            f"{name}: the server is not Elasticsearch", action="correct ELASTICSEARCH_URL"
         ) from error
     except es.SSLError as error:
         raise Permanent(
             f"{name}: the certificate of Elasticsearch is not trusted",
-            action="set ELASTICSEARCH_CA_FILE to the certificate of who signed it",
+            action="set ELASTICSEARCH_CA_FILE to the certificate of its authority",
         ) from error
     except es.ApiError as error:
         raise _of_answer(name, error) from error
@@ -279,50 +274,41 @@ def answering(name: str) -> Iterator[None]:
         ) from error
 
 
-def rejects(name: str, status: int, said: str) -> PlatformError:
-    """What a rejection of the server means."""
+def rejects(name: str, status: int, message: str) -> PlatformError:
+    """Return the error for a status of the server."""
     if status in (404, 409):
         return WriteConflict(
-            f"{name}: an index of the delivery is gone or another one", action="start again"
+            f"{name}: an index of the delivery is gone or was replaced", action="deliver again"
         )
     if status == 401:
         return Permanent(
-            f"{name}: Elasticsearch refuses the login",
+            f"{name}: Elasticsearch rejects the login",
             action="correct ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USERNAME and _PASSWORD",
         )
     if status == 403:
         return Permanent(
-            f"{name}: Elasticsearch refuses: {said}",
-            action="give the user of the settings the rights that docs/sinks.md names",
+            f"{name}: Elasticsearch forbids a request: {message}",
+            action="give the user of the settings the privileges that docs/sinks.md lists",
         )
     if status == 429 or status >= 500:
-        return SinkUnavailable(f"{name}: Elasticsearch fails: {said}", action="try again")
+        return SinkUnavailable(f"{name}: Elasticsearch fails: {message}", action="try again")
     return Permanent(
-        f"{name}: Elasticsearch refuses: {said}", action="look at the index, and at its template"
+        f"{name}: Elasticsearch rejects a request: {message}",
+        action="check the index and its template",
     )
 
 
-def _of_answer(name: str, error: ApiError) -> PlatformError:
+def _of_answer(name: str, error: es.ApiError) -> PlatformError:
     try:
-        failure = msgspec.json.decode(error.body, type=_Failure).error
-        said = failure if isinstance(failure, str) else failure.told()
+        message = msgspec.json.decode(error.body, type=Failure).error.summary()
     except (msgspec.MsgspecError, TypeError):  # a proxy's page
-        said = f"status {error.status_code}"
-    return rejects(name, error.status_code, said)
+        message = f"status {error.status_code}"
+    return rejects(name, error.status_code, message)
 
 
-def _rest(pause: float) -> float:
-    """Wait for about so many seconds; gives the next, longer time."""
-    time.sleep(random.uniform(0.5, 1) * pause)
-    return min(5.0, pause * 2)
-
-
-def _client(sinks: SinkSettings) -> Elasticsearch:
-    from elastic_transport import JsonSerializer
-    from elasticsearch import Elasticsearch
-
+def _client(sinks: SinkSettings) -> es.Elasticsearch:
     class Verbatim(JsonSerializer):
-        """Leaves answers as they are."""
+        """Leave answers as bytes."""
 
         def loads(self, data: bytes) -> bytes:
             return data
@@ -335,9 +321,9 @@ def _client(sinks: SinkSettings) -> Elasticsearch:
         given["basic_auth"] = (sinks.elasticsearch_username, password)
     if sinks.elasticsearch_ca_file:
         given["ca_certs"] = sinks.elasticsearch_ca_file
-    # Proxies answer by pages of their own.
+    # Proxies may answer with pages of their own.
     kinds = ("application/json", "application/vnd.elasticsearch+json", "application/xml")
-    return Elasticsearch(
+    return es.Elasticsearch(
         [url.get_secret_value() for url in sinks.elasticsearch_urls],
         request_timeout=60,
         max_retries=0,
