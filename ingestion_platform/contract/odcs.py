@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
+from ingestion_platform.contract.custom_properties import STREAM, check_custom, of_name
 from ingestion_platform.contract.expressions import check_expressions
 from ingestion_platform.contract.model import Contract, Field, Kind, Rule
 from ingestion_platform.contract.problems import ContractProblems, Problems, suggestion
@@ -110,16 +111,18 @@ def _document(raw: dict[str, Any], problems: Problems) -> OpenDataContractStanda
 
 
 def _check_keys(model: type[BaseModel], data: Any, at: str, problems: Problems) -> None:
-    """Note keys that the standard does not know: the Pydantic models pass over them in silence."""
+    """Add a problem for each key that the standard does not know; Pydantic ignores them."""
     members = dict(_members(model))
     for key, value in data.items():
         here = f"{at}.{key}" if at else str(key)
         if key not in members:
             action = suggestion(str(key), members)
             problems.add(here, "is not a key of the standard", action=action)
-        elif here != "servers":  # each server type has keys of its own; nothing is derived of them
-            for inner, item, path in _inner(members[key], value, here):
-                _check_keys(inner, item, path, problems)
+            continue
+        if key == "customProperties":
+            check_custom(model.__name__, value, here, problems)
+        for inner, item, path in _inner(members[key], value, here):
+            _check_keys(inner, item, path, problems)
 
 
 def _members(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
@@ -268,12 +271,11 @@ def _table_rules(
 
 
 def _stream(document: OpenDataContractStandard, file: Path, problems: Problems) -> str:
-    for i, custom in enumerate(document.customProperties or ()):
-        if custom.property == "stream":
-            if isinstance(custom.value, str) and custom.value:
-                return custom.value
-            action = "for example `value: pgr_events`"
-            problems.add(f"customProperties[{i}].value", "is not a stream's name", action=action)
+    for i, custom in of_name(document.customProperties, STREAM):
+        if isinstance(custom.value, str) and custom.value:
+            return custom.value
+        action = "for example `value: pgr_events`"
+        problems.add(f"customProperties[{i}].value", "is not a stream's name", action=action)
     return file.name.split(".")[0]
 
 

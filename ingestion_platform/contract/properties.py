@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ingestion_platform.contract.custom_properties import DEFAULT, PREVIOUS_NAMES, of_name
 from ingestion_platform.contract.exact import is_epoch
 from ingestion_platform.contract.model import Field, Kind, Rule
 from ingestion_platform.contract.problems import Problems, suggestion
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from open_data_contract_standard.model import SchemaProperty
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-PREVIOUS_NAMES = "previousNames"  # a custom property: what a property was called before
-DEFAULT, NOW = "default", "now"  # a custom property: what sources fill in, and all that it can be
+NOW = "now"  # the only value of the custom property `default`
 ITEM = "element"  # the name of an array's item, as Iceberg and Parquet have it
 _BOUNDS = {
     "minimum": "minimum",
@@ -205,9 +205,7 @@ def _check_names(properties: list[SchemaProperty], at: str, problems: Problems) 
 def _with_default(
     field: Field, prop: SchemaProperty, at: str, nested: bool, problems: Problems
 ) -> Field:
-    for j, custom in enumerate(prop.customProperties or ()):
-        if custom.property != DEFAULT:
-            continue
+    for j, custom in of_name(prop.customProperties, DEFAULT):
         here = f"{at}.customProperties[{j}]"
         if custom.value != NOW:
             problems.add(f"{here}.value", f"{custom.value!r} is no default", action=f"use `{NOW}`")
@@ -221,8 +219,8 @@ def _with_default(
 
 def _previous_names(prop: SchemaProperty) -> tuple[str, ...]:
     """What the custom property `previousNames` lists; its form is checked apart."""
-    for custom in prop.customProperties or ():
-        if custom.property == PREVIOUS_NAMES and isinstance(custom.value, list):
+    for _, custom in of_name(prop.customProperties, PREVIOUS_NAMES):
+        if isinstance(custom.value, list):
             return tuple(name for name in custom.value if isinstance(name, str))
     return ()
 
@@ -231,9 +229,7 @@ def _check_previous_names(properties: list[SchemaProperty], at: str, problems: P
     """Previous names are plain, and nobody else's among the properties beside it."""
     taken = {(prop.name or "").lower(): prop.name for prop in properties}
     for i, prop in enumerate(properties):
-        for j, custom in enumerate(prop.customProperties or ()):
-            if custom.property != PREVIOUS_NAMES:
-                continue
+        for j, custom in of_name(prop.customProperties, PREVIOUS_NAMES):
             here = f"{labelled(at, i, prop.name)}.customProperties[{j}].value"
             if isinstance(custom.value, list) and custom.value:
                 _check_given_up(custom.value, prop, taken, here, problems)
@@ -275,6 +271,12 @@ def _reject_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Re
         (nested and prop.primaryKey, "primaryKey", f"{top} be part of the key", "remove it"),
         (nested and prop.partitioned, "partitioned", f"{top} partition the table",
          "add a top-level column with `transformLogic` and partition by that"),
+        (nested and prop.primaryKeyPosition is not None, "primaryKeyPosition",
+         f"{top} be part of the key", "remove it"),
+        (nested and prop.partitionKeyPosition is not None, "partitionKeyPosition",
+         f"{top} partition the table", "remove it"),
+        (prop.map is not None and prop.logicalType != "map", "map",
+         f"a property of type {prop.logicalType} has no map", "remove it"),
         (nested and prop.transformLogic, "transformLogic", f"{top} be derived",
          "add a top-level column with `transformLogic`"),
         (prop.enum and reading.api_version == "v3.1.0", "enum", "came with v3.2.0",

@@ -26,6 +26,17 @@ _OPERATORS = (
     "mustBeBetween",
     "mustNotBeBetween",
 )
+_ARGUMENTS = {
+    "nullValues": set[str](),
+    "missingValues": {"missingValues"},
+    "invalidValues": {"validValues", "pattern"},
+}
+_READ = {
+    "text": set[str](),
+    "library": {"metric", "rule", "arguments", *_OPERATORS},
+    "custom": {"engine", "implementation"},
+}
+"""The keys, beside those that only describe a check, that are read of each type."""
 
 
 @dataclass
@@ -49,6 +60,8 @@ def read_quality(
     for i, check in enumerate(checks or ()):
         here = f"{at}.quality[{i}]"
         kind = check.type or ("library" if check.metric or check.rule else "text")
+        if kind in _READ and not _check_keys(check, kind, here, problems):
+            continue
         if kind == "custom":
             _custom(check, here, problems, quality)
         elif kind == "library":
@@ -65,24 +78,34 @@ def read_quality(
     return quality
 
 
-def _custom(check: DataQuality, here: str, problems: Problems, quality: Quality) -> None:
-    if check.engine != ENGINE:
-        problem = f"engine {check.engine!r} is not run by the platform"
-        problems.add(f"{here}.engine", problem, action=f"use {_CUSTOM}")
-        return
-    if check.severity not in (None, "error"):
+def _check_keys(check: DataQuality, kind: str, here: str, problems: Problems) -> bool:
+    """Add a problem for each key that checks of this type do not read; return whether all are."""
+    known = len(problems.found)
+    if kind != "text" and check.severity not in (None, "error"):
         problems.add(
             f"{here}.severity",
             f"{check.severity!r} is not supported: a record that breaks a rule is quarantined",
             action="use `severity: error`, or make it a dbt test",
         )
-    for operator in _OPERATORS:
-        if getattr(check, operator) is not None:
-            problems.add(
-                f"{here}.{operator}",
-                "a row rule is true or false by itself",
-                action="remove it; put the comparison into `implementation`",
-            )
+    for key in sorted(set().union(*_READ.values(), {"query"}) - _READ[kind]):
+        if getattr(check, key) is None:
+            continue
+        if kind == "custom" and key in _OPERATORS:
+            problem = "a row rule is true or false by itself"
+            action = "remove it; put the comparison into `implementation`"
+        else:
+            problem = f"is not read from a check of type {kind}"
+            others = [f"`type: {other}`" for other, keys in _READ.items() if key in keys]
+            action = " or ".join(["remove it", *(f"use {each}" for each in others)])
+        problems.add(f"{here}.{key}", problem, action=action)
+    return len(problems.found) == known
+
+
+def _custom(check: DataQuality, here: str, problems: Problems, quality: Quality) -> None:
+    if check.engine != ENGINE:
+        problem = f"engine {check.engine!r} is not run by the platform"
+        problems.add(f"{here}.engine", problem, action=f"use {_CUSTOM}")
+        return
     if not check.name:
         problems.add(here, "a rule needs a name", action="add `name: ...`, shown with each reason")
     elif not isinstance(check.implementation, str) or not check.implementation.strip():
@@ -107,8 +130,8 @@ def _library(
             action="make it a dbt test of the silver model, which also removes duplicates",
         )
         return
-    if metric not in ("nullValues", "missingValues", "invalidValues"):
-        action = suggestion(metric, ("nullValues", "missingValues", "invalidValues"))
+    if metric not in _ARGUMENTS:
+        action = suggestion(metric, _ARGUMENTS)
         problems.add(f"{here}.metric", f"unknown metric {metric!r}", action=action)
         return
     given = [name for name in _OPERATORS if getattr(check, name) is not None]
@@ -118,6 +141,10 @@ def _library(
             f"{metric} is decided per record, so only `mustBe: 0` is supported",
             action="use `mustBe: 0`; a tolerated share goes to slaProperties `quarantineShare`",
         )
+    arguments = _ARGUMENTS[metric]
+    for name in sorted(set(check.arguments or {}) - arguments):
+        action = suggestion(name, arguments)
+        problems.add(f"{here}.arguments.{name}", "unknown argument", action=action)
     if metric == "nullValues":
         quality.required = True
     elif metric == "missingValues":
@@ -153,9 +180,6 @@ def _missing(
 
 def _invalid(check: DataQuality, here: str, problems: Problems, quality: Quality) -> None:
     arguments = check.arguments or {}
-    for name in sorted(set(arguments) - {"validValues", "pattern"}):
-        action = suggestion(name, ("validValues", "pattern"))
-        problems.add(f"{here}.arguments.{name}", "unknown argument", action=action)
     values, pattern = arguments.get("validValues"), arguments.get("pattern")
     if isinstance(values, list) and any(value is not None for value in values):
         quality.allowed = [value for value in values if value is not None]

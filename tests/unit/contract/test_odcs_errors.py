@@ -151,6 +151,48 @@ PROPERTY_ERRORS = {
                 ".customProperties[0].value", "'today' is no default", "`now`"),
     "default of text": (prop("string", customProperties=[{"property": "default", "value": "now"}]),
                         ".customProperties[0]", "only a timestamp", "remove"),
+    "misspelled custom property": (
+        prop("string", customProperties=[{"property": "previous_name", "value": ["y"]}]),
+        ".customProperties[0].property", "'previous_name' is not read", "`previousNames`?"),
+    "custom property begun alike": (
+        prop("timestamp", customProperties=[{"property": "defaultValue", "value": "now"}]),
+        ".customProperties[0].property", "not read", "`default`? Another tool's"),
+    "custom property of the contract": (
+        prop("string", customProperties=[{"property": "stream", "value": "y"}]),
+        ".customProperties[0].property", "no effect on a property", "of the contract"),
+    "custom property twice": (
+        prop("string", customProperties=[{"property": "previousNames", "value": ["y"]},
+                                         {"property": "previousNames", "value": ["z"]}]),
+        ".customProperties[1].property", "given twice", "keep one"),
+    "key of a custom property": (
+        prop("string", customProperties=[{"property": "any", "val": 1}]),
+        ".customProperties[0].val", "not a key", "`value`?"),
+    "map of a string": (prop("string", map={"key": TEXT}), ".map", "has no map", "remove it"),
+    "key of an allowed value": (prop("string", enum=[{"value": "A", "lable": "a"}]),
+                                ".enum[0].lable", "not a key", "`label`?"),
+    "unknown key inside": (prop("object", properties=[TEXT | {"enums": []}]),
+                           ".properties[0] (text).enums", "not a key", "`enum`?"),
+    "unknown key of an item": (prop("array", items={"logicalType": "string", "require": True}),
+                               ".items.require", "not a key", "`required`?"),
+    "key of a check": (quality(metric="nullValues", mustbe=0, mustBe=0), ".quality[0].mustbe",
+                       "not a key", "`mustBe`?"),
+    "rule without a type": (quality(name="r", implementation="x > 'a'"),
+                            ".quality[0].implementation", "of type text", "`type: custom`"),
+    "metric of prose": (quality(type="text", metric="nullValues"), ".quality[0].metric",
+                        "of type text", "`type: library`"),
+    "query of a metric": (quality(metric="nullValues", mustBe=0, query="select 1"),
+                          ".quality[0].query", "of type library", "remove it"),
+    "warning of a metric": (quality(metric="nullValues", mustBe=0, severity="warning"),
+                            ".quality[0].severity", "quarantined", "dbt test"),
+    "argument of nullValues": (quality(metric="nullValues", mustBe=0, arguments={"a": 1}),
+                               ".quality[0].arguments.a", "unknown argument", "remove it"),
+    "argument of missingValues": (
+        quality(metric="missingValues", mustBe=0, arguments={"missingValue": ["-"]}),
+        ".quality[0].arguments.missingValue", "unknown argument", "`missingValues`?"),
+    "comparison of a rule": (quality(**RULE, implementation="x > 'a'", mustBe=0),
+                             ".quality[0].mustBe", "by itself", "implementation"),
+    "nested position": (prop("object", properties=[TEXT | {"primaryKeyPosition": 1}]),
+                        ".properties[0] (text).primaryKeyPosition", "top level", "remove"),
     "underscore": ({"name": "_x", "logicalType": "string"}, "schema[0].properties[0] (_x)",
                    "platform's own", "`x`"),
     "not a name": ({"name": "a-b", "logicalType": "string"}, "schema[0].properties[0] (a-b)",
@@ -266,6 +308,15 @@ HEAD_ERRORS = {
                             "schema[0].quality", "need a column", "move it"),
     "key of the team": ({"team": {"name": "a", "member": []}}, "team.member", "not a key",
                         "`members`?"),
+    "key of a server": ({"servers": [{"server": "a", "type": "kafka", "hosts": "b"}]},
+                        "servers[0].hosts", "not a key", "`host`?"),
+    "key of the schema": ({"schema": [{"name": "a", "properties": [TEXT], "primaryKey": ["a"]}]},
+                          "schema[0].primaryKey", "not a key", "use one of"),
+    "key of a service level": ({"slaProperties": [{"property": "retention", "vlaue": 1}]},
+                               "slaProperties[0].vlaue", "not a key", "`value`?"),
+    "custom property of a property": (
+        {"customProperties": [{"property": "previousNames", "value": ["a"]}]},
+        "customProperties[0].property", "no effect on the contract", "of a property"),
     "stream": ({"customProperties": [{"property": "stream", "value": 5}]},
                "customProperties[0].value", "not a stream's name", "pgr_events"),
 }  # fmt: skip
@@ -281,6 +332,14 @@ def test_a_head_that_cannot_be_kept(problems, changes, element, problem, action)
     assert found.element == element
     assert problem in found.problem
     assert action in found.action
+
+
+def test_custom_properties_of_others_are_allowed(load):
+    """Any name passes that is not like one of ours; with a vendor, any name at all."""
+    others = [{"property": "retentionClass", "value": 3},
+              {"property": "stream", "value": "x", "vendor": "acme"}]  # fmt: skip
+
+    assert load(TEXT | {"customProperties": others}, customProperties=others).stream == "things"
 
 
 def test_names_that_differ_in_case_only(problems):
