@@ -26,6 +26,7 @@ from ingestion_platform.cli import (
     produce,
     quarantine,
     query,
+    revalidate,
     run,
     serve,
     status,
@@ -137,6 +138,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("metrics")(metrics.metrics)
 app.command("verify")(verify.verify)
+app.command("revalidate")(revalidate.revalidate)
 app.add_typer(quarantine.app, name="quarantine")
 app.command("deliver")(deliver.deliver)
 app.command("maintenance")(maintenance.maintenance)

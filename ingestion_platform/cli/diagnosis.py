@@ -251,7 +251,7 @@ def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
         yield warn(
             f"{stream.name}: {len(stale)} slice{_s(len(stale))} validated by an earlier contract, "
             f"first {ingest_date}|{partition}",
-            f"materialize them in Dagster, asset {stream.bronze_table.replace('.', '/')}",
+            f"`ingest revalidate {stream.name} --all-stale`, or materialize them in Dagster",
         )
     if not wrong and not stale:
         yield ok(f"{stream.name}: {len(slices)} slice{_s(len(slices))} agree with the lake")

@@ -103,5 +103,6 @@ def _show(terminal: Terminal, attempts: Sequence[Found]) -> None:
         if each.stale:
             terminal.say(
                 f"  {count(each.stale)} records of {literal(each.stream)} were validated by an "
-                "earlier contract\n  [cyan]->[/] materialize their slices of bronze in Dagster"
+                "earlier contract\n"
+                f"  [cyan]->[/] ingest revalidate {literal(each.stream)} --all-stale"
             )
