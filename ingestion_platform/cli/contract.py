@@ -10,7 +10,7 @@ import typer
 
 from ingestion_platform.cli.options import All, Json, StreamNames, chosen
 from ingestion_platform.cli.outcomes import error_dict, finish
-from ingestion_platform.cli.terminal import Terminal, literal, mark
+from ingestion_platform.cli.terminal import Terminal, count, literal, mark
 from ingestion_platform.contract.export import Format
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ingestion_platform.errors import ContractError
     from ingestion_platform.platform import Platform
     from ingestion_platform.streams import Stream
+
+_SAMPLE = 100_000
+_REASONS = 5
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -139,15 +142,25 @@ def plan(
     ctx: typer.Context,
     streams: StreamNames = None,
     everything: All = False,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Newest stored records to validate per stream; 0 for none.")
+    ] = _SAMPLE,
+    all_records: Annotated[
+        bool, typer.Option("--all-records", help="Validate all stored records.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what the next load would change in the tables, so that they follow their contracts.
+    """Show what changed contracts change in the tables, and for the records stored there.
+
+    Stored records that another contract validated are validated again: how
+    many would leave bronze or quarantine, and why. `ingest revalidate` does it.
 
     Changes nothing. Exits with 1 if a table cannot follow without losing data,
     or a stream cannot be read; the others are shown.
 
     [dim]Examples:[/]
       ingest contract plan pgr_events
+      ingest contract plan pgr_events --all-records
       ingest contract plan --all --json
     """
     from ingestion_platform.each import for_each, results
@@ -157,7 +170,8 @@ def plan(
     terminal: Terminal = ctx.obj
     platform = Platform(Settings.load())
     wanted = chosen(streams, everything=everything)
-    attempts = list(for_each(lambda stream: _planned(platform, stream), wanted))
+    most = None if all_records else sample
+    attempts = list(for_each(lambda stream: _planned(platform, stream, most), wanted))
     if as_json:
         terminal.json([_plan_dict(of) for of in attempts])
     for planned in () if as_json else results(attempts):
@@ -168,15 +182,16 @@ def plan(
 
 
 def _plan_dict(of: Attempt[Stream, dict[str, Any]]) -> dict[str, Any]:
-    known: dict[str, Any] = {"stream": of.item.name, "steps": [], "rejected": []}
+    known: dict[str, Any] = {"stream": of.item.name, "steps": [], "rejected": [], "impact": None}
     return {**(of.found or known), "error": error_dict(of.error)}
 
 
-def _planned(platform: Platform, stream: Stream) -> dict[str, Any]:
-    """The steps of one stream's table, or why there can be none."""
+def _planned(platform: Platform, stream: Stream, most: int | None) -> dict[str, Any]:
+    """Return the steps of one stream's table and their impact, or why there can be none."""
     from dataclasses import asdict
 
     from ingestion_platform.contract.problems import ContractProblems
+    from ingestion_platform.operations.impact import impact_of
     from ingestion_platform.warehouse.evolve import plan as steps
     from ingestion_platform.warehouse.tables import load_or_none
 
@@ -185,9 +200,15 @@ def _planned(platform: Platform, stream: Stream) -> dict[str, Any]:
     try:
         planned = () if table is None else steps(table, stream.contract)
     except ContractProblems as error:
-        return {**about, "steps": [], "rejected": [asdict(p) for p in error.problems]}
+        return {
+            **about,
+            "steps": [],
+            "rejected": [asdict(p) for p in error.problems],
+            "impact": None,
+        }
+    impact = None if table is None else impact_of(platform, stream, most=most).as_dict()
     told = [asdict(step) | {"text": str(step)} for step in planned]
-    return {**about, "steps": told, "rejected": []}
+    return {**about, "steps": told, "rejected": [], "impact": impact}
 
 
 def _show_plan(terminal: Terminal, planned: dict[str, Any]) -> None:
@@ -207,6 +228,32 @@ def _show_plan(terminal: Terminal, planned: dict[str, Any]) -> None:
             f"     [cyan]->[/] {literal(problem['action'])}",
             soft_wrap=True,
         )
+    if planned["impact"] is not None:
+        _show_impact(terminal, planned["stream"], planned["impact"])
+
+
+def _show_impact(terminal: Terminal, stream: str, impact: dict[str, Any]) -> None:
+    for column, rows in impact["dropped"].items():
+        terminal.out.print(
+            f"     {literal(column)} is not in the contract: the column stays and is null in new "
+            f"rows; {count(rows)} rows have a value until they are validated again",
+            soft_wrap=True,
+        )
+    if not impact["stale"]:
+        return
+    part = "" if impact["checked"] == impact["stale"] else " newest"
+    terminal.out.print(
+        f"     {count(impact['stale'])} stored records were validated by an earlier contract; of "
+        f"the {count(impact['checked'])}{part} ones:",
+        soft_wrap=True,
+    )
+    for name, what in (("rejected", "leave bronze"), ("returned", "leave quarantine")):
+        terminal.out.print(f"     {count(impact[name])} {what}")
+        for reason, times in list(impact[f"{name}_by_reason"].items())[:_REASONS]:
+            terminal.out.print(f"       {count(times):>8} x {literal(reason)}", soft_wrap=True)
+    terminal.out.print(
+        f"     [cyan]->[/] ingest revalidate {literal(stream)} --all-stale", soft_wrap=True
+    )
 
 
 @app.command()

@@ -117,12 +117,12 @@ def verify_stream(
     datasets = [None if t is None else TableDataset(t) for t in (bronze, quarantine)]
     validator = SegmentValidator(stream.contract)
     committed_by_partition = {} if bronze is None else read_committed(bronze)
-    for partition in _partitions(SegmentLog(platform.store, stream.topic)):
+    for partition in partitions_of(SegmentLog(platform.store, stream.topic)):
         committed = committed_by_partition.get(partition, CommittedRanges())
         parts = _due_parts(platform.store, stream.topic, partition, committed, validator.version)
         for batch in _batches(parts):
             expected = validator.rows(batch[0].segment, pa.concat_tables(p.records for p in batch))
-            found = [_rows(table, partition, _whole(batch)) for table in datasets]
+            found = [rows_of(table, partition, _whole(batch)) for table in datasets]
             tally.compare(batch, expected, (found[0], found[1]))
             if on_progress is not None:
                 on_progress(tally.expected)
@@ -277,8 +277,8 @@ def _due_parts(
     while True:
         try:
             segments = SegmentLog(store, topic).after(partition, at)
-            for segment, span in _due(segments, committed.position, at):
-                records = _between(read(store, segment), "offset", span.start, span.end)
+            for segment, span in due(segments, committed.position, at):
+                records = between(read(store, segment), "offset", span.start, span.end)
                 parts = committed.of(span.topic_id, span.start, span.end)
                 yield _Part(segment, span, records, any(p.contract != version for p in parts))
                 at, tries = Position(span.topic_id, span.end), 0
@@ -319,7 +319,7 @@ def _whole(batch: list[_Part]) -> Span:
     return Span(first.topic_id, first.start, last.end, "")
 
 
-def _partitions(segment_log: SegmentLog) -> list[int]:
+def partitions_of(segment_log: SegmentLog) -> list[int]:
     return sorted(
         {p for ingest_date in segment_log.ingest_dates() for p in segment_log.names(ingest_date)}
     )
@@ -336,7 +336,7 @@ def _once(segments: list[Segment], at: Position | None = None) -> Iterator[tuple
             topic_id, end = segment.topic_id, segment.end
 
 
-def _due(
+def due(
     segments: list[Segment], position: Position | None, at: Position | None
 ) -> Iterator[tuple[Segment, Span]]:
     """The parts of links behind `at` that a table at a position must have: all that lies before
@@ -358,12 +358,12 @@ def _covers(committed: CommittedRanges, segment: Segment) -> bool:
     return sum(part.end - part.start for part in parts) == segment.end - segment.start
 
 
-def _between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
+def between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
     values = table[column]
     return table.filter(pc.and_(pc.greater_equal(values, start), pc.less(values, end)))
 
 
-def _rows(table: TableDataset | None, partition: int, span: Span) -> pa.Table | None:
+def rows_of(table: TableDataset | None, partition: int, span: Span) -> pa.Table | None:
     """The rows of a span, in the order of their offsets."""
     if table is None:
         return None

@@ -60,6 +60,7 @@ def test_a_table_that_is_not_there_will_be_made(bare: Ingest, contract: Path) ->
             "new": True,
             "steps": [],
             "rejected": [],
+            "impact": None,
             "error": None,
         }
     ]
@@ -107,3 +108,39 @@ def test_what_cannot_be_followed_is_told_with_the_way_out(
     assert rejected.code == 1
     assert "is string in the contract" in rejected.err
     assert bare("query", "select id from bronze.letters", "--json").json == [{"id": 1}]
+
+
+def test_impact_counts_records_and_dropped_columns(
+    bare: Ingest, contract: Path, tmp_path: Path
+) -> None:
+    """The plan counts what revalidating does, newest records first; then verify finds nothing."""
+    identity = {"name": "id", "logicalType": "integer", "logicalTypeOptions": {"maximum": 9}}
+    write(contract, [identity, {"name": "note", "logicalType": "string"}])
+    records = tmp_path / "noted.jsonl"
+    rows = [{"id": n, "note": "a" if n < 4 else None} for n in range(1, 13)]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert bare("load", "letters", str(records)).code == 0
+    assert bare("contract", "plan", "letters", "--json").json[0]["impact"]["stale"] == 0
+
+    options = {"minimum": 3, "maximum": 11}
+    write(contract, [identity | {"logicalTypeOptions": options}])
+    (planned,) = bare("contract", "plan", "letters", "--json").json
+    impact = planned["impact"]
+    numbers = ("stale", "checked", "rejected", "returned", "dropped")
+    assert [impact[name] for name in numbers] == [12, 12, 2, 2, {"note": 3}]
+    assert list(impact["rejected_by_reason"].values()) == [2]
+    assert list(impact["returned_by_reason"].values()) == [2]
+    (planned,) = bare("contract", "plan", "letters", "--sample", "4", "--json").json
+    assert [planned["impact"][name] for name in numbers] == [12, 4, 0, 2, {"note": 3}]
+    out = bare("contract", "plan", "letters").out
+    assert "ingest revalidate letters --all-stale" in out
+
+    verified = bare("verify", "letters")
+    assert "ingest revalidate letters --all-stale" in verified.out + verified.err
+    assert bare("revalidate", "letters").code == 2
+    done = bare("revalidate", "letters", "--all-stale", "--json").json
+    assert (done["records"], done["bronze"], done["quarantined"]) == (12, 9, 3)
+    assert sum(done["reasons"].values()) == 3
+    assert bare("revalidate", "letters", "--all-stale", "--json").json["slices"] == []
+    (found,) = bare("verify", "letters", "--json").json
+    assert (found["ok"], found["stale"], found["quarantined"]) == (True, 0, 3)
