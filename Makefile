@@ -50,8 +50,8 @@ test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000), MUTATIONS
 	@$(PYTEST) -n 1 --timeout 0 -m "fault or scales or long" --long --kills $(KILLS) --seed $(SEED) \
 		--mutations $(MUTATIONS) --csv-mb 2000
 
-test-fast: $(DEV_READY)  ## The quick tests: no real servers, nothing slow
-	@$(PYTEST) -m "not slow and not services" tests/unit tests/orchestration
+test-fast: $(DEV_READY)  ## The quick tests: no servers, no broker, nothing slow
+	@$(PYTEST) -n 2 -m "not slow and not services and not embedded" tests/unit
 
 lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
 	@$(BIN)/ruff check .

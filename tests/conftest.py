@@ -25,6 +25,8 @@ from tests.support.testbed import new_stream, separate_settings
 NAMES = ("kafka", "minio", "postgres")
 EXPENSIVE = {"fragile", "wheel", "watched", "described", "limited_door", "found", "manifest"}
 """Fixtures of a module or session that take seconds: tests that share one run on one worker."""
+EMBEDDED = {"_embedded_home", "bare", "home", "platform"}
+"""Fixtures with a broker or a catalog: tests that use one are none of the quick ones."""
 _NOT_TESTED = "NOT TESTED"
 
 
@@ -53,9 +55,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect long tests, and let one worker run the tests that share an expensive fixture."""
+    """Mark tests by their fixtures, and deselect long ones.
+
+    One worker runs the tests that share an expensive fixture.
+    """
     for item in items:
-        for name in EXPENSIVE.intersection(getattr(item, "fixturenames", ())):
+        names = set(getattr(item, "fixturenames", ()))
+        if names & EMBEDDED:
+            item.add_marker(pytest.mark.embedded)
+        for name in EXPENSIVE & names:
             item.add_marker(pytest.mark.xdist_group(name))
     if not config.getoption("long"):
         long = [item for item in items if item.get_closest_marker("long")]

@@ -159,6 +159,7 @@ def test_generated_json_keeps_its_tokens(parser: Validator, sent: str, as_text: 
     assert row["open"] == TOKEN.sub(lambda m: m[1] or "", sent)
 
 
+@pytest.mark.slow
 @quick
 @given(sent=documents)
 def test_json_inside_keeps_its_tokens(inside: Contract, sent: str) -> None:

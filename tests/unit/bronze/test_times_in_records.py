@@ -84,6 +84,7 @@ def check(field: Field, text: str, row: dict[str, Any] | None, value: Callable[[
         assert value(row) == wanted, (field.name, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["at", "wall", "berlin", "zoned", "day", "clock"])
 @quick
 @given(text=texts)
@@ -92,6 +93,7 @@ def test_columns_agree_with_the_reading(name: str, text: str) -> None:
     check(CONTRACT.column(name), text, everywhere({name: text}), lambda row: row[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(INNER))
 @quick
 @given(text=texts)
@@ -113,6 +115,7 @@ def test_arrays_agree_with_the_reading(text: str) -> None:
     assert (row and row["times"]) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seconds", "millis", "micros"])
 @quick
 @given(number=numbers)

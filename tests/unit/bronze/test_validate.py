@@ -360,6 +360,7 @@ POOL = [
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", [CAREFUL, QUICK], ids=["careful", "quick"])
 @quick
 @given(places=st.lists(st.integers(0, len(POOL) - 1), max_size=30), seed=st.integers(0, 9))
@@ -477,6 +478,7 @@ def test_any_bytes_get_a_result(value: bytes) -> None:
     assert first.reasons
 
 
+@pytest.mark.slow
 @quick
 @given(data=st.data())
 def test_a_byte_changed_anywhere_spoils_no_neighbour(data: st.DataObject) -> None:

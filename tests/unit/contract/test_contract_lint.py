@@ -40,6 +40,7 @@ def test_the_declared_contracts_are_spotless():
     assert lint(DECLARED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", DECLARED, ids=lambda file: file.name)
 def test_the_declared_contracts_pass_datacontract_lint(file):
     """The tool of the standard accepts the files too."""
@@ -117,6 +118,7 @@ def test_a_zone_by_default_is_reported(odcs):
     assert {f.severity for f in found} == {Severity.WARNING}
 
 
+@pytest.mark.slow
 def test_the_ways_to_send_times_pass_datacontract_lint():
     """Zones and epoch formats are said where the standard has a place for them."""
     file = Path(__file__).parents[2] / "formats" / "json_contract.yaml"

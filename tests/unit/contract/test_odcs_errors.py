@@ -454,6 +454,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(sorted(places(EDITED), key=str)), VALUES), max_size=3))
 @settings(
     max_examples=100,

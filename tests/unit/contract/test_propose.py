@@ -113,6 +113,7 @@ quick = settings(
 )
 
 
+@pytest.mark.slow
 @quick
 @given(records=st.one_of(ALIKE, UNLIKE))
 def test_any_json_sample_is_valid_by_its_own_contract(
@@ -133,6 +134,7 @@ def _declarable(record: Mapping[str, Any]) -> bool:
     return len(record) == 1 and record.keys() <= {"id", "order_id"} and not any(record.values())
 
 
+@pytest.mark.slow
 @quick
 @given(records=CSV)
 def test_any_sample_of_text_is_valid_by_its_own_contract(

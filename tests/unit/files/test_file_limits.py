@@ -58,6 +58,7 @@ def blank_lines(size: int) -> bytes:
     return gzip.compress(b"\n" * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.csv.gz", "x.jsonl.gz", "x.json.gz"])
 def test_blank_line_bomb_stops_early(spool: Spool, tmp_path: Path, name: str) -> None:
     """300 MB of blank lines are refused by their ratio, in our words."""

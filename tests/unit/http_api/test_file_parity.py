@@ -140,6 +140,7 @@ def mutated(form: str) -> st.SearchStrategy[bytes]:
     return st.builds(edit, records.map(joined), edits)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=mutated("jsonl"))
 def test_any_lines_are_read_alike(tmp_path: Path, body: bytes) -> None:
@@ -147,6 +148,7 @@ def test_any_lines_are_read_alike(tmp_path: Path, body: bytes) -> None:
     assert by_api(body, "jsonl") == by_file(body, "jsonl", tmp_path)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=mutated("json").filter(lambda body: body.strip(b" \t\r\n")[:1] == b"["))
 @example(body=b'[{"user_id":1}]')

@@ -656,6 +656,7 @@ def plays(draw: st.DrawFn) -> tuple[list[Any], list[tuple[int, int]], set[int]]:
     return who, draw(st.lists(turns, max_size=25)), draw(st.sets(st.integers(0, len(who) - 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [4, CLOSING])
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

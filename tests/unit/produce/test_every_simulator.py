@@ -22,6 +22,7 @@ def records(stream: str, count: int = 2000, **how: float) -> list[Record]:
     return list(simulate(stream, count, start=START, **how))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
 def test_the_contract_rejects_exactly_the_records_that_are_labelled(stream: str) -> None:
     """The labels can be trusted as an oracle for quarantine."""

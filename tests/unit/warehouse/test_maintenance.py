@@ -658,6 +658,7 @@ STEPS = st.one_of(
 _numbers: Iterator[int] = iter(range(10**9))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25,
     deadline=None,

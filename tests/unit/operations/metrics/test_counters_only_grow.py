@@ -126,6 +126,7 @@ def make_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], World]:
 STEPS = ("arrive", "repair", "decide", "tidy", "recreate")
 
 
+@pytest.mark.slow
 @settings(
     max_examples=2,
     deadline=None,
