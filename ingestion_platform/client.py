@@ -7,7 +7,7 @@ from ingestion_platform import Client
 client = Client()
 client.send("pgr_events", {"event_date": "2026-11-20", ...})
 client.run("pgr_events")
-client.read("bronze.service_events_raw").to_pandas()
+client.frame("pgr_events")
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream, declared_streams, select, with_topic
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from ingestion_platform.operations.quarantine import Rejected
@@ -152,8 +153,6 @@ class Client:
     def read(self, table: str) -> pa.Table:
         """A whole table (namespace.name), or a stream's bronze table by the stream's name.
 
-        `to_pandas()` of the result makes a data frame.
-
         Raises:
             QueryError: there is no such table.
         """
@@ -161,6 +160,20 @@ class Client:
         name = streams[table].bronze_table if table in streams else table
         namespace, _, simple = name.rpartition(".")
         return self.query(f'SELECT * FROM "{namespace}"."{simple}"')
+
+    def frame(self, table: str, *, quarantined: bool = False) -> pd.DataFrame:
+        """Return a table like `read` as a pandas DataFrame of Arrow types, which keep nulls exact.
+
+        `quarantined` gives a stream's quarantine table instead.
+
+        Raises:
+            QueryError: there is no such table.
+            UnknownStream: `quarantined`, and no stream of that name.
+        """
+        import pandas as pd
+
+        name = self._stream(table).quarantine_table if quarantined else table
+        return self.read(name).to_pandas(types_mapper=pd.ArrowDtype)
 
     def query(self, sql: str) -> pa.Table:
         """The result of a query (DuckDB's SQL, read only) over the Iceberg tables.

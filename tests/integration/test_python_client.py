@@ -40,7 +40,10 @@ def test_what_is_sent_can_be_read(embedded_settings: Settings) -> None:
     assert broken in [row["_value"] for row in rejected]
     assert client.verify("pgr_events").ok
     assert client.status("pgr_events").lag == 0
-    assert len(client.read("bronze.service_events_raw").to_pandas()) == rows.num_rows
+    frame = client.frame("bronze.service_events_raw")
+    assert len(frame) == rows.num_rows
+    assert str(frame["event_date"].dtype) == "date32[day][pyarrow]"
+    assert broken in client.frame("pgr_events", quarantined=True)["_value"].tolist()
 
 
 def test_a_file_is_loaded_once(local_settings: Settings, tmp_path: Path) -> None:
