@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +25,6 @@ from ingestion_platform.retries import WEBHOOK, backoff
 from ingestion_platform.settings import AlarmSettings, Settings
 
 if TYPE_CHECKING:
-    from email.message import Message
-    from http.client import HTTPMessage
-    from urllib.request import Request
-
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.lake.land import Landed
     from ingestion_platform.streams import Stream
@@ -308,9 +305,7 @@ def post(alarms: AlarmSettings, ident: str, body: str) -> None:
         Unreachable: it was not taken; says why, without the address.
         Permanent: no webhook is set.
     """
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import Request
+    import httpx
 
     if alarms.webhook_url is None:
         raise Permanent("no webhook is set", action="set ALARM_WEBHOOK_URL")
@@ -319,15 +314,17 @@ def post(alarms: AlarmSettings, ident: str, body: str) -> None:
     headers[ID_HEADER] = ident
     if alarms.webhook_secret:
         headers[SIGNATURE_HEADER] = signature(alarms.webhook_secret.get_secret_value(), data)
-    request = Request(alarms.webhook_url.get_secret_value(), data, headers, method="POST")
+    url = alarms.webhook_url.get_secret_value()
+    # The system's certificates, as everywhere; a redirected POST would lose its body.
+    trusted = ssl.create_default_context()
+    options: dict[str, Any] = {"timeout": TIMEOUT, "verify": trusted, "follow_redirects": False}
     try:
-        _opener().open(request, timeout=TIMEOUT).close()
-    except HTTPError as error:
-        error.close()
-        raise _unreachable(f"it answered {error.code}", _retry_after(error.headers)) from None
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise _unreachable(f"{type(error).__name__}: {reason}") from None
+        with httpx.stream("POST", url, content=data, headers=headers, **options) as answer:
+            if not answer.is_success:
+                said = f"it answered {answer.status_code}"
+                raise _unreachable(said, _retry_after(answer.headers))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise _unreachable(f"{type(error).__name__}: {error}") from None
 
 
 def signature(secret: str, body: bytes) -> str:
@@ -342,23 +339,9 @@ def _unreachable(why: str, retry_after: float = 0.0) -> Unreachable:
     )
 
 
-def _retry_after(headers: Message) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     value = headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else 0.0
-
-
-def _opener() -> Any:
-    from urllib.request import HTTPRedirectHandler, build_opener
-
-    class Straight(HTTPRedirectHandler):
-        """A webhook that moved is a wrong setting: a redirected POST would lose its body."""
-
-        def redirect_request(
-            self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
-        ) -> None:
-            """Follow none."""
-
-    return build_opener(Straight)
 
 
 def _clean(alarm: Alarm, settings: Settings) -> Alarm:
