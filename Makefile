@@ -53,10 +53,12 @@ test-faults: $(DEV_READY)  ## The tests of faults, long: KILLS (1000), MUTATIONS
 test-fast: $(DEV_READY)  ## The quick tests: no servers, no broker, nothing slow
 	@$(PYTEST) -n 2 -m "not slow and not services and not embedded" tests/unit
 
-lint: $(DEV_READY)  ## Style, format, types, import rules, contracts
+lint: $(DEV_READY)  ## Style, types, dependencies, commit subjects, import rules, contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/deptry . --no-ansi 2>/dev/null || { $(BIN)/deptry . --no-ansi; exit 1; }
+	@$(BIN)/python tools/commit_subjects.py
 	@$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
 	@$(BIN)/ingest contract lint
 
