@@ -149,7 +149,7 @@ def _maintenance(
                 platform.catalog,
                 name,
                 target=settings.target_file_mb * 1024 * 1024,
-                orphan_gate=timedelta(hours=settings.orphan_hours) if thorough else None,
+                orphan_wait=timedelta(hours=settings.orphan_hours) if thorough else None,
                 dry_run=dry_run,
                 trino=platform.settings.trino,
             )

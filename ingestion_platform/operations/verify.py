@@ -29,7 +29,7 @@ from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.dataset import TableDataset
-from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.decisions import count_discarded
 from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -163,7 +163,7 @@ def slice_counts(
             segments = now.slice(ingest_date, partition)
             count = _slice_count(platform.store, segments, rows, committed, version)
         found[ingest_date, partition] = count
-    decided = discarded_of(
+    decided = count_discarded(
         platform.catalog, stream.name, stream.quarantine_table, ingest_dates=ingest_dates
     )
     return {of: replace(count, decided=decided[of]) for of, count in found.items()}

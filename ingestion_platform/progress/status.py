@@ -18,7 +18,7 @@ from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position, waiting
 from ingestion_platform.streams import Stream
 from ingestion_platform.warehouse.committed import CommittedRanges
-from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.decisions import count_discarded
 from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -228,7 +228,7 @@ def _read_files(platform: Platform, stream: Stream) -> FilesState:
 def _read_tables(platform: Platform, stream: Stream) -> tuple[TableState, TableState]:
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
-    decided = discarded_of(platform.catalog, stream.name, stream.quarantine_table)
+    decided = count_discarded(platform.catalog, stream.name, stream.quarantine_table)
     return (
         replace(_state(bronze), inserted=count_inserted(bronze)),
         replace(_state(quarantine), decided=decided.total()),

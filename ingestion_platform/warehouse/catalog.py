@@ -1,4 +1,4 @@
-"""Opening the Iceberg catalog that the settings name. Tables and commits live beside this."""
+"""Open the Iceberg catalog that the settings name, and translate its drivers' errors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """The catalog `lakehouse`; an embedded one is created on first use.
+    """Return the catalog `lakehouse`; an embedded one is created on first use.
 
     Raises:
-        CatalogUnavailable: it does not answer.
+        CatalogUnavailable: the catalog does not answer.
     """
     from pyiceberg.catalog import load_catalog
 
     from ingestion_platform.warehouse.pyiceberg_private import apply_fixes
 
     apply_fixes()
-    # A connection that a restarted server has closed is opened again, instead of failing once.
+    # Reconnect after the server was restarted, instead of failing once.
     properties = {"pool_pre_ping": "true"} | dict(settings.catalog)
     uri = settings.catalog.get("uri", "")
     if uri.startswith("sqlite:///"):
@@ -36,11 +36,12 @@ def open_catalog(settings: Settings) -> Catalog:
         with answering():
             return load_catalog(CATALOG, **properties)
     except CatalogUnavailable:
-        # Several processes may create a new catalog's own tables at once: all but one fail.
+        # When several processes create a new catalog's tables at once, all but one fail.
         with answering():
             return load_catalog(CATALOG, **properties)
 
 
+# Neither libpq nor Arrow gives a code for refused credentials: their text is all there is.
 _REJECTED_LOGIN = re.compile(
     r'password authentication failed|no pg_hba.conf entry|(role|database) "[^"]*" does not exist'
 )
@@ -51,8 +52,12 @@ _REJECTED_KEYS = re.compile(
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what drivers raise when a catalog, or the store of its tables, cannot answer into
-    CatalogUnavailable and StoreUnavailable, and when it refuses the credentials into Permanent."""
+    """Translate the errors of the catalog's and the object store's drivers.
+
+    Raises:
+        CatalogUnavailable, StoreUnavailable: it does not answer.
+        Permanent: it refuses the credentials.
+    """
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -63,7 +68,7 @@ def answering() -> Iterator[None]:
             raise Permanent(
                 f"the Iceberg catalog {CATALOG!r} refuses the login",
                 action="correct user, password and database in PYICEBERG_CATALOG__LAKEHOUSE__URI",
-            ) from None  # the driver's own text may repeat them
+            ) from None  # the driver's text may contain the credentials
         raise CatalogUnavailable(
             f"the Iceberg catalog {CATALOG!r} does not answer: {type(error).__name__}",
             action="check PYICEBERG_CATALOG__LAKEHOUSE__URI and that its server is up",
@@ -71,13 +76,13 @@ def answering() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        said = str(error).partition("\n")[0]
-        if _REJECTED_KEYS.search(said):
+        text = str(error).partition("\n")[0]
+        if _REJECTED_KEYS.search(text):
             raise Permanent(
-                f"the store of the Iceberg tables refuses: {said[-300:]}",
+                f"the store of the Iceberg tables refuses access: {text[-300:]}",
                 action="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
             ) from error
         raise StoreUnavailable(
-            f"the store of the Iceberg tables does not answer: {said[-300:]}",
+            f"the store of the Iceberg tables does not answer: {text[-300:]}",
             action="check the catalog's warehouse, AWS_ENDPOINT_URL, and that its server is up",
         ) from error

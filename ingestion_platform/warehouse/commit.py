@@ -1,9 +1,9 @@
-"""Appending and replacing rows of a table together with its committed offsets, in one Iceberg
-commit.
+"""Append or replace rows of a table and its committed offsets in one Iceberg commit.
 
-Rows and position stand or fall together: a commit whose base moved is rejected by the catalog,
-the committed offsets is read again, and only an unchanged one lets it go on. So two writers of the
-same records cannot both land, whatever they were told or whenever they wake up."""
+The catalog rejects a commit when the table has changed since it was read. The committed offsets are
+then read again, and the commit is retried only if they are unchanged. So of two writers of the same
+records only one commits, however late the other one wakes up.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING
 from ingestion_platform.contract import columns
 from ingestion_platform.errors import Transient, WriteConflict
 from ingestion_platform.retries import COMMIT, retry
-from ingestion_platform.warehouse import committed as committed_by_partition
 from ingestion_platform.warehouse.catalog import answering
-from ingestion_platform.warehouse.committed import CommittedRanges, Span
+from ingestion_platform.warehouse.committed import (
+    CommittedRanges,
+    Span,
+    parse_ranges,
+    render_ranges,
+)
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -30,11 +34,11 @@ _NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit does for one log partition: `files` hold the rows of `span`.
+    """One log partition's part of a commit: `files` hold the rows of `span`.
 
-    `base` is the committed offsets that the files were made on (for a later change of the same
-    commit, the one after the change ahead); `replace` says that rows of the span are in the table
-    and give way."""
+    `base` is the state that the files were computed from; for a second change of the same partition
+    it includes the first one. With `replace` the table's rows of the span are removed.
+    """
 
     partition: int
     base: CommittedRanges
@@ -44,36 +48,34 @@ class Change:
 
 
 def read_committed(table: Table) -> dict[int, CommittedRanges]:
-    """How far a table was loaded, by log partition.
+    """Return the committed offset ranges of a table by log partition.
 
-    The newest snapshot of ours that the present one descends from tells: it went back with the
-    rows when somebody rolled the table back, where a property would not. The properties serve
-    once that snapshot has expired.
+    They are read from the newest ancestor snapshot that has them: unlike a table property, it
+    follows a rollback. Once that snapshot has expired, the properties are read.
     """
     snapshot = table.current_snapshot()
     if snapshot is None:
         return {}
     while snapshot is not None:
         summary = snapshot.summary.additional_properties if snapshot.summary else {}
-        if found := committed_by_partition.parse(summary):
+        if found := parse_ranges(summary):
             return found
         if snapshot.sequence_number == 1:
-            return {}  # the table's first: its whole history is there, and none of it is ours
-        # Expiring ends the chain, with a snapshot that has no parent or one that is gone.
+            return {}  # the complete history has no commit of the platform
+        # Expired snapshots end the history: the parent is None or missing.
         parent = snapshot.parent_snapshot_id
         snapshot = None if parent is None else table.snapshot_by_id(parent)
-    return committed_by_partition.parse(table.properties)
+    return parse_ranges(table.properties)
 
 
 def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
-    """Make all changes to the table, with their positions, or none; gives the table after it.
+    """Commit all changes with their positions, or none, and return the changed table.
 
     Raises:
-        PositionMoved: another writer changed a committed offsets that a change is based on, or the
-        table's
-            partitions.
-        CatalogUnavailable: the catalog does not answer; whether the commit is in is unknown, and
-            reading the committed offsets again tells.
+        WriteConflict: another writer loaded records of one of the log partitions, or changed the
+            table's partitions.
+        CatalogUnavailable: the catalog does not answer. The commit may have succeeded; read the
+            committed offsets again.
     """
     began = time.time()
     table: Table | None = None
@@ -83,12 +85,12 @@ def commit(catalog: Catalog, name: str, changes: Sequence[Change]) -> Table:
         with answering():
             table = catalog.load_table(name)
             ensure_no_retries(table)
-            # Of the very metadata that the commit is based on.
+            # Compare the same metadata that the commit is based on.
             _compare(name, read_committed(table), changes)
             _compare_partitions(table, changes)
             return _commit_once(table, changes, began)
 
-    # After a commit to other rows of the table, the files are still good.
+    # Another commit to other rows leaves the files valid.
     return retry(
         attempt,
         COMMIT,
@@ -106,14 +108,14 @@ def too_many_conflicts(kind: type[Transient], table: str) -> Transient:
 
 
 def ensure_no_retries(table: Table) -> None:
-    """Switch PyIceberg's own retries off: it would append the same range twice."""
+    """Disable PyIceberg's retries for a table: they would append the same range twice."""
     if table.properties.get("commit.retry.num-retries") != "0":
         with table.transaction() as transaction:
             transaction.set_properties(_NO_RETRIES)
 
 
 def range_filter(partition: int, spans: Iterable[Span]) -> BooleanExpression:
-    """The rows of some spans of a log partition."""
+    """Return the filter of the rows of some spans of a log partition."""
     from pyiceberg.expressions import AlwaysFalse, And, EqualTo, GreaterThanOrEqual, LessThan, Or
 
     chosen: BooleanExpression = AlwaysFalse()
@@ -135,11 +137,11 @@ def _commit_once(table: Table, changes: Sequence[Change], began: float) -> Table
         after[change.partition] = after.get(change.partition, CommittedRanges()).with_span(
             change.span
         )
-    position = committed_by_partition.render(after)
+    position = render_ranges(after)
     transaction = begin(table)
     _stage(table, transaction, changes, position)
     files = [file for change in changes for file in change.files]
-    # Rows of a replaced span were counted when they were first validated.
+    # Rows of a replaced span were counted by the first commit.
     fresh = sum(file.record_count for each in changes if not each.replace for file in each.files)
     counted = totals.after(table, fresh=fresh, files=files, began=began)
     transaction.set_properties(position | counted)
@@ -149,7 +151,7 @@ def _commit_once(table: Table, changes: Sequence[Change], began: float) -> Table
 def _stage(
     table: Table, transaction: Transaction, changes: Sequence[Change], position: dict[str, str]
 ) -> None:
-    """One snapshot with all the files; also an empty one, since it carries the base to compare."""
+    """Stage one snapshot with all files; without files, too, since it carries the positions."""
     from ingestion_platform.warehouse.rewrite import without
     from ingestion_platform.warehouse.snapshots import appending, overwriting
 
@@ -157,11 +159,11 @@ def _stage(
     producer = overwriting if replaced else appending
     with producer(transaction, position) as snapshot:
         if replaced:
-            gone = [range_filter(change.partition, [change.span]) for change in replaced]
-            removed, kept = without(table, gone)
+            filters = [range_filter(change.partition, [change.span]) for change in replaced]
+            removed, rewritten = without(table, filters)
             for file in removed:
                 snapshot.delete_data_file(file)
-            for file in kept:
+            for file in rewritten:
                 snapshot.append_data_file(file)
         for change in changes:
             for file in change.files:
@@ -181,7 +183,7 @@ def _compare(name: str, now: dict[int, CommittedRanges], changes: Sequence[Chang
 
 
 def _compare_partitions(table: Table, changes: Sequence[Change]) -> None:
-    """A manifest holds files of one partition spec, and new ones are listed under the present."""
+    """Raise WriteConflict if files have an older partition spec: their manifest has the present."""
     present = table.spec().spec_id
     if any(file.spec_id != present for change in changes for file in change.files):
         raise WriteConflict(

@@ -1,8 +1,8 @@
-"""How far a table was loaded, per log partition, and by which contract: plain data.
+"""Which offset ranges a table has, per log partition, and by which contract: plain data.
 
-A committed offsets lives in the table it speaks of, in a property and in the summary of the
-snapshot that changed it. Its spans tile what was loaded: records of [start, end) of a topic id,
-treated by the contract of that fingerprint."""
+The ranges are stored in the table itself, as a property and in the summary of the snapshot that
+changed them.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class CommittedRanges:
-    """The spans of one log partition in the order of its log; neighbours differ in something."""
+    """The loaded spans of one log partition in log order; adjacent equal ones are merged."""
 
     spans: tuple[Span, ...] = ()
 
     @property
     def position(self) -> Position | None:
-        """The next offset to load, None when nothing was loaded."""
+        """The next position to load; None when nothing was loaded."""
         return Position(self.spans[-1].topic_id, self.spans[-1].end) if self.spans else None
 
     def of(self, topic_id: str, start: int, end: int) -> list[Span]:
-        """The parts of the spans that lie in a range, in order."""
+        """Return the parts of the spans within `start` to before `end`, in order."""
         return [
             Span(s.topic_id, max(s.start, start), min(s.end, end), s.contract)
             for s in self.spans
@@ -45,15 +45,14 @@ class CommittedRanges:
         ]
 
     def holds(self, span: Span) -> bool:
-        """Whether all of a span was loaded by its contract."""
+        """Return whether all offsets of a span were loaded by its contract."""
         parts = self.of(span.topic_id, span.start, span.end)
         if any(part.contract != span.contract for part in parts):
             return False
         return sum(part.end - part.start for part in parts) == span.end - span.start
 
     def with_span(self, span: Span) -> CommittedRanges:
-        """This committed offsets after a span was loaded, in place of whatever covered its
-        range."""
+        """Return the ranges after a span was loaded; it replaces what covered its offsets."""
         before: list[Span] = []
         after: list[Span] = []
         for old in self.spans:
@@ -73,19 +72,19 @@ class CommittedRanges:
         return order.index(old.topic_id) > order.index(span.topic_id)
 
     def to_json(self) -> str:
-        """The text that is kept in the table."""
+        """Return the text stored in the table."""
         return json.dumps([[s.topic_id, s.start, s.end, s.contract] for s in self.spans])
 
     @classmethod
     def from_json(cls, text: str) -> CommittedRanges:
-        """A committed offsets from the text that is kept in a table."""
-        return cls(tuple(Span(*item) for item in json.loads(text)))
+        """Return the ranges that a stored text describes."""
+        return cls(tuple(Span(*values) for values in json.loads(text)))
 
 
 def disagreement(bronze: CommittedRanges, quarantine: CommittedRanges) -> list[Span]:
-    """Return the ranges that the two tables have by different contracts, in order.
+    """Return the ranges that two tables loaded by different contracts, in order.
 
-    A load that ended between its two commits, or a rollback of one table, leaves such ranges.
+    A load that died between its two commits leaves such ranges, and so does a rollback.
     """
     return [
         part
@@ -110,8 +109,8 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def parse(values: Mapping[str, str]) -> dict[int, CommittedRanges]:
-    """The committed offsets among the properties of a table, or in a snapshot's summary."""
+def parse_ranges(values: Mapping[str, str]) -> dict[int, CommittedRanges]:
+    """Return the ranges by log partition in table properties or a snapshot's summary."""
     return {
         int(key.removeprefix(PREFIX)): CommittedRanges.from_json(text)
         for key, text in values.items()
@@ -119,9 +118,6 @@ def parse(values: Mapping[str, str]) -> dict[int, CommittedRanges]:
     }
 
 
-def render(committed_by_partition: Mapping[int, CommittedRanges]) -> dict[str, str]:
-    """Ledgers as properties of a table."""
-    return {
-        f"{PREFIX}{partition}": committed.to_json()
-        for partition, committed in committed_by_partition.items()
-    }
+def render_ranges(ranges: Mapping[int, CommittedRanges]) -> dict[str, str]:
+    """Return ranges by log partition as table properties."""
+    return {f"{PREFIX}{partition}": committed.to_json() for partition, committed in ranges.items()}

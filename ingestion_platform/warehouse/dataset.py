@@ -1,7 +1,7 @@
-"""An Iceberg table as a pyarrow dataset: pruned, projected, streamed, deletes applied.
+"""Read an Iceberg table as a pyarrow dataset: pruned, projected, streamed, deletes applied.
 
-A dataset over the bare files would return rows that a MERGE has deleted, and would open files
-that the manifests already rule out. DuckDB reads this without an extension.
+A dataset of the data files alone would return rows that a MERGE has deleted, and open files that
+the manifests rule out. DuckDB reads this dataset without an extension.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
 
 _PARQUET = ds.ParquetFileFormat()
-# Batches decoded ahead of the reader bound the memory: about 100 MB of wide rows.
+# Batches decoded ahead of the reader limit the memory: about 100 MB of wide rows.
 _AHEAD = {"batch_size": 65_536, "batch_readahead": 8, "fragment_readahead": 2}
 
 
 class TableDataset(ds.Dataset):  # type: ignore[misc]
-    """The rows of one snapshot of a table (the newest as of the first use, unless it is named).
+    """The rows of one snapshot of a table; by default the newest one at the first use.
 
-    Nothing is read before `schema` is asked for or a scan is planned; from then on the snapshot
-    stays the same. `scanner` takes and gives what DuckDB needs; the other methods of a pyarrow
-    dataset that build on it work too.
+    Nothing is read before the first use of `schema` or `scanner`; from then on the snapshot stays
+    the same. Of a pyarrow dataset it supports what DuckDB needs, and the methods that build on
+    `scanner`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
 
     @property
     def table(self) -> Table:
-        """The table, with the metadata of the first use."""
+        """The table with its metadata at the first use."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._source() if callable(self._source) else self._source
@@ -63,7 +63,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
 
     @property
     def schema(self) -> pa.Schema:
-        """Column names and types, as Arrow has them."""
+        """The columns as an Arrow schema, without field ids."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         return schema_to_pyarrow(self._iceberg_schema(), include_field_ids=False)
@@ -74,20 +74,20 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
         filter: pc.Expression | None = None,  # noqa: A002 (pyarrow's name, which DuckDB uses)
         **options: Any,
     ) -> Any:
-        """A scan of the rows that match, with `columns` only; files ruled out stay closed."""
+        """Return a scan of the matching rows and given columns; pruned files are not opened."""
         plan = self._plan(filter)
         if not plan.slow:
             return plan.fast.scanner(columns=columns, filter=filter, **(_AHEAD | options))
         return _Scan(self, plan, columns, filter, options)
 
     def tasks(self) -> list[FileScanTask]:
-        """All data files of the snapshot with the delete files that apply to them."""
+        """Return all data files of the snapshot with the delete files that apply to them."""
         if self._files is not None:
             return list(self._files)
         return list(self._plan_files(self._all_manifests()))
 
     def subset(self, tasks: Sequence[FileScanTask]) -> TableDataset:
-        """The rows of some of the files of `tasks()`."""
+        """Return a dataset of some of the files of `tasks()`."""
         return TableDataset(self.table, self._snapshot_id, files=tasks)
 
     def _iceberg_schema(self) -> Schema:
@@ -100,7 +100,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
         return schemas.get(snapshot.schema_id or 0, self.table.schema())
 
     def _plan(self, condition: pc.Expression | None) -> _Plan:
-        """The files that may hold matching rows, those that Arrow reads by itself apart."""
+        """Return the files that may have matching rows; Arrow reads the fast ones alone."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         schema, mentioned = self.schema, self._mentioned(condition)
@@ -125,7 +125,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
             task = by_path[fragment.path]
             plain = not task.delete_files and task.file.file_format.name == "PARQUET"
             plain = plain and located.holds(task.file.file_path)
-            if plain and (by_name or _named_so(fragment, present)):
+            if plain and (by_name or _has_present_names(fragment, present)):
                 fast.append(fragment)
             else:
                 slow.append(task)
@@ -134,7 +134,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
     def _candidates(
         self, condition: pc.Expression | None, mentioned: set[str], schema: pa.Schema
     ) -> list[FileScanTask]:
-        """The files of the manifests whose partition summaries allow a match."""
+        """Return the files of the manifests whose partition summaries allow a match."""
         if self._files is not None or condition is None:
             return self.tasks()
         from pyiceberg.manifest import ManifestContent
@@ -174,13 +174,13 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
         return list(planner.plan_files(manifests))
 
     def _mentioned(self, condition: pc.Expression | None) -> set[str]:
-        """Columns that the filter names; one too many does no harm."""
+        """Return the columns that a filter names, possibly more."""
         if condition is None:
             return set()
         try:
             text = str(condition)
         except UnicodeDecodeError:
-            # Arrow cuts long texts of a list after 100 bytes, also within a character.
+            # Arrow cuts a long list after 100 bytes, even within a character.
             return set(self.schema.names)
         return {
             name
@@ -188,7 +188,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
             if name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
         }
 
-    # What pyarrow's own class does in C++, on a dataset that this object does not have.
+    # pyarrow implements these in C++ on a dataset that this object does not have.
     def _unsupported(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("an Iceberg TableDataset is read through scanner() only")
 
@@ -197,7 +197,7 @@ class TableDataset(ds.Dataset):  # type: ignore[misc]
 
     @property
     def partition_expression(self) -> NoReturn:
-        """Not available: each file has its own."""
+        """Not supported: each file has its own expression."""
         self._unsupported()
 
 
@@ -208,7 +208,7 @@ class _Plan:
 
 
 class _Scan:
-    """The scan of files of which some have deletes: Arrow reads the others, PyIceberg these."""
+    """A scan of which PyIceberg reads the slow files (with deletes, renamed columns)."""
 
     def __init__(
         self,
@@ -224,20 +224,20 @@ class _Scan:
 
     @property
     def projected_schema(self) -> pa.Schema:
-        """Names and types of the columns that the scan gives."""
+        """The schema of the result."""
         return self._plan.fast.scanner(**self._how).projected_schema
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """The matching rows as a stream of batches."""
-        # Not Scanner.from_batches: it deadlocks over a generator when eight threads pull.
+        """Return the matching rows as a stream of batches."""
+        # Scanner.from_batches deadlocks over a generator when eight threads read.
         return pa.RecordBatchReader.from_batches(self.projected_schema, self.to_batches())
 
     def to_table(self) -> pa.Table:
-        """The matching rows, all in memory."""
+        """Return the matching rows in memory."""
         return self.to_reader().read_all()
 
     def head(self, num_rows: int) -> pa.Table:
-        """The first rows in no particular order."""
+        """Return some rows, in no particular order."""
         taken, rows = [], 0
         for batch in self.to_batches():
             taken.append(batch.slice(0, num_rows - rows))
@@ -247,11 +247,11 @@ class _Scan:
         return pa.Table.from_batches(taken, self.projected_schema)
 
     def count_rows(self) -> int:
-        """How many rows match."""
+        """Return the number of matching rows."""
         return sum(batch.num_rows for batch in self.to_batches())
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
-        """The matching rows, batch by batch."""
+        """Yield the matching rows."""
         yield from self._plan.fast.scanner(**(_AHEAD | self._how)).to_batches()
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
@@ -264,18 +264,18 @@ class _Scan:
             yield from ds.dataset(rows).scanner(**self._how).to_batches()
 
     def _needed(self, columns: Any, condition: pc.Expression | None) -> list[str]:
-        """Columns to read: those that are asked for, and those that the filter names."""
+        """Return the columns to read: the requested ones and those of the filter."""
         names = list(self._dataset.schema.names)
         if columns is None or isinstance(columns, dict):
             return names
         wanted = set(columns) | self._dataset._mentioned(condition)
-        # A scan of no column (only the number of rows counts) still has to read one.
+        # A scan without columns counts rows, and still has to read one column.
         return [name for name in names if name in wanted] or names[:1]
 
 
 @dataclass(frozen=True)
 class _Located:
-    """Where the files are for Arrow: one file system, and the path of each file on it."""
+    """Arrow's file system of some files, and the path of each on it (None: on another one)."""
 
     filesystem: pafs.FileSystem
     root: tuple[str, str] | None = None
@@ -308,9 +308,9 @@ def _dataset(
 
 
 def _names_identify_columns(metadata: TableMetadata) -> bool:
-    """Whether no column was ever renamed, nor a dropped one's name taken again.
+    """Return whether every column name always had the same field id.
 
-    Then reading by name, as Arrow does, is reading by field id, as Iceberg demands.
+    Then reading by name (Arrow) equals reading by field id (Iceberg).
     """
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
@@ -324,10 +324,10 @@ def _names_identify_columns(metadata: TableMetadata) -> bool:
     return True
 
 
-def _named_so(fragment: Any, present: dict[str, bytes]) -> bool:
-    """Whether the columns of a file have the names that the table has for them; its footer tells.
+def _has_present_names(fragment: Any, present: dict[str, bytes]) -> bool:
+    """Return whether a file's columns have the table's present names, by its footer.
 
-    So what was written after a column was renamed is read as quickly as ever.
+    So files written after a rename are still read by Arrow alone.
     """
     paths = _paths(fragment.physical_schema)
     names = {number: path for path, number in present.items()}
@@ -338,27 +338,27 @@ def _named_so(fragment: Any, present: dict[str, bytes]) -> bool:
 
 
 def _paths(schema: pa.Schema) -> dict[str, bytes]:
-    """The field id of each column, by its path of names."""
-    found: dict[str, bytes] = {}
-    waiting = [("", column) for column in schema]
-    while waiting:
-        above, column = waiting.pop()
-        path = f"{above}.{column.name}"
-        found[path] = (column.metadata or {}).get(b"PARQUET:field_id", b"")
+    """Return the field id of each column by its path of names."""
+    ids: dict[str, bytes] = {}
+    pending = [("", column) for column in schema]
+    while pending:
+        parent, column = pending.pop()
+        path = f"{parent}.{column.name}"
+        ids[path] = (column.metadata or {}).get(b"PARQUET:field_id", b"")
         kind = column.type
         while pa.types.is_list(kind) or pa.types.is_large_list(kind):
             kind = kind.value_type
         if pa.types.is_map(kind):
-            waiting += [(path, kind.key_field), (path, kind.item_field)]
+            pending += [(path, kind.key_field), (path, kind.item_field)]
         if pa.types.is_struct(kind):
-            waiting += [(path, kind.field(i)) for i in range(kind.num_fields)]
-    return found
+            pending += [(path, kind.field(i)) for i in range(kind.num_fields)]
+    return ids
 
 
 def _of_file(
     file: DataFile, specs: dict[int, Any], schema: Schema, mentioned: Iterable[str]
 ) -> pc.Expression:
-    """What is known of every row of a file: partition values and bounds of some columns."""
+    """Return what holds for every row of a file: partition values and column bounds."""
     known: list[pc.Expression | None] = []
     partition = _identities(specs[file.spec_id])
     for name in mentioned:
@@ -382,7 +382,7 @@ def _of_file(
 def _of_manifest(
     manifest: ManifestFile, specs: dict[int, Any], schema: Schema, mentioned: Iterable[str]
 ) -> pc.Expression:
-    """What is known of every row below a manifest, from its partition summaries."""
+    """Return what holds for every row of a manifest, by its partition summaries."""
     known: list[pc.Expression | None] = []
     partition = _identities(specs[manifest.partition_spec_id])
     for name in mentioned:
@@ -400,7 +400,7 @@ def _of_manifest(
 
 
 def _identities(spec: Any) -> dict[int, int]:
-    """Position in the partition record, by source column, of the untransformed fields."""
+    """Return the index in the partition record of each identity field, by source column id."""
     from pyiceberg.transforms import IdentityTransform
 
     return {
@@ -430,17 +430,17 @@ def _between(
     if not bounds:
         return None
     if nullable:
-        # Null by null: Arrow does not see through "(low and high) or null".
+        # On each bound: Arrow cannot prune by "(low and high) or null".
         bounds = [bound | pc.field(name).is_null() for bound in bounds]
     return reduce(and_, bounds)
 
 
 def _literal(kind: Any, value: Any) -> Any:
-    """An Iceberg value as Arrow compares it; None for types whose order is not the bounds'."""
+    """Return an Iceberg value for Arrow; None for types whose bounds cannot be compared."""
     from pyiceberg import types as t
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    # Floats are left out because of NaN, which bounds do not tell of.
+    # Bounds of floats leave out NaN.
     comparable = (
         t.BooleanType,
         t.IntegerType,
@@ -457,5 +457,5 @@ def _literal(kind: Any, value: Any) -> Any:
 
 
 def _all(known: Iterable[pc.Expression | None]) -> pc.Expression:
-    facts = [fact for fact in known if fact is not None]
-    return reduce(and_, facts) if facts else pc.scalar(True)
+    conditions = [condition for condition in known if condition is not None]
+    return reduce(and_, conditions) if conditions else pc.scalar(True)

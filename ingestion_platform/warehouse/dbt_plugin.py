@@ -1,7 +1,7 @@
 """dbt's `embedded` target: DuckDB computes, PyIceberg reads and writes the catalog's tables.
 
-dbt-duckdb loads this as a plugin (profiles.yml). Relations become views when a statement first
-names them, so parsing needs no catalog; the `iceberg` materialization stores through `Plugin`.
+dbt-duckdb loads this plugin (profiles.yml). A relation becomes a view when a statement first names
+it, so parsing needs no catalog. The `iceberg` materialization stores through `Plugin`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,24 @@ _FILE = "file number"
 
 
 class Plugin(BasePlugin):
-    """Gives dbt-duckdb's cursors the catalog's tables, and stores what a model's query yields."""
+    """Opens the catalog's tables for dbt-duckdb's cursors, and stores models' results."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        """Make every cursor that dbt opens from now on one that knows the catalog."""
+        """Make dbt open cursors that know the catalog."""
         self._settings: Settings | None = None
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
-        # dbt-duckdb offers plugins no hook before a statement, and this class is all that its
-        # environment wraps cursors with.
+        # dbt-duckdb has no hook before a statement; its environment wraps cursors in this class.
         vars(local)["DuckDBCursorWrapper"] = partial(_Cursor, plugin=self)
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
-        """Keep what exceeds the memory out of the working directory."""
+        """Spill to a temporary folder instead of the working directory."""
         config.setdefault("temp_directory", spill_folder())
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog of the present settings, opened when the first statement names a table."""
-        # dbt runs in its project's folder; what the settings leave out is beside that.
+        """The catalog of the present settings, opened at the first use."""
+        # dbt runs in its project's folder, below the root of the defaults.
         here = Path.cwd()
         settings = Settings.load(root=here.parent if (here / "dbt_project.yml").exists() else here)
         with self._lock:
@@ -66,11 +65,11 @@ class Plugin(BasePlugin):
             return self._catalog
 
     def store(self, target_config: TargetConfig) -> None:
-        """Run a model's query and put its rows in place of the touched ones, in one commit.
+        """Run a model's query and replace the touched rows by its result in one commit.
 
-        `target_config.config` is what the materialization gives: sql, partition_by, comment,
-        descriptions, touched (None for all rows, {column, values} or {keys, sql}) and outcome,
-        an empty dict that receives message, code and rows_affected.
+        The materialization passes `target_config.config`: sql, partition_by, comment, descriptions,
+        touched (None for all rows, {column, values} or {keys, sql}), and outcome, a dict that
+        receives message, code and rows_affected.
         """
         config = target_config.config
         relation = target_config.relation
@@ -83,9 +82,9 @@ class Plugin(BasePlugin):
 
 
 class _Cursor(local.DuckDBCursorWrapper):
-    """A DuckDB cursor that opens the tables a statement names before it runs.
+    """A DuckDB cursor that opens the tables of a statement before it runs.
 
-    dbt opens one per node, so a node reads one snapshot of a table from beginning to end.
+    dbt opens one cursor per node, so a node reads one snapshot of each table.
     """
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, plugin: Plugin) -> None:
@@ -95,18 +94,18 @@ class _Cursor(local.DuckDBCursorWrapper):
         _THREAD.cursor = self
 
     def close(self) -> None:
-        """Close; the next node of this thread has a cursor of its own."""
+        """Close the cursor; the next node of this thread opens another one."""
         if getattr(_THREAD, "cursor", None) is self:
             _THREAD.cursor = None
         self.connection.close()
 
     @cached_property
     def views(self) -> Views:
-        """The tables that this cursor has opened."""
+        """The views of this cursor."""
         return Views(self.connection, self._plugin.catalog)
 
     def execute(self, sql: str, bindings: Any = None) -> Any:
-        """Run a statement; the tables it names are there if the catalog has them."""
+        """Open the tables that a statement names, and run it."""
         with _as_dbt_errors():
             if _RELATION.search(sql):
                 self.views.open_named_in(sql)
@@ -118,7 +117,7 @@ _THREAD = threading.local()
 
 @contextmanager
 def _node_cursor() -> Iterator[_Cursor]:
-    """The cursor of the node that this thread runs; one for now if no statement ran yet."""
+    """Give the cursor of this thread's node; a temporary one before its first statement."""
     cursor = getattr(_THREAD, "cursor", None)
     if cursor is not None:
         yield cursor
@@ -130,7 +129,7 @@ def _node_cursor() -> Iterator[_Cursor]:
         handle.close()
 
 
-# dbt quotes every part of a relation; statements without one need no catalog.
+# dbt quotes every part of a relation; other statements need no catalog.
 _RELATION = re.compile(r'"\s*\.\s*"')
 
 
@@ -146,7 +145,7 @@ class _Model:
     ) -> None:
         self._catalog, self._cursor, self._identifier = catalog, cursor, identifier
         self._connection = cursor.connection
-        # The snapshot that the compiled SQL was written against, if it named this table.
+        # The snapshot that the compiled SQL has read, if it names this table.
         self._base: TableDataset | None = cursor.views.open(*identifier)
         self._sql: str = config["sql"]
         self._touched: Mapping[str, Any] | None = config["touched"]
@@ -155,7 +154,7 @@ class _Model:
         cursor.views.open_named_in(self._sql)
 
     def run(self) -> Outcome:
-        """Compute the rows and commit them."""
+        """Compute and commit the rows."""
         if self._touched is None:
             return self._full()
         if "keys" in self._touched:
@@ -163,7 +162,7 @@ class _Model:
         return self._replace(self._touched["column"], self._touched["values"])
 
     def report(self, outcome: Outcome) -> dict[str, Any]:
-        """What dbt notes in its run results."""
+        """Return the outcome for dbt's run results."""
         snapshot = f", snapshot {outcome.snapshot_id}" if outcome.snapshot_id else ", no change"
         return {
             "message": f"+{outcome.written} -{outcome.removed} rows{snapshot}",
@@ -184,13 +183,13 @@ class _Model:
         from pyiceberg.expressions import In
 
         if not values:
-            # Nothing was touched; a table that is not there yet is made all the same.
+            # Nothing was touched; a missing table is still created.
             return Outcome(0, 0, None) if self._base is not None else self._commit(self._sql, [])
         name, chosen = quoted(column), In(column, list(values))
         dates = ", ".join(f"DATE '{value}'" for value in values)
         whole, partly = _matching(self._base, chosen)
-        # A row outside of what the run replaces would be there twice afterwards.
-        stray = f"error('the model gives a row with {column} ' || coalesce({name}::VARCHAR, 'null')"
+        # A row outside the replaced values would be duplicated.
+        stray = f"error('the result has a row with {column} ' || coalesce({name}::VARCHAR, 'null')"
         stray += " || ', which this run does not replace')"
         sql = f"SELECT * REPLACE (if({name} IN ({dates}), {name}, {stray}) AS {name})"
         sql += f" FROM ({self._sql}\n)"
@@ -232,12 +231,12 @@ class _Model:
         if found is not None:
             *key, count = found
             raise DbtRuntimeError(
-                f"{'.'.join(self._identifier)}: key ({', '.join(keys)}) = {tuple(key)} comes"
+                f"{'.'.join(self._identifier)}: key ({', '.join(keys)}) = {tuple(key)} occurs"
                 f" {count} times in the result; it must be unique and not null"
             )
 
     def _files_with(self, keys: Sequence[str]) -> list[FileScanTask]:
-        """The files that hold a row with a touched key."""
+        """Return the files with a row of a touched key."""
         if self._base is None:
             return []
         tasks = self._base.tasks()
@@ -256,9 +255,9 @@ class _Model:
         replaced: Sequence[FileScanTask],
         conflicts: BooleanExpression | None = None,
     ) -> Outcome:
-        """Put the query's rows in place of those of some files."""
+        """Replace files by the query's rows."""
         if self._order:
-            # In the order of the partitions, so that one file is written after the other.
+            # Sorted by partition, so that one file at a time is written.
             sql = f"SELECT * FROM ({sql}\n) ORDER BY {', '.join(quoted(c) for c in self._order)}"
         rows = self._connection.execute(sql).to_arrow_reader(ROW_GROUP)
         base = self._base.table if self._base is not None else None
@@ -276,7 +275,7 @@ def _columns(partition_by: Sequence[str]) -> list[str]:
 def _numbered(
     dataset: TableDataset, tasks: Sequence[FileScanTask], columns: Sequence[str]
 ) -> pa.RecordBatchReader:
-    """Some columns of a table, with the number of the file that each row is in."""
+    """Return columns of a table, with the index of each row's file."""
     fields = [dataset.schema.field(name) for name in columns]
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -292,7 +291,7 @@ def _numbered(
 def _matching(
     dataset: TableDataset | None, chosen: BooleanExpression
 ) -> tuple[list[FileScanTask], list[FileScanTask]]:
-    """The files whose rows all match, known without reading, and those of which some may."""
+    """Return the files of which all rows match, by statistics, and those of which some may."""
     from ingestion_platform.warehouse.pyiceberg_private import all_rows_match
 
     if dataset is None:
@@ -307,7 +306,7 @@ def _matching(
 
 @contextmanager
 def _as_dbt_errors() -> Iterator[None]:
-    """Errors that dbt shows by their message alone."""
+    """Translate errors into dbt's, which shows only their message."""
     try:
         yield
     except Transient as error:

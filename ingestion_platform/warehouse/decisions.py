@@ -1,7 +1,7 @@
-"""What people decided about rejected records: an Iceberg table that is only ever appended to.
+"""People's decisions about rejected records, in an append-only Iceberg table.
 
-A decision names records by (topic id, log partition, offset), so it outlives replays, rebuilt
-tables and recreated topics. The records' bytes stay where they are.
+A decision names records by (topic id, log partition, offset), so it survives replays, rebuilt
+tables and recreated topics. The records' bytes stay in quarantine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 TABLE = "quarantine._decisions"
-"""No contract's table can have this name."""
+"""Reserved: no contract can use this name."""
 DISCARD, UNDO = "discard", "undo"
 
 Place = tuple[str, int, int]
@@ -38,7 +38,7 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided about a record: one call of a person has one id, and a row per record."""
+    """A decision about a record; all records of one call share its `id`."""
 
     id: str
     action: str
@@ -56,10 +56,10 @@ def decide(
     because: str,
     by: str,
 ) -> Decision:
-    """Record one decision about some records (ingest date and place of each), in one commit.
+    """Record one decision about records (ingest date and place of each) in one commit.
 
     Raises:
-        CatalogUnavailable: the catalog does not answer, or other writers keep being quicker.
+        CatalogUnavailable: the catalog does not answer, or there were too many commit conflicts.
         StoreUnavailable: the tables' store does not answer.
     """
     import pyarrow as pa
@@ -80,7 +80,9 @@ def decide(
 def discarded(
     catalog: Catalog, stream: str, *, ingest_dates: Sequence[date] | None = None
 ) -> dict[Place, Decision]:
-    """The records of a stream (of some ingest dates) whose last decision is to discard them.
+    """Return the discarded records of a stream, optionally of some ingest dates.
+
+    The last decision about a record counts.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
@@ -89,21 +91,21 @@ def discarded(
     return {place: made for place, made in last.items() if made.action == DISCARD}
 
 
-def discarded_of(
+def count_discarded(
     catalog: Catalog, stream: str, quarantine: str, *, ingest_dates: Sequence[date] | None = None
 ) -> Counter[tuple[date, int]]:
-    """How many rows that are in a quarantine table (by name) are discarded, by slice.
+    """Return by slice how many rows of a quarantine table (by name) are discarded.
 
-    The table is only read when there is a decision.
+    Reads the table only if there is a decision.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
     """
     chosen = discarded(catalog, stream, ingest_dates=ingest_dates)
     table = load_or_none(catalog, quarantine) if chosen else None
-    found: Counter[tuple[date, int]] = Counter()
+    counts: Counter[tuple[date, int]] = Counter()
     if table is None:
-        return found
+        return counts
     from ingestion_platform.warehouse.dataset import TableDataset
 
     columns = [c.INGEST_DATE, c.TOPIC_ID, c.PARTITION, c.OFFSET]
@@ -111,14 +113,14 @@ def discarded_of(
         scanner = TableDataset(table).scanner(columns=columns, filter=_within(ingest_dates))
         rows = scanner.to_table().to_pydict()
     for ingest_date, topic_id, partition, offset in zip(*rows.values(), strict=True):
-        found[ingest_date, partition] += (topic_id, partition, offset) in chosen
-    return found
+        counts[ingest_date, partition] += (topic_id, partition, offset) in chosen
+    return counts
 
 
 def _read(
     catalog: Catalog, stream: str, ingest_dates: Sequence[date] | None
 ) -> list[tuple[Place, Decision]]:
-    """All decisions of a stream, the earliest first."""
+    """Return all decisions of a stream in the order of their time."""
     import pyarrow.compute as pc
 
     from ingestion_platform.warehouse.dataset import TableDataset
@@ -153,7 +155,7 @@ def _within(ingest_dates: Sequence[date] | None) -> Any:
 
 
 def _append(catalog: Catalog, table: Table, rows: pa.Table) -> None:
-    """Another writer's decision meanwhile takes nothing from this one: it is appended again."""
+    """Append rows; a commit conflict with another decision is retried."""
     from pyiceberg.exceptions import CommitFailedException
 
     from ingestion_platform.warehouse.snapshots import appending, begin
@@ -196,7 +198,7 @@ def _arrow_schema() -> pa.Schema:
 
 
 def _shape() -> tuple[Schema, PartitionSpec]:
-    """Partitioned by stream: each reads only its own."""
+    """Return schema and partitions; by stream, so that each reads only its own."""
     from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.transforms import IdentityTransform
@@ -222,14 +224,14 @@ def _shape() -> tuple[Schema, PartitionSpec]:
 
 
 _DOCS = {
-    "stream": "whose record it is",
-    c.INGEST_DATE: "UTC day of the record in its log",
+    "stream": "stream of the record",
+    c.INGEST_DATE: "ingest date of the record",
     c.TOPIC_ID: "topic id of the log that held the record",
     c.PARTITION: "partition of the log",
     c.OFFSET: "offset in the partition",
-    "action": "discard, or undo of an earlier one; the last one about a record counts",
-    "because": "why, in the person's words",
-    "decided_by": "who",
-    "decided_at": "when",
-    "decision": "id of the call that made it",
+    "action": "discard or undo; the last decision about a record counts",
+    "because": "reason that the person gave",
+    "decided_by": "person who decided",
+    "decided_at": "time of the decision",
+    "decision": "id shared by all records of one call",
 }

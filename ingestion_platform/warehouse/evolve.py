@@ -1,8 +1,7 @@
-"""Making a table follow its contract: what the next load changes in schema and partitions.
+"""Evolve a table to its contract's schema and partitions.
 
-The plan is a function of the table's metadata and the contract; applying it is one Iceberg
-commit of metadata alone. No data file is touched: readers go by field ids, and each file keeps
-the partition spec that it was written under.
+The plan is a function of the table's metadata and the contract; one Iceberg commit of metadata
+applies it. No data file changes: readers use field ids, and each file keeps its partition spec.
 """
 
 from __future__ import annotations
@@ -30,15 +29,18 @@ if TYPE_CHECKING:
     from pyiceberg.types import IcebergType, ListType, NestedField, StructType
 
 VERSION = "ingestion.contract-version"
-"""Table property: the version of the contract that changed the table last."""
+"""Table property with the version of the contract that changed the table last."""
 
 _DOTTED = re.compile(r"\d+(\.\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of a table. `kind` is add, widen, rename, optional, describe or partition;
-    `column` the path of names in the contract (empty for partition)."""
+    """One change of a table.
+
+    `kind` is add, widen, rename, optional, describe or partition; `column` is the dotted path of
+    names in the contract, empty for partition.
+    """
 
     kind: str
     column: str
@@ -62,21 +64,20 @@ class Step:
 
 
 def plan(table: Table, contract: Contract) -> tuple[Step, ...]:
-    """What the next load would change in a bronze table; nothing is done.
+    """Return what the next load would change in a bronze table, without changing it.
 
     Raises:
-        ContractProblems: a ContractError with everything that would lose data or contradict what
-            the table has.
+        ContractProblems: with every change that would lose data or contradict the table.
     """
     return tuple(_target(table.metadata, contract).steps)
 
 
 def evolve(catalog: Catalog, table: Table, contract: Contract) -> Table:
-    """The table after it was made to follow its contract, by this process or by another.
+    """Evolve a table to its contract and return it.
 
     Raises:
         ContractProblems: as `plan`; nothing was changed.
-        CatalogUnavailable: the catalog does not answer, or other writers keep being quicker.
+        CatalogUnavailable: the catalog does not answer, or there were too many commit conflicts.
     """
     from pyiceberg.exceptions import CommitFailedException
 
@@ -106,7 +107,7 @@ def evolve(catalog: Catalog, table: Table, contract: Contract) -> Table:
 
 
 def widens(narrow: IcebergType, wide: IcebergType) -> bool:
-    """Whether Iceberg reads files of the first type as the second, which is another one."""
+    """Return whether Iceberg reads files of type `narrow` as the different type `wide`."""
     from pyiceberg import types as t
 
     if isinstance(narrow, t.DecimalType) and isinstance(wide, t.DecimalType):
@@ -118,7 +119,7 @@ def widens(narrow: IcebergType, wide: IcebergType) -> bool:
 
 @dataclass(frozen=True)
 class _Target:
-    """What a table is to become: its schema, the source ids of its partitions, and the way."""
+    """A table's target schema, the source ids of its partitions, and the steps to them."""
 
     schema: Schema
     partitions: Sequence[int]
@@ -150,9 +151,9 @@ def _repartition(metadata: TableMetadata, schema: Schema, wanted: Sequence[int])
     from pyiceberg.transforms import IdentityTransform
 
     spec = metadata.spec()
-    kept = {f.source_id for f in spec.fields if isinstance(f.transform, IdentityTransform)}
-    # Readers do not care for the order of partition fields.
-    if kept == set(wanted) and len(spec.fields) == len(wanted):
+    present = {f.source_id for f in spec.fields if isinstance(f.transform, IdentityTransform)}
+    # Readers ignore the order of partition fields.
+    if present == set(wanted) and len(spec.fields) == len(wanted):
         return
     before = [_partition_name(schema, f.source_id, str(f.transform)) for f in spec.fields]
     after = [schema.find_field(source).name for source in wanted]
@@ -165,7 +166,7 @@ def _partition_name(schema: Schema, source: int, transform: str) -> str:
 
 
 def _stage(transaction: Transaction, target: _Target, contract: Contract) -> None:
-    """The whole change as parts of one commit."""
+    """Stage the whole change in one commit."""
     from ingestion_platform.warehouse.pyiceberg_private import set_schema
 
     set_schema(transaction, target.schema)
@@ -193,7 +194,7 @@ def _stage_partitions(transaction: Transaction, target: _Target) -> None:
 
 @dataclass
 class _Merge:
-    """The schema that a table gets: its own, with what a contract wants of it."""
+    """Merges a contract's schema into a table's, and collects steps and problems."""
 
     metadata: TableMetadata
     contract: Contract
@@ -208,7 +209,7 @@ class _Merge:
     def struct(
         self, have: StructType, want: StructType, fields: Iterable[Field], at: tuple[str, ...]
     ) -> StructType:
-        """Every column that there is, in its order, new ones beside their neighbours."""
+        """Return all columns of the table in their order, new ones at the contract's place."""
         from pyiceberg.types import StructType
 
         described = {f.name: f for f in fields}
@@ -233,7 +234,7 @@ class _Merge:
         each: Field | None,
         path: tuple[str, ...],
     ) -> NestedField | None:
-        """The column that the table has for a field of the contract, whatever it is called."""
+        """Return the table's column of a contract field, by its name or a previous one."""
         by_name = {f.name: f for f in columns}
         found = by_name.get(wanted.name)
         previous = each.previous_names if each is not None else ()
@@ -242,9 +243,9 @@ class _Merge:
             if former and not self._past.had(found.field_id, former[0].name):
                 self._reject(
                     path,
-                    f"is to be the renamed {former[0].name}, but the table has both columns",
-                    f"leave `previousNames` out to write {wanted.name} from now on, and"
-                    f" {former[0].name} as it is; or choose a name that is free",
+                    f"has the previous name {former[0].name}, but the table has both columns",
+                    f"remove `previousNames` to write {wanted.name} beside {former[0].name},"
+                    " or choose an unused name",
                 )
             return found
         if former:
@@ -261,12 +262,12 @@ class _Merge:
     def _check_free(
         self, by_name: Mapping[str, NestedField], wanted: NestedField, path: tuple[str, ...]
     ) -> None:
-        """A new column's name must not be one that the table knows for something else."""
+        """Reject the name of a new column if the table uses or used it otherwise."""
         for name in by_name:
             if name.lower() == wanted.name.lower():
                 self._reject(
                     path,
-                    f"the table has {name}, which is the same name to most engines",
+                    f"the table has {name}, which most engines treat as the same name",
                     f"write `{name}`, or rename it with `previousNames: [{name}]`",
                 )
         now = self._past.renamed(".".join(path))
@@ -274,16 +275,16 @@ class _Merge:
             self._reject(
                 path,
                 f"the table has renamed this column to {now}",
-                f"write `{now}`, rename it back with `previousNames: [{now}]`, or choose a name "
-                "that was never used",
+                f"write `{now}`, rename it back with `previousNames: [{now}]`, or choose an "
+                "unused name",
             )
         dropped = self._past.dropped(".".join(path))
         if dropped is not None and _shown(dropped) != _shown(wanted.field_type):
             self._reject(
                 path,
-                f"is {_shown(wanted.field_type)}, but the table once had a column of that name, "
-                f"since dropped, that was {_shown(dropped)}",
-                f"choose a name that was never used, or make it {_shown(dropped)}",
+                f"is {_shown(wanted.field_type)}, but a dropped column of that name was "
+                f"{_shown(dropped)}",
+                f"choose an unused name, or make it {_shown(dropped)}",
             )
 
     def _new(self, wanted: NestedField, path: tuple[str, ...]) -> NestedField:
@@ -298,7 +299,7 @@ class _Merge:
     def _changed(
         self, old: NestedField, wanted: NestedField, each: Field | None, path: tuple[str, ...]
     ) -> NestedField:
-        """A column of the table as the contract wants it; its id never changes."""
+        """Return a column changed as the contract says, with the same field id."""
         from pyiceberg.types import NestedField
 
         kind = self._type(old.field_type, wanted.field_type, each, path)
@@ -324,7 +325,7 @@ class _Merge:
         if widens(have, want):
             self.steps.append(Step("widen", ".".join(path), _shown(have), _shown(want)))
             return want
-        # An older contract goes on beside the newer one: its values fit the wider column.
+        # An older contract may still load: its values fit the wider column.
         if not (self.older and widens(want, have)):
             self._reject(
                 path,
@@ -349,15 +350,15 @@ class _Merge:
         if self.older:
             newest = self.metadata.properties[VERSION]
             action = (
-                f"this contract is version {self.contract.version}, and version {newest} has "
-                f"changed the table: use that one; or else {action}"
+                f"this contract is version {self.contract.version}, but version {newest} has "
+                f"changed the table: use that version; or {action}"
             )
         self.problems.add(f"property {'.'.join(path)}", problem, action=action)
 
 
 @dataclass(frozen=True)
 class _Past:
-    """What a table's columns were called: each schema that its metadata still has."""
+    """The former names and types of a table's columns, from all schemas in its metadata."""
 
     names: Mapping[int, frozenset[str]]
     types: Mapping[str, tuple[int, IcebergType]]
@@ -377,23 +378,23 @@ class _Past:
         return cls({n: frozenset(paths) for n, paths in names.items()}, types, present)
 
     def had(self, number: int, name: str) -> bool:
-        """Whether a column was once called so."""
+        """Return whether a column ever had this name."""
         return any(path.rpartition(".")[2] == name for path in self.names.get(number, ()))
 
     def renamed(self, path: str) -> str | None:
-        """What the column that once had a path is called now, if it is still there."""
+        """Return the present name of the column that once had this path; None if it is gone."""
         number = self.types[path][0] if path in self.types else None
         now = self.present.get(number) if number is not None else None
         return None if now is None else now.rpartition(".")[2]
 
     def dropped(self, path: str) -> IcebergType | None:
-        """The type of a column that once had a path and is there no more."""
+        """Return the type of the dropped column that once had this path."""
         number, kind = self.types.get(path, (None, None))
         return None if number is None or number in self.present else kind
 
 
 def _older(version: str, than: str) -> bool:
-    """Whether a version is lower than another; texts that are no versions never are."""
+    """Return whether a version is lower; False if one of them is not dotted numbers."""
     if not (_DOTTED.fullmatch(version) and _DOTTED.fullmatch(than)):
         return False
     first, second = ([int(part) for part in text.split(".")] for text in (version, than))
@@ -401,7 +402,7 @@ def _older(version: str, than: str) -> bool:
 
 
 def _shown(kind: IcebergType) -> str:
-    """A type in a word or two: `long`, `decimal(12,2)`, `struct`, `list<string>`."""
+    """Return a short name of a type: `long`, `decimal(12,2)`, `struct`, `list<string>`."""
     from pyiceberg.types import ListType, StructType
 
     if isinstance(kind, StructType):
@@ -414,8 +415,8 @@ def _shown(kind: IcebergType) -> str:
 def _way_out(have: IcebergType, want: IcebergType, name: str) -> str:
     from pyiceberg.types import DecimalType
 
-    beside = f"add a column beside it under a new name and leave {name} out of the contract"
-    table = "or have the contract write a new table (`physicalName` of its schema)"
+    beside = f"add a column under a new name and remove {name} from the contract"
+    table = "or write to a new table (`physicalName` of the schema)"
     if widens(want, have):
         return f"keep {_physical(have)}: every {_shown(want)} fits; {table}"
     if isinstance(have, DecimalType) and isinstance(want, DecimalType):
@@ -425,6 +426,6 @@ def _way_out(have: IcebergType, want: IcebergType, name: str) -> str:
 
 
 def _physical(kind: IcebergType) -> str:
-    """A type as a contract says it."""
+    """Return the contract's notation of a type."""
     shown = _shown(kind)
     return f"`physicalType: {'bigint' if shown == 'long' else shown}`"

@@ -1,6 +1,6 @@
-"""Rows of a bronze table that came from no log: others inserted them, by SQL for instance.
+"""Rows of a bronze table that others inserted, for example by SQL.
 
-They have nulls in the platform's columns; whether they follow the contract is told elsewhere.
+They are null in the platform's columns, and are validated by `bronze.inserted`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def count_inserted(table: Table | None) -> int:
-    """How many rows of a table are of no log; only files that have any are read, in one column.
+    """Return the number of inserted rows; reads one column of the files that have any.
 
     Raises:
         StoreUnavailable: the tables' store does not answer.
@@ -31,7 +31,7 @@ def count_inserted(table: Table | None) -> int:
 
 
 def inserted_rows(table: Table) -> Iterator[pa.RecordBatch]:
-    """These rows with all columns, a batch at a time.
+    """Yield the inserted rows with all columns.
 
     Raises:
         StoreUnavailable: the tables' store does not answer.

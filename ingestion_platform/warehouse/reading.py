@@ -1,6 +1,6 @@
-"""DuckDB over the Iceberg catalog: tables appear as namespace.table as soon as SQL names them.
+"""Query the Iceberg catalog with DuckDB: tables that SQL names become views namespace.table.
 
-Reading only; what a dbt model writes goes through `replace`.
+Read-only; dbt models write through `replace`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 _NAME = r'"(?:[^"]|"")+"|[A-Za-z_]\w*'
 _PAIR = re.compile(rf"(?<![\w\"])(?=({_NAME})\s*\.\s*({_NAME}))")
 _LISTING = re.compile(r"\b(show|information_schema|duckdb_(tables|views|columns))\b", re.I)
-# Cursors of one DuckDB share its views; replacing the same one at once is a conflict there.
+# Cursors of one DuckDB share views; replacing the same view twice at once fails.
 _VIEWS_LOCK = threading.RLock()
 
 
 class QueryError(Permanent):
-    """A statement that cannot be run: not SQL, not a query, or names what is not there."""
+    """A statement that cannot be run: not SQL, not a query, or it names a missing table."""
 
 
 class Views:
     """The tables of a catalog as views of one DuckDB connection, opened on demand.
 
-    A table keeps the snapshot that it had when it was first opened, until it is opened again.
+    A view keeps the snapshot of its first use until it is refreshed.
     """
 
     def __init__(self, connection: DuckDBPyConnection, catalog: Catalog) -> None:
@@ -48,7 +48,7 @@ class Views:
         self._namespaces: set[str] | None = None
 
     def open_named_in(self, sql: str) -> None:
-        """Open every table that a statement may name and that exists."""
+        """Open the existing tables that a statement may name."""
         for namespace, name in _pairs(sql):
             if namespace in self._known_namespaces():
                 self.open(namespace, name)
@@ -61,7 +61,7 @@ class Views:
                     self.open(namespace, name)
 
     def open(self, namespace: str, name: str, *, refresh: bool = False) -> TableDataset | None:
-        """The table's dataset, now also a view; None when there is no such table."""
+        """Make a table a view and return its dataset; None if it does not exist."""
         key = (namespace, name)
         if refresh:
             self._open.pop(key, None)
@@ -90,13 +90,13 @@ class Views:
 def register(
     connection: DuckDBPyConnection, name: str, table: Table, snapshot_id: int | None = None
 ) -> TableDataset:
-    """Make a table readable in DuckDB as `name`, either a plain one or schema.name."""
+    """Make a table readable in DuckDB as `name` or `schema.name`."""
     dataset = TableDataset(table, snapshot_id)
     schema, _, view = name.rpartition(".")
     if not schema:
         connection.register(view, dataset)
         return dataset
-    # A Python object has a name in one connection only, while the view is shared by all cursors.
+    # A registered Python object belongs to one connection; all cursors share the view.
     hidden = f"iceberg {name}"
     with _VIEWS_LOCK:
         connection.register(hidden, dataset)
@@ -107,9 +107,9 @@ def register(
 
 
 def connect(settings: Settings, sql: str | None = None) -> DuckDBPyConnection:
-    """DuckDB in memory, in UTC, with the catalog's tables as namespace.table.
+    """Return an in-memory DuckDB in UTC with the catalog's tables as namespace.table.
 
-    Given `sql`, only the tables that it names are opened, which is quicker.
+    With `sql`, only the tables that it names are opened, which is faster.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
@@ -127,10 +127,10 @@ def connect(settings: Settings, sql: str | None = None) -> DuckDBPyConnection:
 
 
 def query(settings: Settings, sql: str) -> pa.Table:
-    """The result of one query over the catalog's tables; files of the machine are out of reach.
+    """Return the result of one query over the catalog's tables; it cannot access local files.
 
     Raises:
-        QueryError: `sql` is not one statement that only reads, or DuckDB refuses it.
+        QueryError: `sql` is not a single SELECT or EXPLAIN, or DuckDB rejects it.
         CatalogUnavailable: the catalog does not answer.
     """
     import duckdb
@@ -146,15 +146,15 @@ def query(settings: Settings, sql: str) -> pa.Table:
 
 
 def spill_folder() -> str:
-    """Where DuckDB may put what exceeds its memory: not the working directory, nor shared.
+    """Return a temporary folder of this process for what exceeds DuckDB's memory.
 
-    DuckDB makes the folder when it needs it and removes it in the end.
+    DuckDB creates and removes the folder.
     """
     return str(Path(tempfile.gettempdir()) / f"duckdb-spill-{os.getpid()}")
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever it contains."""
+    """Return a name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -175,7 +175,7 @@ def _ensure_it_only_reads(sql: str) -> None:
 
 
 def _pairs(sql: str) -> Iterator[tuple[str, str]]:
-    """Everything in a statement that may be namespace.table; tables of a catalog are lower case."""
+    """Yield everything in a statement that may be namespace.table, unquoted in lower case."""
     for match in _PAIR.finditer(sql):
         first, second = (_bare(part) for part in match.groups())
         yield first, second

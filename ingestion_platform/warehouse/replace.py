@@ -1,7 +1,7 @@
-"""Writing a table's new content in place of old: streamed into data files, one atomic commit.
+"""Replace rows of a table by a stream of new ones in one atomic commit.
 
-What rows there are is the caller's business (a dbt model's query); this holds the guarantees: a
-reader sees all or nothing, one snapshot per call, no file is left behind by a failure.
+The caller (a dbt model's query) provides the rows. Readers see all or nothing, each call makes one
+snapshot, and a failure leaves no files.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from pyiceberg.transforms import Transform
     from pyiceberg.types import IcebergType
 
-# Files open at once. Rows that come sorted by partition need one; more only costs files.
+# Files open at once. Rows sorted by partition need one; others make more, smaller files.
 _OPEN_FILES = 32
-# Files completed in the background at once: encoding takes as long as the query.
+# Files completed in the background: encoding takes as long as the query.
 _FINISHING = 2
 _TRANSFORMED = re.compile(r"(year|month|day|hour)\((\w+)\)")
 
 
 class SchemaConflict(Permanent):
-    """A result has columns that the table cannot take."""
+    """A result has columns that do not fit the table."""
 
 
 class ContentChanged(Transient):
@@ -56,9 +56,9 @@ class ContentChanged(Transient):
 
 @dataclass(frozen=True)
 class Shape:
-    """How a table is made when it does not exist, and what its columns mean.
+    """A table's partitions (for its creation), comment, and column descriptions.
 
-    `partition_by` holds column names or year, month, day or hour of one, as in "month(opened)".
+    `partition_by` has column names, or year, month, day or hour of one, such as "month(opened)".
     """
 
     partition_by: Sequence[str] = ()
@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a replacement did; `snapshot_id` is None when there was nothing to change."""
+    """Rows written and removed; `snapshot_id` is None if nothing changed."""
 
     written: int
     removed: int
@@ -76,17 +76,17 @@ class Outcome:
 
 
 class Replacement:
-    """New rows of a table in place of some of its files, as a context: committed, or undone.
+    """Replace some files of a table by new rows; without a commit, leaving the context undoes it.
 
         with Replacement(catalog, ("gold", "cases"), base, reader.schema, shape) as replacement:
             replacement.write(reader)
             replacement.remove(files)
             outcome = replacement.commit(conflicts=EqualTo("day", day))
 
-    `base` is the table as the new rows were computed from; None creates it.
+    `base` is the table that the new rows were computed from; None creates it.
 
     Raises:
-        SchemaConflict: the rows have a type that the table's column, or Iceberg, does not.
+        SchemaConflict: a column's type does not fit the table, or Iceberg.
     """
 
     def __init__(
@@ -121,24 +121,24 @@ class Replacement:
             self._files.discard()
 
     def write(self, rows: Iterable[pa.RecordBatch]) -> None:
-        """Add rows, columns by name; a column that the table alone has becomes null."""
+        """Add rows, columns by name; missing columns become null."""
         for batch in rows:
             if batch.num_rows:
                 self._files.write(pa.Table.from_batches([batch]))
 
     def remove(self, files: Iterable[DataFile]) -> None:
-        """Take files of `base` out of the table."""
+        """Remove files of `base` from the table."""
         self._removed.extend(files)
 
     def commit(self, conflicts: BooleanExpression | None = None) -> Outcome:
-        """Make it visible, in one snapshot.
+        """Commit in one snapshot.
 
-        A commit of another writer meanwhile is let pass when it touched no row that matches
-        `conflicts` (None: all rows) and no file that goes.
+        Another writer's commit is tolerated if it changed no row that matches `conflicts` (None:
+        all rows) and no removed file.
 
         Raises:
-            ContentMoved: another writer's commit did touch them; nothing was changed.
-            CatalogUnavailable: the catalog does not answer; the state is unknown.
+            ContentChanged: another writer changed them; nothing was changed here.
+            CatalogUnavailable: the catalog does not answer; the outcome is unknown.
         """
         from pyiceberg.exceptions import (
             CommitFailedException,
@@ -150,7 +150,7 @@ class Replacement:
         added = self._files.close()
         snapshot_id = None
         if added or self._removed:
-            # Validated against every commit since `base`, should there be any, before a retry.
+            # PyIceberg validates this against every commit since `base` before it retries.
             with self._transaction.update_snapshot().overwrite() as snapshot:
                 snapshot.delete_by_predicate(conflicts if conflicts is not None else AlwaysTrue())
                 for file in self._removed:
@@ -159,7 +159,7 @@ class Replacement:
                     snapshot.append_data_file(file)
             snapshot_id = snapshot.snapshot_id
         try:
-            # From here on the outcome may be unknown, and then the files must stay.
+            # From here on the outcome may be unknown, so the files must stay.
             self._done = True
             with answering():
                 self._transaction.commit_transaction()
@@ -177,7 +177,7 @@ class Replacement:
 
 
 class _Files:
-    """Data files being written, one per partition, the least recently used closed first."""
+    """Open data files, one per partition; the least recently used is finished first."""
 
     def __init__(self, transaction: Transaction) -> None:
         from pyiceberg.table import TableProperties
@@ -212,14 +212,14 @@ class _Files:
             self._finish(next(iter(self._open)))
 
     def close(self) -> list[DataFile]:
-        """All files written, complete."""
+        """Finish and return all files."""
         for values in list(self._open):
             self._finish(values)
         self._wait(0)
         return self.done
 
     def discard(self) -> None:
-        """Remove what was written; a file that cannot be removed is an orphan for maintenance."""
+        """Delete what was written; a file that cannot be deleted stays as an orphan."""
         for file in self._open.values():
             file.abandon()
         self._open.clear()
@@ -266,7 +266,7 @@ class _Files:
 def _creation(
     catalog: Catalog, identifier: tuple[str, str], rows: pa.Schema, shape: Shape
 ) -> Transaction:
-    """A transaction that makes the table, visible only with its first content."""
+    """Return a transaction that creates the table together with its first rows."""
     from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.types import NestedField
@@ -298,7 +298,7 @@ def _creation(
 
 
 def _change(base: Table, rows: pa.Schema, shape: Shape) -> Transaction:
-    """A transaction on `base`, columns appended or widened where the rows need it."""
+    """Return a transaction on `base` that adds or widens columns for the rows."""
     name = ".".join(base.name())
     transaction = base.transaction()
     present = {f.name: f for f in base.schema().fields}
@@ -326,8 +326,8 @@ def _change(base: Table, rows: pa.Schema, shape: Shape) -> Transaction:
 
 
 def _holds(wide: IcebergType, narrow: IcebergType) -> bool:
-    """Whether a column of the first type takes values of the second."""
-    # As Arrow types: nested ones differ by their field ids otherwise.
+    """Return whether a column of type `wide` can store values of type `narrow`."""
+    # Compared as Arrow types, without the field ids of nested ones.
     return _arrow_type(wide) == _arrow_type(narrow) or widens(narrow, wide)
 
 
@@ -338,7 +338,7 @@ def _arrow_type(kind: IcebergType) -> pa.DataType:
 
 
 def _iceberg(name: str, rows: pa.Schema) -> Schema:
-    """The Arrow schema as Iceberg's, with ids from 1."""
+    """Return the Arrow schema as Iceberg's, with ids from 1."""
     from ingestion_platform.warehouse.pyiceberg_private import schema_from_arrow
 
     try:
@@ -355,7 +355,7 @@ def _doc(shape: Shape, column: str) -> str | None:
 
 
 def _partition(text: str) -> tuple[str, Transform[Any, Any], str]:
-    """Column, transform and label of one element of `partition_by`."""
+    """Return column, transform and field name of one element of `partition_by`."""
     from pyiceberg.transforms import IdentityTransform, parse_transform
 
     match = _TRANSFORMED.fullmatch(text.replace(" ", ""))

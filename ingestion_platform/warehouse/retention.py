@@ -1,8 +1,8 @@
-"""Which snapshots of a table may go: plain decisions on its metadata; nothing is committed here.
+"""Which snapshots of a table may be expired: plain decisions on its metadata, no commits.
 
-Every commit to a table that is loaded takes the expendable snapshots out with it, so that its
-metadata stays as small as it was; maintenance does the same for tables with few commits. Files are
-not touched: see `maintenance.orphans`."""
+Every load expires them in its own commit, so that the metadata stays small; maintenance does it for
+tables with few commits. Files are deleted later: see `maintenance.orphans`.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ingestion_platform.warehouse import committed as committed_by_partition
+from ingestion_platform.warehouse.committed import PREFIX
 
 if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
 
-# Iceberg's own table properties, so that every engine means the same by them.
+# Iceberg's own table properties, which other engines follow, too.
 KEEP_PROPERTY = "history.expire.min-snapshots-to-keep"
 AGE_PROPERTY = "history.expire.max-snapshot-age-ms"
 KEEP = 50
-"""Snapshots of a branch that stay, unless the table's property says otherwise: each makes every
-commit about a tenth of a millisecond slower. A statement of another engine that takes longer than
-so many commits fails in the end, since the snapshot that it began with is gone."""
+"""Snapshots kept per branch by default; each slows every commit by about 0.1 ms. A statement of
+another engine fails if more commits than this happen while it runs: its snapshot has expired."""
 AGE_MS = 0
-"""How old a snapshot must be to go, unless the table's property says otherwise."""
+"""Minimum age of an expired snapshot by default."""
 
 
 def expendable(metadata: TableMetadata, *, now_ms: float | None = None) -> list[int]:
-    """The ids of the snapshots that nothing needs any more, oldest first.
+    """Return the ids of the snapshots that may be expired, oldest first.
 
-    What stays: whatever a branch or tag names, the newest snapshots of each branch, young ones,
-    and from each of these back to the newest that tells the positions: a table that is rolled
-    back to any snapshot that it still has must find the positions that belong to it.
+    Kept are: what a branch or tag names, the newest snapshots of each branch, young ones, and for
+    each of these its ancestors down to the newest one with positions. So after a rollback to any
+    kept snapshot the matching positions are found.
     """
     now_ms = time.time() * 1000 if now_ms is None else now_ms
     keep, age = _limits(metadata)
@@ -44,23 +43,23 @@ def expendable(metadata: TableMetadata, *, now_ms: float | None = None) -> list[
         least = 1 if ref.snapshot_ref_type == "tag" else ref.min_snapshots_to_keep or keep
         newest = zip(range(least), _ancestors(by_id, ref.snapshot_id), strict=False)
         stay.update(snapshot.snapshot_id for _, snapshot in newest)
-    if tells_positions(metadata.properties):
+    if has_positions(metadata.properties):
         stay |= _up_to_positions(by_id, stay)
     return [snapshot_id for snapshot_id in by_id if snapshot_id not in stay]
 
 
 def is_full(metadata: TableMetadata) -> bool:
-    """Whether a table has more snapshots than a branch keeps."""
+    """Return whether a table has more snapshots than one branch keeps."""
     return len(metadata.snapshots) > _limits(metadata)[0]
 
 
-def tells_positions(values: Iterable[str] | None) -> bool:
-    """Whether properties or a summary hold committed offsets."""
-    return any(name.startswith(committed_by_partition.PREFIX) for name in values or ())
+def has_positions(values: Iterable[str] | None) -> bool:
+    """Return whether properties or a summary contain committed offsets."""
+    return any(name.startswith(PREFIX) for name in values or ())
 
 
 def summary_of(snapshot: Snapshot) -> dict[str, str]:
-    """What a snapshot's summary says beside its operation."""
+    """Return the properties of a snapshot's summary, without its operation."""
     return snapshot.summary.additional_properties if snapshot.summary is not None else {}
 
 
@@ -71,7 +70,7 @@ def _limits(metadata: TableMetadata) -> tuple[int, int]:
 
 
 def _ancestors(by_id: dict[int, Snapshot], snapshot_id: int | None) -> Iterator[Snapshot]:
-    """A snapshot and those before it, as far back as they are there."""
+    """Yield a snapshot and its ancestors, up to the first expired one."""
     while snapshot_id is not None and (snapshot := by_id.get(snapshot_id)) is not None:
         yield snapshot
         snapshot_id = snapshot.parent_snapshot_id
@@ -82,8 +81,8 @@ def _up_to_positions(by_id: dict[int, Snapshot], stay: set[int]) -> set[int]:
     for start in stay:
         for snapshot in _ancestors(by_id, start):
             needed.add(snapshot.snapshot_id)
-            if tells_positions(summary_of(snapshot)):
+            if has_positions(summary_of(snapshot)):
                 break
             if snapshot.snapshot_id != start and snapshot.snapshot_id in stay:
-                break  # its own way back is walked as well
+                break  # its own ancestors are followed separately
     return needed

@@ -1,4 +1,4 @@
-"""Making sure that a stream's tables exist; what changes in them later is in `evolve`."""
+"""Create and open tables; `evolve` changes existing ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 CONTRACT_ID = "ingestion.contract-id"
-"""The property of a bronze table that says whose it is: another contract's rows never come in."""
+"""Table property with the id of the contract that owns a bronze table."""
 
 PROPERTIES = {
     "format-version": "2",
-    # A conflict must come back to us: PyIceberg's own retry would append the same range twice.
+    # PyIceberg's own retry would append the same range twice.
     "commit.retry.num-retries": "0",
     "write.parquet.compression-codec": "zstd",
     "write.parquet.compression-level": "1",
@@ -37,11 +37,11 @@ PROPERTIES = {
 
 
 def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
-    """The bronze table of a contract, created if need be, and made to follow it (see `evolve`).
+    """Return the bronze table of a contract; create it or evolve it to the contract's schema.
 
     Raises:
-        ContractProblems: a ContractError; the table cannot follow without losing data.
-        ContractError: the table was made for another contract.
+        ContractProblems: the table cannot follow the contract without losing data.
+        ContractError: the table belongs to another contract.
         CatalogUnavailable: the catalog does not answer.
     """
     table = ensure_table(
@@ -55,7 +55,7 @@ def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
         raise ContractError(
             contract.file,
             "schema[0]",
-            f"the table {name} was made for another contract, {owner}: their rows would be mixed",
+            f"the table {name} belongs to another contract, {owner}: their rows would be mixed",
             action="give one of them another physicalName; if the contract got another id, set the "
             f"table's property {CONTRACT_ID} to {contract.id}",
         )
@@ -63,7 +63,7 @@ def ensure_bronze(catalog: Catalog, name: str, contract: Contract) -> Table:
 
 
 def ensure_quarantine(catalog: Catalog, name: str) -> Table:
-    """A quarantine table, created if need be.
+    """Return a quarantine table; create it if it does not exist.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
@@ -77,7 +77,7 @@ def ensure_table(
     shape: Callable[[], tuple[Schema, PartitionSpec]],
     properties: Mapping[str, str] | None = None,
 ) -> Table:
-    """The table of that name (namespace.name); when there is none, one of the shape given."""
+    """Return the table `namespace.name`; create it with the given shape if it does not exist."""
     from pyiceberg.exceptions import TableAlreadyExistsError
 
     if (table := load_or_none(catalog, name)) is not None:
@@ -88,22 +88,22 @@ def ensure_table(
         try:
             given = {**PROPERTIES, **(properties or {})}
             return catalog.create_table(name, schema, partition_spec=spec, properties=given)
-        except TableAlreadyExistsError:  # another process was quicker
+        except TableAlreadyExistsError:  # created by another process meanwhile
             return catalog.load_table(name)
 
 
 def ensure_namespace(catalog: Catalog, namespace: str) -> None:
-    """Make sure that a namespace exists, whoever else makes it at the same time."""
+    """Create a namespace if it does not exist; safe with concurrent writers."""
     from sqlalchemy.exc import IntegrityError
 
     try:
         catalog.create_namespace_if_not_exists(namespace)
-    except IntegrityError:  # another thread or process was quicker
+    except IntegrityError:  # created by another thread or process meanwhile
         return
 
 
 def has_changed(table: Table) -> bool:
-    """Whether somebody committed to a table since it was opened.
+    """Return whether the table was changed since it was opened.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
@@ -114,11 +114,11 @@ def has_changed(table: Table) -> bool:
 
 
 def load_or_none(catalog: Catalog, name: str) -> Table | None:
-    """The table of that name (namespace.name), None when there is none.
+    """Return the table `namespace.name`; None if it does not exist.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
-        TableUnreadable: its metadata file is gone or damaged.
+        TableUnreadable: its metadata file is missing or damaged.
     """
     from pyiceberg.exceptions import NoSuchTableError, ValidationError
 
@@ -128,8 +128,8 @@ def load_or_none(catalog: Catalog, name: str) -> Table | None:
         except NoSuchTableError:
             return None
         except (FileNotFoundError, ValidationError, ValueError, LookupError, TypeError) as error:
-            said = str(error).partition("\n")[0][:300]
+            text = str(error).partition("\n")[0][:300]
             raise TableUnreadable(
-                f"table {name}: its metadata cannot be read: {type(error).__name__}: {said}",
+                f"table {name}: its metadata cannot be read: {type(error).__name__}: {text}",
                 action="restore the metadata file, or register an earlier one in the catalog",
             ) from error

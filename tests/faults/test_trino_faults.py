@@ -156,4 +156,4 @@ def test_what_sql_deletes_is_told(scene: Scene, sql: Trino) -> None:
         found = verify_stream(scene.platform, scene.stream)
         assert (found.missing, found.inserted, found.ok) == (1, 0, False)
         assert f"partition 1, offset {offset}" in found.differences[0]
-        maintenance(scene.platform.catalog, name, orphan_gate=None)
+        maintenance(scene.platform.catalog, name, orphan_wait=None)

@@ -44,7 +44,7 @@ from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.committed import CommittedRanges
 from ingestion_platform.warehouse.decisions import TABLE as DECISIONS
-from ingestion_platform.warehouse.decisions import discarded_of
+from ingestion_platform.warehouse.decisions import count_discarded
 from ingestion_platform.warehouse.retention import summary_of
 from ingestion_platform.warehouse.tables import load_or_none
 from ingestion_platform.warehouse.totals import read_totals
@@ -386,7 +386,7 @@ class _StreamReader:
             key = self._tables.location(DECISIONS) + self._tables.location(stream.quarantine_table)
             if key != self._discarded[0]:
                 catalog = self._platform.catalog
-                made = discarded_of(catalog, stream.name, stream.quarantine_table)
+                made = count_discarded(catalog, stream.name, stream.quarantine_table)
                 self._discarded = (key, made.total())
         except PlatformError:
             return False

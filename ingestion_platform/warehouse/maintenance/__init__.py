@@ -1,6 +1,5 @@
-"""Maintenance of Iceberg tables: small files made large, manifests and snapshots few, orphans
-removed.
+"""Maintenance of Iceberg tables: compact files, merge manifests, expire snapshots, delete orphans.
 
-No row changes by it, and no writer or reader has to wait for it. `table.maintenance` does all of it
-for one table; what a commit does by itself lives in `warehouse.snapshots` and
-`warehouse.retention`."""
+It changes no rows and blocks no reader or writer. `table.maintenance` does all of it for one table.
+`warehouse.snapshots` and `warehouse.retention` are what every commit does.
+"""

@@ -1,8 +1,7 @@
-"""Which files are worth being rewritten together: plain decisions on sizes, nothing is read.
+"""Choose which files to compact together, by their sizes; nothing is read.
 
-What is rewritten becomes at least twice as large each time, so that a row is rewritten a number of
-times that grows with the logarithm of the target; and there are fewer files after it, so that it
-comes to an end.
+Each rewrite at least doubles the size of a file, so a row is rewritten a number of times that grows
+with the logarithm of the target. It leaves fewer files, so compaction ends.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Record
 
 FAN = 5
-"""Fewer files than this are not worth a rewrite."""
-_FLOOR = 1024 * 1024  # bytes below which files count as equal: opening them is what costs
+"""Minimum number of files for a rewrite."""
+_FLOOR = 1024 * 1024  # smaller files cost the same: opening them dominates
 MOST_ROWS = 1_000_000
-"""Rows of a group at most, since those of files that overlap are in memory together."""
-_LARGE = 0.75  # of the target, or of the most rows: large enough
-_WORN_FILES = 3  # delete files upon a large file that make it worth a rewrite,
-_WORN_ROWS = 0.05  # or deleted rows in proportion
+"""Maximum rows of a group: files that overlap are in memory together."""
+_LARGE = 0.75  # of the target, or of MOST_ROWS: not compacted
+_WORN_FILES = 3  # delete files of a large file that justify a rewrite,
+_WORN_ROWS = 0.05  # or the share of its deleted rows
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Files of one partition value, in the order of the log, that become one file."""
+    """Files of one partition, in log order, to be rewritten as one file."""
 
     spec_id: int
     partition: Record
@@ -41,12 +40,12 @@ class Group:
 
     @property
     def bytes(self) -> int:
-        """The size of the files."""
+        """The size of the files in bytes."""
         return sum(task.file.file_size_in_bytes for task in self.tasks)
 
 
 def groups(tasks: Iterable[FileScanTask], schema: Schema, target: int) -> list[Group]:
-    """The groups of files to be rewritten, towards `target` bytes; none when all is fine."""
+    """Return the groups of files to rewrite, each of about `target` bytes."""
     by_partition: dict[tuple[int, Record], list[FileScanTask]] = defaultdict(list)
     for task in tasks:
         by_partition[task.file.spec_id, task.file.partition].append(task)
@@ -58,21 +57,21 @@ def groups(tasks: Iterable[FileScanTask], schema: Schema, target: int) -> list[G
 
 
 def runs(items: Iterable[T], size: Callable[[T], int], *, fan: int, floor: int) -> list[list[T]]:
-    """Groups of at least `fan` items of which none is larger than the smaller ones together."""
-    found: list[list[T]] = []
+    """Group items, at least `fan` each; none is larger than the sum of the smaller ones."""
+    complete: list[list[T]] = []
     run: list[T] = []
     total = 0
     for item in sorted(items, key=size):
         if run and size(item) > max(total, floor):
-            found.append(run)
+            complete.append(run)
             run, total = [], 0
         run.append(item)
         total += size(item)
-    return [run for run in (*found, run) if len(run) >= fan]
+    return [run for run in (*complete, run) if len(run) >= fan]
 
 
 def bounds(task: FileScanTask, schema: Schema) -> tuple[Any, Any] | None:
-    """The least and the greatest (log partition, offset) that a file may hold, if it tells."""
+    """Return the lowest and highest (log partition, offset) of a file; None if unknown."""
     partition, offset = (
         column_bounds(schema, task.file, name) for name in (columns.PARTITION, columns.OFFSET)
     )
@@ -106,15 +105,15 @@ def _is_worn(task: FileScanTask) -> bool:
 
 
 def _in_order(tasks: Iterable[FileScanTask], schema: Schema) -> list[FileScanTask]:
-    """By what they hold, those that do not tell last."""
+    """Sort by (log partition, offset), files with unknown bounds last."""
     keyed = [(bounds(task, schema), task.file.file_path, task) for task in tasks]
-    told = sorted((b, path, task) for b, path, task in keyed if b is not None)
+    known = sorted((b, path, task) for b, path, task in keyed if b is not None)
     rest = sorted((path, task) for b, path, task in keyed if b is None)
-    return [task for *_, task in (*told, *rest)]
+    return [task for *_, task in (*known, *rest)]
 
 
 def _bins(tasks: Iterable[FileScanTask], target: int) -> Iterator[list[FileScanTask]]:
-    """Consecutive files up to the target; a file that is larger stands alone."""
+    """Yield consecutive files of up to the target size; a larger file is alone."""
     bin_: list[FileScanTask] = []
     filled = rows = 0
     for task in tasks:

@@ -1,6 +1,6 @@
-"""Rewriting a group of files as one: deletes applied, rows in log order, content the same.
+"""Rewrite a group of files as one: same rows, in log order, deletes applied.
 
-Nothing is committed here; `rewrite` puts the new files in the place of the old ones.
+`rewrite` commits the new files in place of the old ones.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _ORDER = [(name, "ascending", "at_end") for name in (columns.PARTITION, columns.
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A group, and the file that holds its rows; None when all of them are deleted."""
+    """A group and the file with its rows; None if all of them are deleted."""
 
     group: Group
     file: DataFile | None
 
 
 def compact(table: Table, group: Group) -> Rewritten:
-    """Write a group's rows as one file; in memory are the files that overlap, at most the group.
+    """Write a group's rows as one file; files that overlap are in memory together.
 
     Raises:
-        OSError: the store does not answer; what was written is an orphan.
+        OSError: the store does not answer; a partial file stays as an orphan.
     """
     name = f"00000-0-{uuid.uuid4()}.parquet"
     writer = DataFileWriter(table, group.partition, name, spec_id=group.spec_id)
@@ -47,7 +47,7 @@ def compact(table: Table, group: Group) -> Rewritten:
 
 
 def _rows(table: Table, group: Group) -> Iterator[pa.Table]:
-    """The rows of a group in their order, a row group at a time."""
+    """Yield the rows of a group in log order."""
     names = table.schema().column_names
     ordered = all(name in names for name, *_ in _ORDER)
     for tasks in _overlapping(table, group.tasks):
@@ -62,7 +62,7 @@ def _rows(table: Table, group: Group) -> Iterator[pa.Table]:
 
 
 def _overlapping(table: Table, tasks: Sequence[FileScanTask]) -> Iterator[list[FileScanTask]]:
-    """Files of which the rows interleave, together; the next ones come after all of theirs."""
+    """Yield files whose offsets overlap together; later files follow all of theirs."""
     schema = table.schema()
     together: list[FileScanTask] = []
     end: Any = None

@@ -1,4 +1,4 @@
-"""What a snapshot of a table consists of: manifests, live files, and the deletes upon them."""
+"""Read a snapshot: its manifests, live files, and the deletes that apply to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Live:
 
     @cached_property
     def tasks(self) -> dict[str, FileScanTask]:
-        """The data files by path, each with the delete files that apply to it."""
+        """The data files by path, with the delete files of each."""
         deletes = DeleteFileIndex()
         for entry in self._entries(ManifestContent.DELETES):
             if entry.data_file.content == DataFileContent.POSITION_DELETES:
@@ -37,23 +37,23 @@ class Live:
 
     @cached_property
     def delete_files(self) -> int:
-        """How many files hold deletes."""
+        """The number of delete files."""
         return sum(1 for _ in self._entries(ManifestContent.DELETES))
 
     @cached_property
     def readable(self) -> bool:
-        """Whether PyIceberg can apply all deletes: it knows no deletes by value."""
+        """Whether PyIceberg can apply all deletes: it does not support equality deletes."""
         kinds = {e.data_file.content for e in self._entries(ManifestContent.DELETES)}
         return DataFileContent.EQUALITY_DELETES not in kinds
 
     @cached_property
     def bytes(self) -> int:
-        """The size of the data files."""
+        """The size of the data files in bytes."""
         return sum(task.file.file_size_in_bytes for task in self.tasks.values())
 
     @cached_property
     def rows(self) -> int:
-        """The records of the data files; those that are deleted count as well."""
+        """The rows of the data files, deleted ones included."""
         return sum(task.file.record_count for task in self.tasks.values())
 
     def _entries(self, content: ManifestContent) -> Iterator[ManifestEntry]:
@@ -63,13 +63,17 @@ class Live:
 
 
 class LiveReader:
-    """Reads snapshots of one table; a manifest that several have is read once."""
+    """Reads snapshots of one table, each manifest once."""
 
     def __init__(self) -> None:
         self._read: dict[str, list[ManifestEntry]] = {}
 
     def read(self, table: Table) -> Live:
-        """The live files of the present snapshot; OSError when the store does not answer."""
+        """Return the live files of the present snapshot.
+
+        Raises:
+            OSError: the store does not answer.
+        """
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot is not None else []
         new = [m for m in manifests if m.manifest_path not in self._read]

@@ -1,9 +1,9 @@
-"""Removing files of a table that no snapshot needs, after everybody has had time to let go of them.
+"""Delete files of a table that no snapshot references, after a waiting time.
 
-A file goes when it was written longer ago than the gate (a running writer may still be about to
-commit it), and was seen to be needed by no snapshot longer ago than the gate (a reader may have
-planned before the snapshot that had it was expired). What was seen is kept beside the table's
-metadata; losing that only delays the removal. The store's clock is the only one that counts.
+A file is deleted when it is older than the waiting time (a running writer may still commit it), and
+was first found unreferenced longer ago than that (a reader may have planned before its snapshot
+expired). An object beside the table's metadata lists the files found; losing it only delays the
+deletion. All times are the store's.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
-GATE = timedelta(hours=24)
+WAIT = timedelta(hours=24)
 SEEN = "_unreferenced.json"
-"""The object in the table's metadata folder that tells which files were seen unneeded, and since
-when."""
+"""Object in the metadata folder: unreferenced files, and when each was first found."""
 
 
 class FilesMissing(Permanent):
-    """A table's folder does not show files that its snapshots name."""
+    """Files that a table's snapshots reference are not in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a removal did: files gone with their bytes, and those that wait for the gate."""
+    """Files deleted, their bytes, and files whose waiting time is not over."""
 
     files: int = 0
     bytes: int = 0
@@ -43,14 +42,14 @@ class Removed:
 
 
 def remove_orphans(
-    catalog: Catalog, name: str, *, gate: timedelta = GATE, dry_run: bool = False
+    catalog: Catalog, name: str, *, wait: timedelta = WAIT, dry_run: bool = False
 ) -> Removed:
-    """Remove the files below a table's data and metadata folders that nothing needs any more.
+    """Delete unreferenced files below a table's data and metadata folders.
 
     Raises:
-        FilesMissing: files that the table needs are not where they are looked for, so that none
-            can be told from an orphan; nothing was removed.
-        CatalogUnavailable, StoreUnavailable: some may be removed; run it again.
+        FilesMissing: referenced files are not listed, so the listing cannot be trusted; nothing
+            was deleted.
+        CatalogUnavailable, StoreUnavailable: some files may be deleted; run it again.
     """
     with answering():
         table = catalog.load_table(name)
@@ -59,9 +58,9 @@ def remove_orphans(
         needed = place.paths(_needed(table))
         there = {info.path: info for info in place.listing()}
         _ensure_complete(name, place, needed, there)
-        old = {path: i for path, i in there.items() if path not in needed and i.mtime <= now - gate}
+        old = {path: i for path, i in there.items() if path not in needed and i.mtime <= now - wait}
         since = {path: seen.get(path, now) for path in old}
-        gone = [path for path, first in since.items() if first <= now - gate]
+        gone = [path for path, first in since.items() if first <= now - wait]
         if not dry_run:
             place.remove(gone)
             place.write_seen({path: at for path, at in since.items() if path not in set(gone)})
@@ -70,7 +69,7 @@ def remove_orphans(
 
 @dataclass(frozen=True)
 class _Place:
-    """The folders of a table on its file system; paths are as that has them."""
+    """The folders of a table on its file system, with that file system's paths."""
 
     table: Table
     files: pafs.FileSystem
@@ -109,7 +108,7 @@ class _Place:
                     yield info
 
     def read_seen(self, *, dry_run: bool) -> tuple[dict[str, datetime], datetime]:
-        """Since when files were seen unneeded, and what time it is by the store's clock."""
+        """Return when each file was first found unreferenced, and the store's time."""
         seen: dict[str, datetime] = {}
         path = f"{self.folders[1]}/{SEEN}"
         try:
@@ -117,7 +116,7 @@ class _Place:
                 text = json.loads(stream.read())
             seen = {name: datetime.fromisoformat(at) for name, at in text.items()}
         except (FileNotFoundError, ValueError):
-            pass  # the first time, or half written: from now on, then
+            pass  # the first run, or a partial write: waiting starts now
         if dry_run:
             return seen, datetime.now(UTC)
         self.write_seen(seen)
@@ -135,14 +134,14 @@ class _Place:
             try:
                 self.files.delete_file(path)
             except FileNotFoundError:
-                return  # another maintenance was quicker
+                return  # deleted by another maintenance
 
         for _ in ExecutorFactory.get_or_create().map(remove, paths):
             pass
 
 
 def _needed(table: Table) -> set[str]:
-    """Every file that the table's metadata lead to, from any of its snapshots."""
+    """Return every file that the table's metadata reference, from any snapshot."""
     from pyiceberg.utils.concurrent import ExecutorFactory
 
     metadata = table.metadata
@@ -160,7 +159,7 @@ def _needed(table: Table) -> set[str]:
 
 
 def _ensure_complete(name: str, place: _Place, needed: set[str], there: dict[str, Any]) -> None:
-    """What is needed must be seen where it is looked for; older metadata alone may be gone."""
+    """Raise FilesMissing if a referenced file is not listed; old metadata files may be gone."""
     missing = [
         path
         for path in needed - there.keys()
@@ -168,7 +167,7 @@ def _ensure_complete(name: str, place: _Place, needed: set[str], there: dict[str
     ]
     if missing:
         raise FilesMissing(
-            f"{name}: {len(missing)} files that its snapshots name are not there, first"
+            f"{name}: {len(missing)} files that its snapshots reference are missing, the first is"
             f" {missing[0]}",
-            action="restore them from a backup, or roll the table back; nothing was removed",
+            action="restore them from a backup, or roll the table back; nothing was deleted",
         )

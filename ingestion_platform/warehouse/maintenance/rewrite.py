@@ -1,8 +1,7 @@
-"""Commits that change how a table is kept and nothing of what it holds.
+"""Commits that change the files of a table without changing its rows.
 
-Each is based on one snapshot: what it replaces is looked for in that snapshot first, and the
-catalog refuses it when another came in between. It tells the positions on, so that no expiry of
-older snapshots can lose them.
+Each is computed from one snapshot, and the catalog rejects it when another snapshot came first. It
+repeats the positions, so that expiring older snapshots cannot lose them.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ from pyiceberg.manifest import (
 from pyiceberg.table import Transaction
 
 from ingestion_platform.retries import MAINTENANCE_COMMIT, retry
-from ingestion_platform.warehouse import committed as committed_by_partition
 from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
-from ingestion_platform.warehouse.committed import CommittedRanges
+from ingestion_platform.warehouse.committed import CommittedRanges, parse_ranges, render_ranges
 from ingestion_platform.warehouse.maintenance.choose import runs
 from ingestion_platform.warehouse.maintenance.compact import Rewritten
 from ingestion_platform.warehouse.maintenance.live import Live, LiveReader
 from ingestion_platform.warehouse.pyiceberg_private import ReplaceSnapshot
 from ingestion_platform.warehouse.retention import (
     expendable,
+    has_positions,
     is_full,
     summary_of,
-    tells_positions,
 )
 from ingestion_platform.warehouse.snapshots import begin, live_files, merged
 
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 _CONFLICTS = (CommitFailedException, ValidationException)
-# Manifests: eight that are alike become one, up to a size that is still read in a moment.
+# Eight manifests of similar size are merged, up to a size that is still read quickly.
 _FAN = 8
 _FLOOR = 64 * 1024
 _LARGE = 4 * 1024 * 1024
@@ -53,8 +51,7 @@ _LARGE = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rewriting snapshot does: files by path that go, files that come, and manifests (by
-    path) that become one."""
+    """A rewriting snapshot: paths of files to remove, files to add, and manifests to merge."""
 
     removed: frozenset[str] = frozenset()
     added: Sequence[DataFile] = ()
@@ -64,13 +61,12 @@ class Plan:
 def replace_files(
     catalog: Catalog, name: str, rewritten: Sequence[Rewritten]
 ) -> tuple[list[Rewritten], list[Rewritten]]:
-    """Put new files in the place of those that they were made of, in one commit; gives those that
-    are in, and those that are not.
+    """Replace files by rewritten ones in one commit; return the committed and the skipped ones.
 
-    A group of which a file has gone meanwhile, or has got other deletes, is left out.
+    A group is skipped when another writer removed one of its files or added deletes to it.
 
     Raises:
-        CatalogUnavailable, StoreUnavailable: the outcome is unknown, and either is right.
+        CatalogUnavailable, StoreUnavailable: the outcome is unknown; both are valid.
     """
     reader = LiveReader()
     valid: list[Rewritten] = []
@@ -91,10 +87,10 @@ def replace_files(
 
 
 def merge_manifests(catalog: Catalog, name: str) -> int:
-    """Make few manifests of many small ones; gives how many are gone.
+    """Merge small manifests and return by how many their number decreased.
 
     Raises:
-        CatalogUnavailable, StoreUnavailable: the outcome is unknown, and either is right.
+        CatalogUnavailable, StoreUnavailable: the outcome is unknown; both are valid.
     """
     reader = LiveReader()
     gone = 0
@@ -110,7 +106,7 @@ def merge_manifests(catalog: Catalog, name: str) -> int:
 
 
 def to_merge(manifests: Iterable[ManifestFile]) -> list[list[ManifestFile]]:
-    """The manifests that are worth being merged, those that become one together."""
+    """Return groups of manifests that are worth merging into one each."""
     by_spec: dict[int, list[ManifestFile]] = defaultdict(list)
     for manifest in manifests:
         small = manifest.manifest_length < _LARGE
@@ -126,12 +122,12 @@ def to_merge(manifests: Iterable[ManifestFile]) -> list[list[ManifestFile]]:
 
 
 def expire(catalog: Catalog, name: str) -> int:
-    """Take the expendable snapshots out of the table's metadata; gives how many.
+    """Expire the expendable snapshots and return their number.
 
-    Their files stay, for readers that know them: see `orphans`.
+    Their files stay for running readers: see `orphans`.
 
     Raises:
-        CatalogUnavailable: the outcome is unknown, and either is right.
+        CatalogUnavailable: the outcome is unknown; both are valid.
     """
 
     def attempt() -> int:
@@ -152,28 +148,30 @@ def expire(catalog: Catalog, name: str) -> int:
 
 
 def positions(table: Table) -> dict[str, str]:
-    """The committed offsets of the present snapshot for the summary of the next, even empty ones: a
-    property may tell of rows that were rolled back."""
-    now = read_committed(table)
-    known = {*now, *committed_by_partition.parse(table.properties)}
-    return committed_by_partition.render(
-        {partition: now.get(partition, CommittedRanges()) for partition in known}
+    """Return the committed offsets of the present snapshot as summary properties of the next one.
+
+    Empty ones are included: after a rollback, a table property may be ahead of the rows.
+    """
+    present = read_committed(table)
+    partitions = {*present, *parse_ranges(table.properties)}
+    return render_ranges(
+        {partition: present.get(partition, CommittedRanges()) for partition in partitions}
     )
 
 
 @dataclass
 class _Drafts:
-    """Manifests of a snapshot that is tried several times: each is written once, under its id."""
+    """Manifests of one snapshot, written once and reused by each attempt to commit it."""
 
     snapshot_id: int | None = None
     written: dict[Any, ManifestFile] = field(default_factory=dict)
 
     def discard(self, table: Table, used: Iterable[ManifestFile] = ()) -> None:
-        """Remove those that no snapshot has."""
+        """Delete the manifests that are not used."""
         needed = {manifest.manifest_path for manifest in used}
         for manifest in self.written.values():
             if manifest.manifest_path not in needed:
-                with suppress(OSError):  # an orphan, then
+                with suppress(OSError):  # stays as an orphan
                     table.io.delete(manifest.manifest_path)
 
 
@@ -256,7 +254,7 @@ class _Rewrite(ReplaceSnapshot):
 
 
 def _idle_deletes(live: Live, removed: frozenset[str]) -> set[str]:
-    """Manifests of deletes of which none applies to a file that stays."""
+    """Return the paths of delete manifests that apply to no remaining file."""
     if not removed:
         return set()
     needed = {
@@ -274,10 +272,9 @@ def _idle_deletes(live: Live, removed: frozenset[str]) -> set[str]:
 
 
 def _commit(catalog: Catalog, name: str, plan: Callable[[Table], tuple[Plan, Live] | None]) -> bool:
-    """Make a snapshot of what `plan` finds to do on the table as it is; whether there was any.
+    """Commit what `plan` returns for the present table; return False when it returns None.
 
-    Between the two looks at the table is as little work as can be, or a busy writer would always
-    be quicker.
+    Little work lies between reading and committing, so that busy writers do not always win.
     """
     drafts = _Drafts()
 
@@ -303,7 +300,7 @@ def _commit(catalog: Catalog, name: str, plan: Callable[[Table], tuple[Plan, Liv
 
 
 def _is_live(each: Rewritten, live: Live) -> bool:
-    """Whether all files of a group are in the table, with just the deletes that were applied."""
+    """Return whether the files of a group, with the same deletes, are still in the table."""
     for task in each.group.tasks:
         now = live.tasks.get(task.file.file_path)
         if now is None or _paths(now.delete_files) != _paths(task.delete_files):
@@ -316,11 +313,11 @@ def _paths(files: Iterable[DataFile]) -> set[str]:
 
 
 def _positions_are_far(table: Table) -> bool:
-    """Whether other writers' snapshots lie between the present and the one with the positions."""
+    """Return whether other writers' snapshots follow the one with the positions."""
     snapshot = table.current_snapshot()
-    if snapshot is None or not tells_positions(table.properties):
+    if snapshot is None or not has_positions(table.properties):
         return False
-    return not tells_positions(summary_of(snapshot))
+    return not has_positions(summary_of(snapshot))
 
 
 def _bins(run: Iterable[ManifestFile]) -> Iterable[list[ManifestFile]]:

@@ -1,4 +1,4 @@
-"""All maintenance of one table, and what condition it is in: the function that everybody calls."""
+"""Maintain one table, and report its condition."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ingestion_platform.warehouse.maintenance.orphans import Removed
 
 TARGET = 128 * 1024 * 1024
-_WRITABLE = 2  # the format version that PyIceberg writes manifests of
+_WRITABLE = 2  # the format version of which PyIceberg writes manifests
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a table is kept: its parts, and how many of them maintenance would replace."""
+    """The files, manifests and snapshots of a table, and how many maintenance would replace."""
 
     table: str
     rows: int
@@ -37,41 +37,41 @@ class Condition:
     manifests: int
     snapshots: int
     small_files: int
-    """Files that would be rewritten with others."""
+    """Files to compact."""
     small_manifests: int
-    """Manifests that would be merged with others."""
+    """Manifests to merge."""
     expendable: int
-    """Snapshots that nothing needs."""
+    """Snapshots to expire."""
 
     @property
     def fine(self) -> bool:
-        """Whether there is nothing to do, but for orphans."""
+        """Whether there is nothing to do except orphans."""
         return not (self.small_files or self.small_manifests or self.expendable)
 
     @property
     def worthwhile(self) -> bool:
-        """Whether there is enough to do to come for it: a few snapshots go with the next commit."""
+        """Whether maintenance is worth a run: the next commit expires a few snapshots anyway."""
         return bool(self.small_files or self.small_manifests or self.expendable >= KEEP)
 
 
 @dataclass(frozen=True, slots=True)
 class TableMaintenance:
-    """What maintenance did to a table."""
+    """The result of a table's maintenance."""
 
     before: Condition
     after: Condition
     rewritten: int = 0
-    """Files that went because others have their rows."""
+    """Files replaced by compaction."""
     written: int = 0
-    """Files that came instead."""
+    """Files written by compaction."""
     given_up: int = 0
-    """Files left alone because another writer changed them meanwhile."""
+    """Files skipped because another writer changed them."""
     merged: int = 0
-    """Manifests fewer than before."""
+    """By how many the number of manifests decreased."""
     expired: int = 0
-    """Snapshots taken out."""
+    """Snapshots expired."""
     orphans: Removed | None = None
-    """None when they were not looked for."""
+    """None if orphans were not searched."""
 
     @property
     def idle(self) -> bool:
@@ -80,12 +80,12 @@ class TableMaintenance:
         return not done and not (self.orphans is not None and self.orphans.files)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the result as plain data."""
         return asdict(self)
 
 
 def condition(catalog: Catalog, name: str, *, target: int = TARGET) -> Condition | None:
-    """What condition a table is in, None when there is none; nothing is changed.
+    """Return the condition of a table; None if it does not exist.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: try again.
@@ -102,21 +102,21 @@ def maintenance(
     name: str,
     *,
     target: int = TARGET,
-    orphan_gate: timedelta | None = None,
+    orphan_wait: timedelta | None = None,
     dry_run: bool = False,
     trino: TrinoSettings | None = None,
 ) -> TableMaintenance | None:
-    """Do what a table needs, None when there is none: compaction towards `target` bytes, manifests,
-    snapshots and, given a gate, orphans. Any number of these may run at once, beside any writers.
+    """Compact files to `target` bytes, merge manifests, expire snapshots, and delete orphans.
 
-    With `dry_run` nothing is changed; `before` tells what would be. Given `trino`, that rewrites
-    files and manifests, spread over its workers. What is needed is validated the same, so that a
-    row is not rewritten more often; snapshots and orphans stay ours, since Trino knows neither
-    which snapshot tells positions nor how long a reader has had to let go of a file.
+    Returns None if the table does not exist. Safe beside other writers and other maintenance.
+    Orphans are deleted only with `orphan_wait`. With `dry_run` nothing is changed; `before` has
+    what would be done. With `trino`, Trino rewrites files and manifests on its workers, under the
+    same conditions. Snapshots and orphans stay here: Trino does not know which snapshots have the
+    positions, nor the waiting time of a reader.
 
     Raises:
-        EngineUnavailable: Trino does not answer; nothing is lost by trying again.
-        FilesMissing: the table's files are not all there.
+        EngineUnavailable: Trino does not answer; try again.
+        FilesMissing: referenced files of the table are missing.
         CatalogUnavailable, StoreUnavailable: some of it may be done; run it again.
     """
     from ingestion_platform.warehouse.maintenance.orphans import remove_orphans
@@ -137,8 +137,8 @@ def maintenance(
     else:
         expired = 0
     orphans = None
-    if orphan_gate is not None:
-        orphans = remove_orphans(catalog, name, gate=orphan_gate, dry_run=dry_run)
+    if orphan_wait is not None:
+        orphans = remove_orphans(catalog, name, wait=orphan_wait, dry_run=dry_run)
     changed = not dry_run and not before.fine
     after = condition(catalog, name, target=target) if changed else before
     return TableMaintenance(
@@ -224,7 +224,7 @@ def _rewrite_by_trino(
 def _compact(
     catalog: Catalog, name: str, table: Table, groups: list[Group], target: int, done: _Done
 ) -> None:
-    """Rewrite the groups, committing whenever about a target's worth is written."""
+    """Rewrite the groups; commit after about every `target` bytes."""
     from ingestion_platform.warehouse.maintenance.compact import compact
     from ingestion_platform.warehouse.maintenance.rewrite import replace_files
 
@@ -235,11 +235,11 @@ def _compact(
         except FileNotFoundError:
             if not has_changed(table):
                 raise
-            # Another engine rewrote the table, and removed what is read here.
+            # Another engine has rewritten the table and removed the files.
             done.given_up += sum(len(group.tasks) for group in batch)
             continue
         landed, rejected = replace_files(catalog, name, rewritten)
-        # These were certainly not committed.
+        # Never committed, so they can be deleted.
         _discard(table, rejected)
         done.rewritten += sum(len(each.group.tasks) for each in landed)
         done.written += sum(each.file is not None for each in landed)
@@ -265,4 +265,4 @@ def _discard(table: Table, rejected: Sequence[Rewritten]) -> None:
         try:
             delete(each.file.file_path)
         except OSError:
-            continue  # an orphan, then
+            continue  # stays as an orphan

@@ -1,6 +1,6 @@
-"""Rewriting a table's files and manifests by Trino's own procedures, where there is a Trino.
+"""Compact a table's files and manifests by Trino's procedures.
 
-When a table needs it, and what else there is to do, is decided in `table`.
+`table` decides when a table needs it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from ingestion_platform.settings import TrinoSettings
 
-# Another writer came in between: nothing of the statement is in.
+# Errors of a commit conflict: nothing was changed.
 _CONFLICTS = ("ICEBERG_COMMIT_ERROR", "TRANSACTION_CONFLICT")
 _NAME = re.compile(r"[a-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
 class Optimized:
-    """Data files that went and came; `rejected` when another writer was quicker."""
+    """Data files removed and added; `rejected` after a commit conflict."""
 
     rewritten: int = 0
     written: int = 0
@@ -33,11 +33,11 @@ class Optimized:
 
 
 def optimize(trino: TrinoSettings, catalog: Catalog, name: str, target: int) -> Optimized:
-    """Have files smaller than `target` bytes rewritten, deletes applied.
+    """Rewrite files smaller than `target` bytes with their deletes applied.
 
     Raises:
-        EngineUnavailable: Trino does not answer; the outcome is unknown, and either is right.
-        Permanent: Trino refuses, in its own words.
+        EngineUnavailable: Trino does not answer; the outcome is unknown, both are valid.
+        Permanent: Trino rejects the statement; the message is Trino's.
     """
     procedure = f"optimize(file_size_threshold => '{target}B')"
     query_id = _execute(trino, name, procedure)
@@ -46,20 +46,23 @@ def optimize(trino: TrinoSettings, catalog: Catalog, name: str, target: int) -> 
     with answering():
         table = catalog.load_table(name)
     for snapshot in table.snapshots():
-        said = summary_of(snapshot)
-        if said.get("trino_query_id") == query_id:
-            gone, come = said.get("deleted-data-files", 0), said.get("added-data-files", 0)
-            return Optimized(int(gone), int(come))
+        summary = summary_of(snapshot)
+        if summary.get("trino_query_id") == query_id:
+            removed, added = (
+                summary.get("deleted-data-files", 0),
+                summary.get("added-data-files", 0),
+            )
+            return Optimized(int(removed), int(added))
     return Optimized()
 
 
 def optimize_manifests(trino: TrinoSettings, name: str) -> None:
-    """Have manifests put together; raises as `optimize`."""
+    """Merge manifests; raises as `optimize`."""
     _execute(trino, name, "optimize_manifests")
 
 
 def _execute(trino: TrinoSettings, name: str, procedure: str) -> str | None:
-    """Run a procedure on a table; gives the query's id, None when another writer was quicker."""
+    """Run a procedure on a table and return the query id; None after a commit conflict."""
     client = _client()
     try:
         with client.dbapi.connect(host=trino.host, port=trino.port, user=trino.user) as connection:
@@ -74,7 +77,7 @@ def _execute(trino: TrinoSettings, name: str, procedure: str) -> str | None:
         raise Permanent(
             f"Trino refuses {procedure} of {name}: {error.message.partition(chr(10))[0][:300]}",
             action="check that TRINO_CATALOG names the catalog with the platform's tables, or"
-            " unset TRINO_HOST to have it done without Trino",
+            " unset TRINO_HOST to compact without Trino",
         ) from error
     except (client.exceptions.Error, OSError) as error:
         raise EngineUnavailable(

@@ -118,7 +118,7 @@ def test_one_physical_name_of_two_contracts(declare: Declare) -> None:
     catalog = open_catalog(settings)
     for _ in range(2):
         ensure_bronze(catalog, x.bronze_table, x.contract)
-    with pytest.raises(ContractError, match=r"was made for another contract, urn:x.*mixed"):
+    with pytest.raises(ContractError, match=r"belongs to another contract, urn:x.*mixed"):
         ensure_bronze(catalog, y.bronze_table, y.contract)
 
 

@@ -1,4 +1,4 @@
-"""The committed offsets against the plainest model of it: one entry per offset."""
+"""Committed ranges compared with a plain model: one entry per offset."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_platform.positions import Position
-from ingestion_platform.warehouse import committed as committed_by_partition
-from ingestion_platform.warehouse.committed import CommittedRanges, Span
+from ingestion_platform.warehouse.committed import (
+    CommittedRanges,
+    Span,
+    parse_ranges,
+    render_ranges,
+)
 
 TOPIC_IDS = "AB"
 spans = st.builds(
@@ -81,10 +85,10 @@ def test_parts_of_a_range(history: list[Span], span: Span) -> None:
 
 
 @given(st.dictionaries(st.integers(0, 500), histories.map(committed_of), max_size=4))
-def test_ledgers_survive_being_properties(many: dict[int, CommittedRanges]) -> None:
-    """As text among a table's other properties, and back."""
-    values = committed_by_partition.render(many) | {
+def test_ranges_survive_as_table_properties(many: dict[int, CommittedRanges]) -> None:
+    """Among the other properties of a table."""
+    values = render_ranges(many) | {
         "commit.retry.num-retries": "0",
         "ingestion.position": "x",
     }
-    assert committed_by_partition.parse(values) == many
+    assert parse_ranges(values) == many

@@ -182,7 +182,7 @@ def test_a_dry_run_changes_nothing_and_tells_all(catalog: Catalog, table: Table)
     for turn in range(12):
         load(table, 0, turn, turn + 1)
     at = table.refresh().metadata_location
-    outcome = done(catalog, dry_run=True, orphan_gate=AT_ONCE)
+    outcome = done(catalog, dry_run=True, orphan_wait=AT_ONCE)
     assert (outcome.before.small_files, outcome.rewritten) == (12, 0)
     assert table.refresh().metadata_location == at
 
@@ -447,8 +447,8 @@ def test_tags_and_branches_stay(catalog: Catalog, table: Table) -> None:
     keep(table.refresh(), 1)
     for turn in range(3, 12):
         load(table, 0, turn, turn + 1)
-    done(catalog, orphan_gate=AT_ONCE)
-    done(catalog, orphan_gate=AT_ONCE)
+    done(catalog, orphan_wait=AT_ONCE)
+    done(catalog, orphan_wait=AT_ONCE)
     assert set(table.refresh().refs()) == {"main", "audit", "trial"}
     assert content(table, tagged.snapshot_id).total() == 3
     assert content(table).total() == 12
@@ -510,18 +510,18 @@ def test_orphans_go_when_both_gates_have_passed(catalog: Catalog, table: Table) 
     files = write_data_files(table, rows(Span(TOPIC_ID, 6, 7, "a"), 0, "a"))
     done(catalog)
     load(table, 0, 6, 7)
-    a_day = remove_orphans(catalog, NAME, gate=timedelta(days=1))
+    a_day = remove_orphans(catalog, NAME, wait=timedelta(days=1))
     assert (a_day.files, a_day.waiting) == (0, 0)
-    seen = remove_orphans(catalog, NAME, gate=AT_ONCE, dry_run=True)
+    seen = remove_orphans(catalog, NAME, wait=AT_ONCE, dry_run=True)
     assert seen.files >= 7
     assert {f"{p}" for p in old} <= {f"file://{p}" for p in files_on_disk(table)}
-    removed = remove_orphans(catalog, NAME, gate=AT_ONCE)
+    removed = remove_orphans(catalog, NAME, wait=AT_ONCE)
     assert removed.files == seen.files
     assert removed.bytes > 0
     left = {f"file://{p}" for p in files_on_disk(table)}
     assert not left & (old | {file.file_path for file in files})
     assert content(table).total() == 7
-    assert remove_orphans(catalog, NAME, gate=AT_ONCE).files == 0
+    assert remove_orphans(catalog, NAME, wait=AT_ONCE).files == 0
 
 
 def test_a_file_is_removed_only_after_it_was_seen_unneeded_for_long(
@@ -541,12 +541,12 @@ def test_a_file_is_removed_only_after_it_was_seen_unneeded_for_long(
         os.utime(path, (time.time() - 10**6,) * 2)
     done(catalog)
     load(table, 0, 6, 7)
-    gate = timedelta(hours=24)
-    assert remove_orphans(catalog, NAME, gate=gate).waiting == 6
+    wait = timedelta(hours=24)
+    assert remove_orphans(catalog, NAME, wait=wait).waiting == 6
     assert all(path.exists() for path in old)
     marks = next(Path(urlsplit(table.location()).path).rglob(SEEN))
     marks.write_text(marks.read_text().replace("2026-", "2025-").replace("2027-", "2025-"))
-    assert remove_orphans(catalog, NAME, gate=gate).files == 6
+    assert remove_orphans(catalog, NAME, wait=wait).files == 6
     assert not any(path.exists() for path in old)
 
 
@@ -561,7 +561,7 @@ def test_nothing_is_removed_when_needed_files_are_not_seen(catalog: Catalog, tab
     Path(urlsplit(lost).path).unlink()
     there = files_on_disk(table)
     with pytest.raises(FilesMissing, match=NAME):
-        remove_orphans(catalog, NAME, gate=AT_ONCE)
+        remove_orphans(catalog, NAME, wait=AT_ONCE)
     assert files_on_disk(table) == there
 
 
@@ -699,7 +699,7 @@ def act(
         "delete": lambda: delete_first_row(table, model, first),
         "compact": lambda: maintenance(catalog, name),
         "expire": lambda: rewrite.expire(catalog, name),
-        "orphans": lambda: remove_orphans(catalog, name, gate=AT_ONCE),
+        "orphans": lambda: remove_orphans(catalog, name, wait=AT_ONCE),
         "rollback": lambda: roll_back(table, model, first),
         "tag": lambda: tag_present(table, model, f"t{first}"),
     }
