@@ -228,7 +228,7 @@ def _tables(context: DoctorContext) -> Iterator[Finding]:
 
 def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
     from ingestion_platform.lake.segments import SegmentLog
-    from ingestion_platform.operations.verify import slice_counts
+    from ingestion_platform.operations.slice_counts import slice_counts
 
     segment_log = SegmentLog(platform.store, stream.topic)
     slices = [

@@ -1,5 +1,7 @@
-"""Maintenance of a stream (its lake and its two tables) and of the models of a domain, as the
-command line and the assets do it; how each part works is written where the part lives."""
+"""Maintain a stream (lake, bronze, quarantine), and the models of a domain.
+
+`lake.merge` and `warehouse.maintenance` do the work.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
     from ingestion_platform.warehouse.maintenance.table import Condition, TableMaintenance
 
 LAYERS = ("silver", "gold")
-"""The namespaces of the models, whose tables are named <layer>_<domain>_…"""
+"""Namespaces of the models; their tables are named <layer>_<domain>_…"""
 
 
 @dataclass(frozen=True)
 class MaintenanceResult:
-    """What maintenance did for a stream or for the models of a domain."""
+    """The result of maintaining a stream, or the models of a domain."""
 
     name: str
     lake: list[Merged]
@@ -34,18 +36,18 @@ class MaintenanceResult:
         return not self.lake and all(table.idle for table in self.tables)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the result as plain data."""
         lake = [asdict(merged) for merged in self.lake]
         return {"name": self.name, "lake": lake, "tables": [t.as_dict() for t in self.tables]}
 
 
 def tables_of(stream: Stream) -> list[str]:
-    """The tables of a stream, as namespace.name."""
+    """Return the tables of a stream as namespace.name."""
     return [stream.bronze_table, stream.quarantine_table]
 
 
 def models_of(platform: Platform, domain: str) -> list[str]:
-    """The tables that the models of a domain have made, as namespace.name.
+    """Return the existing tables of a domain's models as namespace.name.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.
@@ -54,15 +56,15 @@ def models_of(platform: Platform, domain: str) -> list[str]:
 
     from ingestion_platform.warehouse.catalog import answering
 
-    found = []
+    tables = []
     for layer in LAYERS:
         try:
             with answering():
                 names = [name for *_, name in platform.catalog.list_tables(layer)]
         except NoSuchNamespaceError:
             continue
-        found += [f"{layer}.{name}" for name in names if name.startswith(f"{layer}_{domain}_")]
-    return sorted(found)
+        tables += [f"{layer}.{name}" for name in names if name.startswith(f"{layer}_{domain}_")]
+    return sorted(tables)
 
 
 def maintain_stream(
@@ -74,14 +76,13 @@ def maintain_stream(
     dry_run: bool = False,
     on_table: Callable[[TableMaintenance], None] = lambda _: None,
 ) -> MaintenanceResult:
-    """Merge the lake's closed ingest dates, and do what bronze and quarantine need.
+    """Maintain bronze and quarantine, and merge the lake's closed ingest dates.
 
-    `thorough` looks after the lake and for orphans as well, which take a listing of all files; of
-    the lake's ingest dates at those from `since` on. With `dry_run` nothing is changed, and the
-    lake is not looked at.
+    Only `thorough` maintenance lists all files, to merge the lake (ingest dates from `since` on)
+    and to delete orphans. With `dry_run` nothing is changed, and the lake is skipped.
 
     Raises:
-        FilesMissing, Differing: something is wrong with the data; names the files.
+        FilesMissing, Differing: data files are missing or differ; the message names them.
         StoreUnavailable, CatalogUnavailable: some of it may be done; run it again.
     """
     from ingestion_platform.lake.merge import merge_closed
@@ -104,10 +105,10 @@ def maintain_models(
     dry_run: bool = False,
     on_table: Callable[[TableMaintenance], None] = lambda _: None,
 ) -> MaintenanceResult:
-    """Do what the tables of a domain's models need; `thorough` looks for orphans as well.
+    """Maintain the tables of a domain's models; `thorough` maintenance deletes orphans, too.
 
     Raises:
-        FilesMissing: a table's files are not all there.
+        FilesMissing: referenced files of a table are missing.
         StoreUnavailable, CatalogUnavailable: some of it may be done; run it again.
     """
     names = models_of(platform, domain)
@@ -117,7 +118,7 @@ def maintain_models(
 
 
 def conditions(platform: Platform, names: Iterable[str]) -> Iterator[Condition]:
-    """What condition tables are in, those that exist.
+    """Yield the condition of each table that exists.
 
     Raises:
         StoreUnavailable, CatalogUnavailable: try again.
@@ -138,7 +139,7 @@ def _maintenance(
     dry_run: bool,
     on_table: Callable[[TableMaintenance], None],
 ) -> Iterator[TableMaintenance]:
-    """Maintenance of tables, one after the other; an error waits until the others are done."""
+    """Maintain tables one after the other; raise the last error at the end."""
     from ingestion_platform.warehouse.maintenance.table import maintenance
 
     settings = platform.settings.maintenance

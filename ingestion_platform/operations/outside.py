@@ -1,6 +1,6 @@
-"""The settings as other programs take them, which read the lake and the tables without us.
+"""Translate the settings for other programs that read the lake and the tables.
 
-Pure functions of the settings; `ingest env` prints what they return, secrets included.
+`ingest env` prints the results, secrets included.
 """
 
 from __future__ import annotations

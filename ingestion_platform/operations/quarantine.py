@@ -61,14 +61,14 @@ _BY_SLICE = f"""{_GROUPS}
 
 
 class NotInQuarantine(Permanent):
-    """No rejected record is where, or is rejected for what, was asked for."""
+    """No rejected record matches the choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rejected records that have something in common; `decided` of them are discarded.
+    """Rejected records grouped by a reason or a slice (`name`); `decided` of them are discarded.
 
-    `name` is a kind of reason, or a slice. Seen means the broker's timestamps.
+    `first_seen` and `last_seen` are broker timestamps.
     """
 
     name: str
@@ -82,14 +82,14 @@ class Group:
 
     @property
     def open(self) -> int:
-        """Records that nobody has decided about."""
+        """The number of records without a decision."""
         return self.records - self.decided
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What a stream has in quarantine, by kind of reason (a record may have several) and slice,
-    most records first and in the order of the log."""
+    """A stream's quarantine by reason (most records first; a record may have several) and by
+    slice."""
 
     stream: str
     table: str
@@ -100,16 +100,16 @@ class Overview:
 
     @property
     def open(self) -> int:
-        """Records that nobody has decided about."""
+        """The number of records without a decision."""
         return self.records - self.decided
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rejected record: where it came from, as it was sent, every reason, and what was decided.
+    """A rejected record as it was sent, with its place, reasons and decision.
 
-    `timestamp` is the broker's; None beyond the years 1970 to 9999. `headers` are none, too,
-    where the client could not read them: then the lake has null.
+    `timestamp` is the broker's; None outside the years 1970 to 9999. `headers` are empty if the
+    client could not read them (null in the lake).
     """
 
     stream: str
@@ -129,13 +129,13 @@ class Rejected:
 
     @property
     def place(self) -> Place:
-        """What names it for ever."""
+        """The permanent identity of the record."""
         return self.topic_id, self.partition, self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rejected records are meant: all that match whatever is given.
+    """Selects rejected records that match all given criteria.
 
     `places` holds pairs of log partition and offset; `reason` is the code of one of a record's
     reasons, or part of its text in any case of letters.
@@ -149,14 +149,17 @@ class Choice:
 
     @property
     def empty(self) -> bool:
-        """Whether it means all there are."""
+        """Whether it selects all records."""
         return self == Choice(decided=self.decided)
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What validating again has brought: of `slices` with rejected records, `unchanged` were
-    validated by the present contract and parser already, so that nothing could change there."""
+    """The result of a replay.
+
+    Of `slices` with rejected records, `unchanged` ones were already validated by the present
+    contract and parser.
+    """
 
     stream: str
     slices: int
@@ -168,18 +171,18 @@ class Replayed:
 
     @property
     def after(self) -> int:
-        """Rejected records of the slices now."""
+        """The number of rejected records after the replay."""
         return self.before - self.came_back + self.newly_rejected
 
     def as_dict(self) -> dict[str, Any]:
-        """What it brought as plain data, for JSON."""
+        """Return the result as plain data, for JSON."""
         figures = ("slices", "unchanged", "before", "came_back", "newly_rejected", "after")
-        told = {name: getattr(self, name) for name in figures}
-        return {"stream": self.stream, **told, "reasons": dict(self.reasons)}
+        counts = {name: getattr(self, name) for name in figures}
+        return {"stream": self.stream, **counts, "reasons": dict(self.reasons)}
 
 
 def overview(platform: Platform, stream: Stream) -> Overview:
-    """Count what a stream has in quarantine; its records' bytes are not read.
+    """Count a stream's rejected records; their bytes are not read.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
@@ -199,7 +202,7 @@ def overview(platform: Platform, stream: Stream) -> Overview:
 def find(
     platform: Platform, stream: Stream, choice: Choice, *, limit: int | None = None
 ) -> list[Rejected]:
-    """The rejected records that are meant, in the order of their log, with their bytes.
+    """Return the chosen rejected records with their bytes, in log order.
 
     Raises:
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
@@ -214,13 +217,13 @@ def find(
 def discard(
     platform: Platform, stream: Stream, choice: Choice, *, because: str, by: str
 ) -> tuple[Decision, int]:
-    """Decide that some rejected records need nothing more; gives the decision and their number.
+    """Discard the chosen rejected records; return the decision and their number.
 
-    They stay in quarantine, and no longer count when a slice is held against its contract.
+    They stay in quarantine, and no longer count against the contract's quarantine limit.
 
     Raises:
-        NotInQuarantine: a record that was named is not there, or none is that is still open.
-        Permanent: no reason, or no record, was given.
+        NotInQuarantine: a named record is not in quarantine, or no chosen record is open.
+        Permanent: no reason, or no choice, was given.
         CatalogUnavailable, StoreUnavailable: one of them does not answer.
     """
     return _decide(platform, stream, choice, DISCARD, because, by)
@@ -229,11 +232,7 @@ def discard(
 def undo(
     platform: Platform, stream: Stream, choice: Choice, *, because: str, by: str
 ) -> tuple[Decision, int]:
-    """Take back that some records were discarded: they are open again.
-
-    Raises:
-        As `discard`.
-    """
+    """Undo the discarding of the chosen records; raises as `discard`."""
     return _decide(platform, stream, choice, UNDO, because, by)
 
 
@@ -244,9 +243,9 @@ def replay(
     ingest_dates: Sequence[date] = (),
     on_loaded: Callable[[Loaded], None] = lambda _: None,
 ) -> Replayed:
-    """Validate the slices that have rejected records again, where contract or parser have changed.
+    """Validate slices with rejected records again if contract or parser have changed.
 
-    It is what materializing these slices does, so good rows of theirs are made again as well.
+    Whole slices are reloaded, valid rows included, as materializing them does.
 
     Raises:
         Transient, Permanent: as `pipeline.load_stream`.
@@ -261,13 +260,13 @@ def replay(
         before=sum(map(len, before.values())),
     )
 
-    def note(loaded: Loaded) -> None:
+    def count_reasons(loaded: Loaded) -> None:
         result.reasons.update(loaded.reasons)
         on_loaded(loaded)
 
     if not stale:
         return result
-    reload_slices(platform, stream, sorted(stale), on_loaded=note)
+    reload_slices(platform, stream, sorted(stale), on_loaded=count_reasons)
     after = _places(platform, stream, sorted({ingest_date for ingest_date, _ in stale}))
     then = {place for of in stale for place, _ in before[of]}
     now = {place for of in stale for place, _ in after.get(of, ())}
@@ -280,11 +279,11 @@ def _decide(
     platform: Platform, stream: Stream, choice: Choice, action: str, because: str, by: str
 ) -> tuple[Decision, int]:
     if not because.strip():
-        raise Permanent("a decision needs its reason", action="say why, in a few words")
+        raise Permanent("a decision needs a reason", action="give one in a few words")
     if choice.empty:
-        problem = "which records are meant is not said"
         raise Permanent(
-            problem, action="name a reason, ingest dates, or a log partition and offsets"
+            "no records are chosen",
+            action="give a reason, ingest dates, or a log partition and offsets",
         )
     with _rejected_records(platform, stream, choice) as ask:
         rows = ask(f"SELECT {c.INGEST_DATE}, {_PLACE}, decided FROM rejected ORDER BY {_ORDER}")
@@ -293,8 +292,8 @@ def _decide(
     if not due:
         state = "discarded" if action == UNDO else "open"
         raise NotInQuarantine(
-            f"{stream.quarantine_table} has no {state} record that is meant ({len(rows)} in all)",
-            action=f"see which there are with `ingest quarantine list {stream.name}`",
+            f"{stream.quarantine_table} has no {state} record of this choice ({len(rows)} in all)",
+            action=f"list the records with `ingest quarantine list {stream.name}`",
         )
     records = [(row[c.INGEST_DATE], _place(row)) for row in due]
     made = decide(
@@ -304,7 +303,7 @@ def _decide(
 
 
 def _check_named(stream: Stream, choice: Choice, rows: Sequence[Row]) -> None:
-    """Each record that was named is there, and is one."""
+    """Raise if a named record is missing, or exists for several topic ids."""
     topic_ids: dict[tuple[int, int], set[str]] = {place: set() for place in choice.places}
     for row in rows:
         if choice.places:
@@ -314,19 +313,19 @@ def _check_named(stream: Stream, choice: Choice, rows: Sequence[Row]) -> None:
         if not found:
             raise NotInQuarantine(
                 f"{stream.quarantine_table} has no record at {where}",
-                action=f"see what there is with `ingest quarantine show {stream.name}`",
+                action=f"list the records with `ingest quarantine show {stream.name}`",
             )
         if len(found) > 1:
             raise Permanent(
-                f"{where}: the topic was recreated, and {len(found)} topic ids have a record",
-                action=f"say which with --topic-id: {', '.join(sorted(found))}",
+                f"{where}: the topic was recreated, and {len(found)} topic ids have this offset",
+                action=f"choose one with --topic-id: {', '.join(sorted(found))}",
             )
 
 
 def _places(
     platform: Platform, stream: Stream, ingest_dates: Sequence[date]
 ) -> dict[Slice, list[tuple[Place, str]]]:
-    """Places of the rejected records by slice, each with the contract that rejected it."""
+    """Return the places of rejected records by slice, with the contract of each."""
     found: dict[Slice, list[tuple[Place, str]]] = {}
     with _rejected_records(platform, stream, Choice(ingest_dates=tuple(ingest_dates))) as ask:
         for row in ask(f"SELECT {c.INGEST_DATE}, {_PLACE}, {c.CONTRACT} FROM rejected"):
@@ -340,7 +339,7 @@ Ask = Callable[[str], list[dict[str, Any]]]
 
 @contextmanager
 def _rejected_records(platform: Platform, stream: Stream, choice: Choice) -> Iterator[Ask]:
-    """Asks SQL over `rejected`: the records that are meant, `decided` when they are discarded."""
+    """Give a function that runs SQL over `rejected`, the chosen records; `decided` if discarded."""
     import duckdb
     import pyarrow as pa
 
@@ -380,7 +379,7 @@ def _rows(
 
 
 def _conditions(choice: Choice) -> Iterator[str]:
-    """SQL for each part of a choice; texts are parameters."""
+    """Yield an SQL condition for each criterion; texts are parameters."""
     if choice.ingest_dates:
         days = ", ".join(f"DATE '{ingest_date}'" for ingest_date in choice.ingest_dates)
         yield f"{c.INGEST_DATE} IN ({days})"

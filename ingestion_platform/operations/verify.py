@@ -1,12 +1,13 @@
-"""Reconciliation: is every record of the lake in bronze or quarantine, once, and as the contract
-says? Nothing is mended here."""
+"""Compare a stream's lake with its tables: every record once, and as the contract says.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ingestion_platform.lake.land import BYTES, ROWS
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.lake.store import Store
+from ingestion_platform.operations.slice_counts import without_overlap
 from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.streams import Stream
@@ -29,7 +31,6 @@ from ingestion_platform.warehouse.catalog import answering
 from ingestion_platform.warehouse.commit import read_committed
 from ingestion_platform.warehouse.committed import CommittedRanges, Span
 from ingestion_platform.warehouse.dataset import TableDataset
-from ingestion_platform.warehouse.decisions import count_discarded
 from ingestion_platform.warehouse.inserted import count_inserted
 from ingestion_platform.warehouse.tables import load_or_none
 
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
 SHOWN = 20
 ATTEMPTS = 10
 _NONE = np.array([], np.int64)
-# Made again by each load, or by whichever call placed the record: no part of its content.
+# Set by each load, or by the call that inserted the record: not part of its content.
 _VOLATILE = {c.INGESTED_AT, c.INGEST_DATE, c.ORIGIN}
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the reconciliation of a stream found.
+    """The result of comparing a stream's lake with its tables.
 
-    `expected` counts the lake's records up to bronze's position, `gaps` the offsets without one;
-    `missing` records are in neither table, `duplicated` ones more than once, `mismatched` ones
-    in the wrong table or with other content, or in a table and not in the lake. Records validated
-    by an earlier contract are counted in `stale`, and compared only by their place. Rows that
-    others inserted into bronze, by SQL for instance, are counted in `inserted` alone.
+    `expected` counts the lake's records up to bronze's position, `gaps` offsets without a record.
+    `missing` records are in neither table, `duplicated` ones occur more than once, `mismatched`
+    ones are in the wrong table, have other content, or are not in the lake. `stale` records were
+    validated by an earlier contract; only their offsets are compared. `inserted` rows of bronze
+    came by SQL; they are only counted.
     """
 
     stream: str
@@ -72,44 +73,20 @@ class Verification:
         return not (self.missing or self.duplicated or self.mismatched)
 
     def as_dict(self) -> dict[str, Any]:
-        """The verification as plain data, for JSON."""
+        """Return the result as plain data, for JSON."""
         return {"stream": self.stream, "ok": self.ok, **asdict(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class SliceCount:
-    """A slice by numbers: the lake's records and gaps, and what the tables have of them.
-
-    `decided` of the quarantined records were discarded (see `quarantine`), and stay there.
-
-    `loaded` says whether bronze has come to the slice's end, `stale` whether another contract
-    validated part of it.
-    """
-
-    records: int
-    gaps: int
-    bronze: int
-    quarantined: int
-    loaded: bool
-    stale: bool
-    decided: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether every record is in one of the tables."""
-        return self.records == self.bronze + self.quarantined
 
 
 def verify_stream(
     platform: Platform, stream: Stream, *, on_progress: Callable[[int], None] | None = None
 ) -> Verification:
-    """Compare the whole lake of a stream with its tables, by position and by value.
+    """Compare the whole lake of a stream with its tables by offset and value.
 
-    `on_progress` gets the number of records compared so far.
+    `on_progress` receives the number of records compared so far.
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
-        ChainBroken: the lake itself lacks files.
+        ChainBroken: files of the lake are missing.
     """
     tally = _Tally(with_json(stream.contract.fields))
     bronze = load_or_none(platform.catalog, stream.bronze_table)
@@ -132,135 +109,12 @@ def verify_stream(
     return tally.result(stream.name)
 
 
-def slice_counts(
-    platform: Platform, stream: Stream, slices: Iterable[tuple[date, int]]
-) -> dict[tuple[date, int], SliceCount]:
-    """Count some slices, without looking at values: one read of two columns per table.
-
-    Raises:
-        StoreUnavailable, CatalogUnavailable: one of them does not answer.
-    """
-    wanted = list(slices)
-    tables = [
-        load_or_none(platform.catalog, name)
-        for name in (stream.bronze_table, stream.quarantine_table)
-    ]
-    ingest_dates = [ingest_date for ingest_date, _ in wanted]
-    counts = [_by_slice(table, ingest_dates) for table in tables]
-    committed_by_partition = {} if tables[0] is None else read_committed(tables[0])
-    version = SegmentValidator(stream.contract).version
-    segment_log = SegmentLog(platform.store, stream.topic)
-    found = {}
-    for ingest_date, partition in wanted:
-        committed = committed_by_partition.get(partition, CommittedRanges())
-        rows = [count.get((ingest_date, partition), 0) for count in counts]
-        segments = segment_log.slice(ingest_date, partition)
-        count = _slice_count(platform.store, segments, rows, committed, version)
-        if count.loaded and not count.ok:
-            # Before the alarm: writers' clocks may differ, and merging may be under way.
-            now = SegmentLog(platform.store, stream.topic)
-            rows = [_in_slice(table, now, ingest_date, partition) for table in tables]
-            segments = now.slice(ingest_date, partition)
-            count = _slice_count(platform.store, segments, rows, committed, version)
-        found[ingest_date, partition] = count
-    decided = count_discarded(
-        platform.catalog, stream.name, stream.quarantine_table, ingest_dates=ingest_dates
-    )
-    return {of: replace(count, decided=decided[of]) for of, count in found.items()}
-
-
-def _slice_count(
-    store: Store, segments: list[Segment], rows: list[int], committed: CommittedRanges, version: str
-) -> SliceCount:
-    """What there is of a slice of these links, with `rows` of it in the two tables."""
-    once = [
-        (segment, start, _records_from(store, segment, start)) for segment, start in _once(segments)
-    ]
-    parts = [
-        s
-        for segment in segments
-        for s in committed.of(segment.topic_id, segment.gap_start, segment.end)
-    ]
-    return SliceCount(
-        records=sum(records for _, _, records in once),
-        gaps=sum(segment.end - start - records for segment, start, records in once),
-        bronze=rows[0],
-        quarantined=rows[1],
-        loaded=all(_covers(committed, segment) for segment in segments),
-        stale=any(part.contract != version for part in parts),
-    )
-
-
-def _records_from(store: Store, segment: Segment, start: int) -> int:
-    """How many records a file has from an offset on."""
-    if start <= segment.start:
-        return segment.rows
-    return int(pc.sum(pc.greater_equal(read(store, segment)["offset"], start)).as_py() or 0)
-
-
-def _in_slice(
-    table: Table | None, segment_log: SegmentLog, ingest_date: date, partition: int
-) -> int:
-    """How many rows a table has of a slice, by offset: those of its files' offsets, whichever
-    ingest date they were loaded for, and those of its ingest date that are of no file at all.
-
-    Records that stand in two ingest dates count in both, as they do among the lake's records.
-    """
-    from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
-
-    if table is None:
-        return 0
-    own = _ranges(segment_log.slice(ingest_date, partition))
-    others = _ranges(
-        [
-            k
-            for day in segment_log.ingest_dates()
-            if day != ingest_date
-            for k in segment_log.slice(day, partition)
-        ]
-    )
-    near = And(
-        GreaterThanOrEqual(c.OFFSET, min((span.start for span in own), default=0)),
-        LessThan(c.OFFSET, max((span.end for span in own), default=0)),
-    )
-    condition = And(
-        EqualTo(c.PARTITION, partition), Or(EqualTo(c.INGEST_DATE, ingest_date.isoformat()), near)
-    )
-    fields = (c.INGEST_DATE, c.TOPIC_ID, c.OFFSET)
-    with answering():
-        rows = table.scan(row_filter=condition, selected_fields=fields).to_arrow()
-    mine = _within(rows, own)
-    strangers = (rows[c.INGEST_DATE].to_numpy() == np.datetime64(ingest_date)) & ~_within(
-        rows, others
-    )
-    return int(np.count_nonzero(mine | strangers))
-
-
-def _ranges(segments: list[Segment]) -> list[Span]:
-    """The offsets of links in order, as few spans as there are."""
-    spans: list[Span] = []
-    for segment in segments:
-        last = spans[-1] if spans else None
-        if last and last.topic_id == segment.topic_id and segment.gap_start <= last.end:
-            spans[-1] = Span(last.topic_id, last.start, max(last.end, segment.end), "")
-        else:
-            spans.append(Span(segment.topic_id, segment.gap_start, segment.end, ""))
-    return spans
-
-
-def _within(rows: pa.Table, spans: list[Span]) -> np.ndarray:
-    """Which rows are of one of the spans."""
-    topic_ids, offsets = rows[c.TOPIC_ID].to_numpy(), rows[c.OFFSET].to_numpy()
-    found = np.zeros(rows.num_rows, bool)
-    for s in spans:
-        found |= (topic_ids == s.topic_id) & (offsets >= s.start) & (offsets < s.end)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What the tables must have of a file: its records in a span; `stale` says that another
-    contract validated some of them."""
+    """Records of a segment's span that the tables must have.
+
+    `stale`: another contract validated some of them.
+    """
 
     segment: Segment
     span: Span
@@ -271,7 +125,7 @@ class _Part:
 def _due_parts(
     store: Store, topic: str, partition: int, committed: CommittedRanges, version: str
 ) -> Iterator[_Part]:
-    """All that bronze must have of a log partition, in order, once."""
+    """Yield all records that bronze must have of a log partition, in order, each once."""
     at: Position | None = None
     tries = 0
     while True:
@@ -282,7 +136,7 @@ def _due_parts(
                 parts = committed.of(span.topic_id, span.start, span.end)
                 yield _Part(segment, span, records, any(p.contract != version for p in parts))
                 at, tries = Position(span.topic_id, span.end), 0
-        except WriteConflict:  # files are being merged
+        except WriteConflict:  # another process is merging the files
             tries += 1
             if tries == ATTEMPTS:
                 raise
@@ -291,7 +145,7 @@ def _due_parts(
 
 
 def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    """Neighbouring parts together, so that many small files cost few scans of the tables."""
+    """Yield adjacent parts together, so that many small files need few table scans."""
     batch: list[_Part] = []
     rows = size = 0
     for part in parts:
@@ -305,7 +159,7 @@ def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _alike(part: _Part, following: _Part) -> bool:
-    """Whether two parts can be validated and compared as one."""
+    """Return whether two parts can be validated and compared together."""
     kinds = [(p.span.topic_id, p.stale, _encoding(p.segment)) for p in (part, following)]
     return kinds[0] == kinds[1] and part.span.end == following.span.start
 
@@ -325,37 +179,19 @@ def partitions_of(segment_log: SegmentLog) -> list[int]:
     )
 
 
-def _once(segments: list[Segment], at: Position | None = None) -> Iterator[tuple[Segment, int]]:
-    """Each link with the offset from which on neither a link ahead of it has the records, nor
-    whoever was at a position."""
-    topic_id, end = (at.topic_id, at.offset) if at is not None else ("", 0)
-    for segment in segments:
-        start = max(segment.gap_start, end) if segment.topic_id == topic_id else segment.gap_start
-        if start < segment.end:
-            yield segment, start
-            topic_id, end = segment.topic_id, segment.end
-
-
 def due(
     segments: list[Segment], position: Position | None, at: Position | None
 ) -> Iterator[tuple[Segment, Span]]:
-    """The parts of links behind `at` that a table at a position must have: all that lies before
-    it."""
+    """Yield the spans from `at` on that a table at `position` must have."""
     order = list(dict.fromkeys(segment.topic_id for segment in segments))
     if position is None or position.topic_id not in order:
         return
     present = order.index(position.topic_id)
-    for segment, start in _once(segments, at):
+    for segment, start in without_overlap(segments, at):
         place = order.index(segment.topic_id)
         end = min(segment.end, position.offset) if place == present else segment.end
         if place <= present and start < end:
             yield segment, Span(segment.topic_id, start, end, "")
-
-
-def _covers(committed: CommittedRanges, segment: Segment) -> bool:
-    """Whether all of a link was loaded, by whichever contract."""
-    parts = committed.of(segment.topic_id, segment.start, segment.end)
-    return sum(part.end - part.start for part in parts) == segment.end - segment.start
 
 
 def between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
@@ -364,7 +200,7 @@ def between(table: pa.Table, column: str, start: int, end: int) -> pa.Table:
 
 
 def rows_of(table: TableDataset | None, partition: int, span: Span) -> pa.Table | None:
-    """The rows of a span, in the order of their offsets."""
+    """Return the rows of a span sorted by offset."""
     if table is None:
         return None
     rows = (
@@ -377,25 +213,9 @@ def rows_of(table: TableDataset | None, partition: int, span: Span) -> pa.Table 
         return table.scanner(filter=rows).to_table().sort_by(c.OFFSET)
 
 
-def _by_slice(table: Table | None, ingest_dates: list[date]) -> dict[tuple[date, int], int]:
-    from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
-
-    if table is None or not ingest_dates:
-        return {}
-    condition = And(
-        GreaterThanOrEqual(c.INGEST_DATE, min(ingest_dates).isoformat()),
-        LessThanOrEqual(c.INGEST_DATE, max(ingest_dates).isoformat()),
-    )
-    fields = (c.INGEST_DATE, c.PARTITION)
-    with answering():
-        rows = table.scan(row_filter=condition, selected_fields=fields).to_arrow()
-    groups = rows.group_by([c.INGEST_DATE, c.PARTITION]).aggregate([([], "count_all")]).to_pylist()
-    return {(g[c.INGEST_DATE], g[c.PARTITION]): g["count_all"] for g in groups}
-
-
 @dataclass
 class _Tally:
-    """Adds up what is found, batch by batch; `json` are the fields compared by their tokens."""
+    """Counts differences batch by batch; the values of `json` fields are compared by tokens."""
 
     json: tuple[Field, ...] = ()
     expected: int = 0
@@ -415,55 +235,55 @@ class _Tally:
         expected: tuple[pa.Table, pa.Table],
         found: tuple[pa.Table | None, pa.Table | None],
     ) -> None:
-        """Compare what the tables have of a batch with what the contract makes of it."""
+        """Compare the tables' rows of a batch with the validated records."""
         present = [
             rows.slice(0, 0) if table is None else table
             for table, rows in zip(found, expected, strict=True)
         ]
         self.bronze += present[0].num_rows
         self.quarantined += present[1].num_rows
-        every = _offsets(*expected)
-        here = _offsets(*present)
+        due = _offsets(*expected)
+        loaded = _offsets(*present)
         whole = _whole(batch)
-        self.expected += len(every)
-        self.gaps += whole.end - whole.start - len(every)
-        unique, counts = np.unique(here, return_counts=True)
-        self._note("missing", batch, np.setdiff1d(every, unique))
-        self._note("duplicated", batch, unique[counts > 1])
-        self._note("mismatched", batch, np.setdiff1d(unique, every))
+        self.expected += len(due)
+        self.gaps += whole.end - whole.start - len(due)
+        unique, counts = np.unique(loaded, return_counts=True)
+        self._count("missing", batch, np.setdiff1d(due, unique))
+        self._count("duplicated", batch, unique[counts > 1])
+        self._count("mismatched", batch, np.setdiff1d(unique, due))
         if batch[0].stale:
-            self.stale += len(every)
+            self.stale += len(due)
             return
-        both = np.intersect1d(every, unique[counts == 1])
+        both = np.intersect1d(due, unique[counts == 1])
         altered = _altered(self.json, batch, present[0]) if self.json else _NONE
-        for wanted, got, more in zip(expected, present, (altered, _NONE), strict=True):
-            found_here = np.union1d(_different(wanted, got), more)
-            self._note("mismatched", batch, np.intersect1d(found_here, both))
+        for rows, got, more in zip(expected, present, (altered, _NONE), strict=True):
+            different = np.union1d(_different(rows, got), more)
+            self._count("mismatched", batch, np.intersect1d(different, both))
 
     def surplus(self, table: Table | None, counted: int) -> None:
-        """Rows of the log that a table has beyond those that the lake accounts for."""
+        """Count rows with an offset beyond those that the lake has."""
         from pyiceberg.expressions import NotNull
 
         if table is None:
             return
         with answering():
             rows = table.scan(row_filter=NotNull(c.OFFSET), selected_fields=(c.OFFSET,)).to_arrow()
-        beyond = rows.num_rows - counted
-        if beyond > 0:
-            self.mismatched += beyond
+        surplus = rows.num_rows - counted
+        if surplus > 0:
+            self.mismatched += surplus
             name = ".".join(table.name())
-            self.differences.append(f"mismatched: {beyond} rows of {name} are not in the lake")
+            self.differences.append(f"mismatched: {surplus} rows of {name} are not in the lake")
 
-    def _note(self, what: str, batch: list[_Part], offsets: np.ndarray) -> None:
-        setattr(self, what, getattr(self, what) + len(offsets))
+    def _count(self, kind: str, batch: list[_Part], offsets: np.ndarray) -> None:
+        setattr(self, kind, getattr(self, kind) + len(offsets))
         starts = [part.span.start for part in batch]
         for offset in offsets[: max(0, SHOWN - len(self.differences))]:
             segment = batch[bisect_right(starts, offset) - 1].segment
             place = f"partition {segment.name.partition}, offset {offset}"
-            self.differences.append(f"{what}: {place} ({segment.name.path})")
+            self.differences.append(f"{kind}: {place} ({segment.name.path})")
 
     def result(self, stream: str) -> Verification:
-        """What was found."""
+        """Return the totals."""
         return Verification(
             stream,
             self.expected,
@@ -484,7 +304,7 @@ def _offsets(*tables: pa.Table) -> np.ndarray:
 
 
 def _altered(fields: tuple[Field, ...], batch: list[_Part], got: pa.Table) -> np.ndarray:
-    """The offsets of the rows of bronze that have other JSON tokens than their records."""
+    """Return the offsets of bronze rows whose JSON tokens differ from their records."""
     records = pa.concat_tables(part.records for part in batch)
     values = dict(zip(records["offset"].to_pylist(), records["value"].to_pylist(), strict=True))
     rows = got.select([c.OFFSET, *(f.name for f in fields)])
@@ -498,7 +318,7 @@ def _altered(fields: tuple[Field, ...], batch: list[_Part], got: pa.Table) -> np
 
 
 def _different(wanted: pa.Table, got: pa.Table) -> np.ndarray:
-    """The offsets at which two tables, sorted by offset, do not have the same rows."""
+    """Return the offsets at which two tables have different rows."""
     names = [name for name in wanted.schema.names if name not in _VOLATILE]
     wanted = wanted.select(names).sort_by(c.OFFSET).combine_chunks()
     got = got.select(names).cast(wanted.schema).combine_chunks()

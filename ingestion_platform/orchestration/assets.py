@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ingestion_platform.bronze.load import Loaded
     from ingestion_platform.lake.file_source import Handled
     from ingestion_platform.lake.land import Landed
-    from ingestion_platform.operations.verify import SliceCount
+    from ingestion_platform.operations.slice_counts import SliceCount
     from ingestion_platform.progress.status import StreamStatus
 
 LAKE_VERSION = "1"
@@ -317,7 +317,7 @@ def _inserted(platform: Platform, stream: Stream) -> "Inserted":
 
 
 def _counts(platform: Platform, stream: Stream, slices: list[Slice]) -> "dict[Slice, SliceCount]":
-    from ingestion_platform.operations.verify import slice_counts
+    from ingestion_platform.operations.slice_counts import slice_counts
 
     counts = slice_counts(platform, stream, slices)
     if all(count.ok for count in counts.values() if count.loaded):

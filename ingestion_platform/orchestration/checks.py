@@ -21,7 +21,7 @@ from ingestion_platform.streams import Stream
 
 if TYPE_CHECKING:
     from ingestion_platform.bronze.inserted import Inserted
-    from ingestion_platform.operations.verify import SliceCount
+    from ingestion_platform.operations.slice_counts import SliceCount
     from ingestion_platform.progress.status import StreamStatus
 
 CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"

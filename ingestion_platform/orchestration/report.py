@@ -19,7 +19,7 @@ import dagster as dg
 
 from ingestion_platform.contract import columns as c
 from ingestion_platform.lake.segments import SegmentLog
-from ingestion_platform.operations.verify import SliceCount
+from ingestion_platform.operations.slice_counts import SliceCount
 from ingestion_platform.orchestration import assets, checks, metadata, partitions
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.instance import prepare_dagster_home

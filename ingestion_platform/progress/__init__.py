@@ -1,1 +1,4 @@
-"""How far a stream has come: positions and lag, a stream's status, and what is behind."""
+"""How far behind a stream is: its status, and the slices that have to be landed or loaded.
+
+`positions.waiting` computes every lag; this package reads the positions and applies it.
+"""

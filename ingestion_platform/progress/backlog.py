@@ -1,6 +1,6 @@
-"""What a stream's log has and its lake or tables have not, as slices: positions compared, no more.
+"""Find what a stream's lake or tables lack, as the first ingest date of each log partition.
 
-Plain data, without Dagster; the sensor turns it into a run request.
+Only positions are compared. The sensor turns the result into a run request.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from ingestion_platform.warehouse.tables import load_or_none
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one log partition has come; positions are None when nothing has arrived there.
+    """The positions of one log partition; None where nothing has arrived.
 
-    `log` is of `topic_id`, the present one. `tables` is where both tables are.
+    `log` has the watermarks of `topic_id`, the present one. `tables` is the lower position of
+    bronze and quarantine.
     """
 
     partition: int
@@ -40,19 +41,19 @@ class Progress:
 
     @property
     def lag(self) -> int:
-        """Offsets of the log that the tables lack."""
+        """The number of offsets that the tables lack."""
         return len(waiting(self.log.start, self.log.end, self.topic_id, self.tables))
 
     @property
     def not_landed(self) -> range:
-        """Offsets of the log that the lake lacks."""
+        """The offsets that the lake lacks."""
         return waiting(self.log.start, self.log.end, self.topic_id, self.lake)
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """A topic now (None while it does not exist yet), its partitions' progress, and the first
-    ingest date of each that is behind."""
+    """A topic (None while it does not exist), the progress of its partitions, and the first ingest
+    date of each partition that is behind."""
 
     topic: Topic | None
     progress: tuple[Progress, ...]
@@ -61,9 +62,11 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class FilesBacklog:
-    """The drop zone now: what waits in it, how far what was taken in has come (None before the
-    first file), and the first ingest date that is behind, waiting files left aside; `copies` tells
-    of files that landed nothing."""
+    """A drop zone's waiting files, and the progress of the claimed ones.
+
+    `progress` is None before the first file. `behind` is the first ingest date that is behind;
+    waiting files do not count. `copies` counts files that repeated landed ones.
+    """
 
     waiting: tuple[Arrival, ...]
     progress: Progress | None
@@ -72,16 +75,16 @@ class FilesBacklog:
 
 
 def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
-    """Look into the drop zone, and compare what was taken in of it with lake and tables.
+    """Read the drop zone, and compare the claimed files with lake and tables.
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
     """
-    found = tuple(platform.file_source(stream).zone.waiting())
+    files = tuple(platform.file_source(stream).zone.waiting())
     journal = Journal(platform.store, stream.topic)
     last = journal.last()
     if last is None:
-        return FilesBacklog(found, None, None)
+        return FilesBacklog(files, None, None)
     tables = _Tables(platform, stream)  # before the lake's end, as for a topic
     segment_log = SegmentLog(platform.store, stream.topic)
     at = tables.position(segment_log, FILES)
@@ -91,19 +94,19 @@ def read_files_backlog(platform: Platform, stream: Stream) -> FilesBacklog:
     if landed.offset and at != landed:
         behind += _ingest_date_after(segment_log, FILES, at)
     behind += tables.disagreeing(segment_log, FILES)
-    return FilesBacklog(found, progress, min(behind, default=None), journal.copies())
+    return FilesBacklog(files, progress, min(behind, default=None), journal.copies())
 
 
 def read_backlog(platform: Platform, stream: Stream) -> Backlog:
     """Compare log, lake and tables of a stream, in a fraction of a second.
 
-    Partitions that the stream does not declare are told of, and never behind.
+    Undeclared partitions are included, but never behind.
 
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
-        TopicMissing: the topic is gone, and records of it were landed.
+        TopicMissing: the topic was deleted after records of it were landed.
     """
-    # Before the lake's end: a table can then only seem to be further behind than it is.
+    # Tables before the lake: they can then seem further behind, never further ahead.
     tables = _Tables(platform, stream)
     with platform.log(stream) as log:
         topic = find_topic(log, platform.store)
@@ -130,8 +133,7 @@ def read_backlog(platform: Platform, stream: Stream) -> Backlog:
 def _first_ingest_dates(
     log: Log, segment_log: SegmentLog, p: Progress, tail: Segment | None, first: date
 ) -> Iterator[date]:
-    """Give the ingest date of the first file that is not loaded, and of the first unlanded
-    record."""
+    """Yield the ingest date of the first segment to load, and of the first record to land."""
     if tail is not None and not _has(p.tables, tail):
         yield from _ingest_date_after(segment_log, p.partition, p.tables) or [tail.name.ingest_date]
     if not p.not_landed:
@@ -147,42 +149,37 @@ def _first_ingest_dates(
 
 
 class _Tables:
-    """The committed offsets of a stream's two tables, bronze read first."""
+    """The committed offsets of a stream's two tables."""
 
     def __init__(self, platform: Platform, stream: Stream) -> None:
         tables = [
             load_or_none(platform.catalog, name)
             for name in (stream.bronze_table, stream.quarantine_table)
         ]
-        self._committed_by_partition = [
-            {} if table is None else read_committed(table) for table in tables
-        ]
+        self._committed = [{} if table is None else read_committed(table) for table in tables]
 
     def position(self, segment_log: SegmentLog, partition: int) -> Position | None:
-        """Return up to where both tables have a partition, as the loader sees it."""
+        """Return the position up to which both tables have a partition."""
         bronze, quarantine = (committed.position for committed in self._of(partition))
         return lower(bronze, quarantine, lambda: segment_log.topic_order(partition))
 
     def disagreeing(self, segment_log: SegmentLog, partition: int) -> list[date]:
-        """Return the first ingest date that the two tables have by different contracts, if any."""
-        found = disagreement(*self._of(partition))
-        at = [Position(span.topic_id, span.start) for span in found[:1]]
-        return [
-            ingest_date
-            for each in at
-            for ingest_date in _ingest_date_after(segment_log, partition, each)
-        ]
+        """Return the first ingest date that the tables loaded by different contracts, if any."""
+        spans = disagreement(*self._of(partition))
+        if not spans:
+            return []
+        first = Position(spans[0].topic_id, spans[0].start)
+        return _ingest_date_after(segment_log, partition, first)
 
     def _of(self, partition: int) -> tuple[CommittedRanges, CommittedRanges]:
         bronze, quarantine = (
-            committed_by_partition.get(partition, CommittedRanges())
-            for committed_by_partition in self._committed_by_partition
+            by_partition.get(partition, CommittedRanges()) for by_partition in self._committed
         )
         return bronze, quarantine
 
 
 def _ingest_date_after(segment_log: SegmentLog, partition: int, at: Position | None) -> list[date]:
-    """Return the ingest date of the first file behind a position, if there is one."""
+    """Return the ingest date of the first segment after a position, if there is one."""
     return [segment.name.ingest_date for segment in segment_log.after(partition, at)[:1]]
 
 

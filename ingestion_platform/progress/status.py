@@ -1,4 +1,4 @@
-"""Where a stream stands: its log, its lake and its tables, read from themselves."""
+"""Read the status of a stream from its log, lake and tables."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """One log partition; positions are next offsets of the topic's present topic id.
+    """One log partition; positions are next offsets of the present topic id.
 
-    A position is None when nothing of that topic id has arrived there. `not_landed` counts the
-    offsets of the log that the lake lacks, `lag` those that bronze or quarantine lack, `lost` those
-    that were gone before they were landed, ever. The log of partition FILES is what was taken in
-    of files.
+    A position is None when nothing of that topic id has arrived. `not_landed` counts the offsets
+    that the lake lacks, `lag` those that bronze or quarantine lack, `lost` all that retention ever
+    removed before they were landed. Partition FILES has the records claimed from files.
     """
 
     partition: int
@@ -49,13 +48,13 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream; `bronze_generation` is the one that bronze is at, `topic_id` the topic's present
-    one, "" while it does not exist yet (`no_topic_yet`), and of a stream of files alone.
+    """One stream.
 
-    Row counts include rows that others inserted by SQL, `inserted_rows` in bronze; `decided_rows`
-    of those in quarantine were discarded (see `quarantine`). `waiting_files` are in the drop zone:
-    their records are not counted as lag, since nobody has read them. `losses` has what was lost of
-    the log, and when the topic was recreated; `copies` tells of files that landed nothing.
+    `topic_id` is the topic's present one; it is "" for a stream of files only, and while the topic
+    does not exist (`no_topic_yet`). `bronze_topic_id` is that of bronze's position. Row counts
+    include `inserted_rows`, which came by SQL; `decided_rows` of the quarantine are discarded.
+    Records of `waiting_files` in the drop zone are not read yet, so they are no lag. `losses` has
+    lost offsets and recreations of the topic; `copies` counts files that repeated landed ones.
     """
 
     stream: str
@@ -76,48 +75,50 @@ class StreamStatus:
 
     @property
     def lag(self) -> int:
-        """Offsets of the log that the tables lack, over all partitions."""
+        """The number of offsets that the tables lack, over all partitions."""
         return sum(p.lag for p in self.partitions)
 
     @property
     def lost(self) -> int:
-        """Offsets of the log that were gone before they were landed, over all partitions."""
+        """The number of offsets lost before they were landed, over all partitions."""
         return sum(p.lost for p in self.partitions)
 
     @property
     def recreated(self) -> int:
-        """How often the topic was found recreated."""
+        """How often the topic was recreated."""
         return len({loss.ordinal for loss in self.losses if loss.end is None})
 
     def as_dict(self) -> dict[str, Any]:
-        """The status as plain data, for JSON."""
+        """Return the status as plain data, for JSON."""
         return asdict(self)
 
 
 def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
-    """Read where a stream stands.
+    """Read the status of a stream.
 
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
-        TopicMissing: the topic is gone, and records of it were landed.
-        ContractError, ChainBroken, TableUnreadable: one of the stream's own parts is damaged.
+        TopicMissing: the topic was deleted after records of it were landed.
+        ContractError, ChainBroken, TableUnreadable: a part of the stream is damaged.
     """
     with ThreadPoolExecutor(3, thread_name_prefix="status") as pool:
         from_log = pool.submit(_read_log, platform, stream)
         tables = pool.submit(_read_tables, platform, stream)
         files = pool.submit(_read_files, platform, stream)
-        noted = pool.submit(recorded_losses, platform.store, stream.topic)
+        recorded = pool.submit(recorded_losses, platform.store, stream.topic)
         topic, marks = from_log.result()
         tails = SegmentLog(platform.store, stream.topic).tails(topic.partitions)
         bronze, quarantine = tables.result()
-        losses = merged([*noted.result(), *present_losses(topic, marks, tails)])
+        losses = merged([*recorded.result(), *present_losses(topic, marks, tails)])
     return summarize(stream, topic, marks, tails, files.result(), bronze, quarantine, losses)
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What a table's metadata tell: rows, and committed offsets by log partition; of quarantine
-    also how many rows were discarded, of bronze how many are of no log."""
+    """A table's rows and committed offsets by log partition.
+
+    `decided` counts discarded rows (of quarantine), `inserted` rows that came by SQL (of bronze).
+    """
 
     rows: int
     committed_by_partition: dict[int, CommittedRanges]
@@ -127,7 +128,7 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class FilesState:
-    """What the file source tells: how many files wait, the last one taken in, and how far it is."""
+    """A file source: waiting files, the last claim, and the landed offset."""
 
     waiting: int
     last: Claim | None
@@ -145,9 +146,9 @@ def summarize(
     quarantine: TableState,
     losses: Sequence[Loss] = (),
 ) -> StreamStatus:
-    """The status from what was read; plain data in and out."""
+    """Return the status from what was read: plain data in and out."""
 
-    def of(
+    def partition_status(
         partition: int, topic_id: str, log: Watermarks, lake: Position | None
     ) -> PartitionStatus:
         at = [_position(table.committed_by_partition, partition) for table in (bronze, quarantine)]
@@ -167,11 +168,11 @@ def summarize(
     for partition, mark in sorted(marks.items()):
         tail = tails.get(partition)
         lake = tail.position if tail is not None else None
-        partitions.append(of(partition, topic.topic_id, mark, lake))
+        partitions.append(partition_status(partition, topic.topic_id, mark, lake))
     if files.last is not None:
         taken = Watermarks(0, files.last.end)
         landed = Position(files.last.topic_id, files.landed)
-        partitions.append(of(FILES, files.last.topic_id, taken, landed))
+        partitions.append(partition_status(FILES, files.last.topic_id, taken, landed))
     topic_ids = [
         pos.topic_id
         for partition, committed in bronze.committed_by_partition.items()
@@ -208,7 +209,7 @@ def _offset(at: Position | None, topic_id: str) -> int | None:
 
 
 def _read_log(platform: Platform, stream: Stream) -> tuple[Topic, dict[int, Watermarks]]:
-    """Return the topic and its watermarks; without a topic, one that has no partitions."""
+    """Return the topic and its watermarks; a missing topic has no partitions."""
     if stream.kafka:
         with platform.log(stream) as log:
             topic = find_topic(log, platform.store)

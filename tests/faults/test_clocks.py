@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_platform.lake.segments import SegmentLog
-from ingestion_platform.operations.verify import slice_counts
+from ingestion_platform.operations.slice_counts import slice_counts
 from services import Services
 from tests.support.oracle import Logged, Place, read_table
 from tests.support.processes import Worker

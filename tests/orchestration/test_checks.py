@@ -13,7 +13,7 @@ from pyiceberg.expressions import EqualTo
 
 from ingestion_platform.bronze.inserted import Inserted
 from ingestion_platform.lake.losses import Loss
-from ingestion_platform.operations.verify import SliceCount
+from ingestion_platform.operations.slice_counts import SliceCount
 from ingestion_platform.orchestration import checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.progress.status import PartitionStatus, StreamStatus

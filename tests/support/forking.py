@@ -131,7 +131,7 @@ def serve_stream(platform: Platform, stream: Stream) -> None:
 def remove_orphans(platform: Platform, stream: Stream) -> None:
     """Of both tables, however new."""
     for table in tables_of(stream):
-        orphans_module.remove_orphans(platform.catalog, table, gate=timedelta(0))
+        orphans_module.remove_orphans(platform.catalog, table, wait=timedelta(0))
 
 
 def merge(platform: Platform, stream: Stream) -> None:

@@ -1,10 +1,10 @@
-"""What HTTP APIs count, kept in files so that no restart takes it back.
+"""Counters of HTTP APIs, stored in files so that they survive restarts.
 
-    PLATFORM_HOME/APIs/<number>.json      the counts of one API after another
-    PLATFORM_HOME/APIs/<number>.lock      held by the API that has the number now
+    PLATFORM_HOME/http_api/<number>.json      the counts of one API after another
+    PLATFORM_HOME/http_api/<number>.lock      held by the running API with this number
 
-An API takes the first number that no living API has, goes on from the counts that are there, and
-writes them every few seconds. So there are as many files as there ever were APIs at once.
+An API takes the first free number, continues its counts, and writes them every few seconds. So
+there are as many files as APIs ever ran at once.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class ApiCounts:
     """Records by stream and outcome, answers by route and status; not thread-safe."""
 
     streams: list[str] = field(default_factory=list)
-    """Those that are told of, even without a record: a rate is right from the first one on."""
+    """All declared streams: a counter that starts at 0 makes the first rate correct."""
     records: Counter[tuple[str, str]] = field(default_factory=Counter)
     requests: dict[tuple[str, str], Histogram] = field(default_factory=dict)
 
     def add(self, stream: str, *, accepted: int = 0, rejected: int = 0, failed: int = 0) -> None:
-        """Count what became of records of a stream."""
+        """Count records of a stream by outcome."""
         for outcome, number in zip(OUTCOMES, (accepted, rejected, failed), strict=True):
             self.records[stream, outcome] += number
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count an answer."""
+        """Count a response."""
         key = (route, str(status))
         self.requests[key] = self.requests.get(key, Histogram()).plus(seconds)
 
     def plus(self, other: ApiCounts) -> ApiCounts:
-        """Both together."""
+        """Return the sum of both."""
         requests = dict(self.requests)
         for key, histogram in other.requests.items():
             requests[key] = requests.get(key, Histogram()).together(histogram)
@@ -54,45 +54,45 @@ class ApiCounts:
         return ApiCounts(streams, self.records + other.records, requests)
 
     def by_outcome(self) -> dict[str, dict[str, int]]:
-        """The records by outcome and stream."""
+        """Return the records by outcome and stream."""
         return {
             outcome: {stream: self.records[stream, outcome] for stream in self.streams}
             for outcome in OUTCOMES
         }
 
     def to_json(self) -> str:
-        """The text that is kept in the file."""
+        """Return the text stored in the file."""
         records = [[*key, number] for key, number in self.records.items()]
         requests = [[*key, each.counts, each.seconds] for key, each in self.requests.items()]
         return json.dumps({"streams": self.streams, "records": records, "requests": requests})
 
     @classmethod
     def from_json(cls, text: str) -> ApiCounts:
-        """Counts from the text that is kept in a file."""
-        told = json.loads(text)
+        """Return the counts that a stored text describes."""
+        values = json.loads(text)
         return cls(
-            told["streams"],
-            Counter({(stream, outcome): number for stream, outcome, number in told["records"]}),
-            {(route, status): Histogram.of(each) for route, status, *each in told["requests"]},
+            values["streams"],
+            Counter({(stream, outcome): number for stream, outcome, number in values["records"]}),
+            {(route, status): Histogram.of(each) for route, status, *each in values["requests"]},
         )
 
 
 class CountsFile:
-    """The counts of one API, in its file; an API without a file counts in memory alone."""
+    """The counts of one API and their file; before `open` they are in memory only."""
 
     def __init__(self, streams: Iterable[str]) -> None:
         self.counts = ApiCounts(list(streams))
-        """Those of this process."""
+        """The counts of this process."""
         self._earlier = ApiCounts()
         self._file: Path | None = None
         self._lock: FileLock | None = None
 
     def total(self) -> ApiCounts:
-        """With those of the APIs that had the number before."""
+        """Return the counts including earlier APIs of the same number."""
         return self.counts.plus(self._earlier)
 
     def open(self, home: Path) -> None:
-        """Take a number, and go on from its counts.
+        """Take a free number and read its counts.
 
         Raises:
             OSError: the folder cannot be written; the counts stay in memory.
@@ -112,10 +112,10 @@ class CountsFile:
             return
 
     def save(self) -> None:
-        """Write the counts in place of the older ones.
+        """Replace the file by the present counts.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the file cannot be written.
         """
         if self._file is None:
             return
@@ -124,18 +124,18 @@ class CountsFile:
         aside.replace(self._file)
 
     def close(self) -> None:
-        """Give the number back."""
+        """Release the number."""
         if self._lock is not None:
             self._lock.release()
             self._lock = self._file = None
 
 
 def all_api_counts(home: Path) -> ApiCounts:
-    """What all APIs of a PLATFORM_HOME have counted, living ones up to a few seconds ago."""
-    found = ApiCounts()
+    """Return the sum of all APIs of a PLATFORM_HOME; running ones lag by a few seconds."""
+    total = ApiCounts()
     for file in sorted((home / _FOLDER).glob("*.json")):
-        found = found.plus(_read(file))
-    return found
+        total = total.plus(_read(file))
+    return total
 
 
 def _read(file: Path) -> ApiCounts:

@@ -1,4 +1,4 @@
-"""Every metric that there is: its name, kind, labels and meaning. docs/metrics.md is made of it."""
+"""All metrics: name, kind, labels and meaning. docs/metrics.md is generated from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Metric:
     labels: tuple[str, ...]
     help: str
     source: str
-    """Where its truth is."""
+    """What it is read from."""
 
 
 _BY_PARTITION = ("stream", "partition")
@@ -28,50 +28,50 @@ ROWS = Metric(
     "ingested_rows_total",
     "counter",
     ("stream",),
-    "Records that went to bronze when they were first validated.",
+    "Records loaded into bronze; a reload does not count again.",
     "bronze table: property ingestion.totals",
 )
 REJECTED = Metric(
     "failed_validations_total",
     "counter",
     ("stream",),
-    "Records that the contract rejected when they were first validated; they went to quarantine.",
+    "Records rejected into quarantine; a reload does not count again.",
     "quarantine table: property ingestion.totals",
 )
 ERRORS = Metric(
     "ingestion_errors_total",
     "counter",
     ("stream", "kind"),
-    "Failed attempts of runs, workers, deliveries and the HTTP API: transient ones pass by "
-    "themselves, permanent ones wait for a person, unexpected ones are mistakes of the platform.",
+    "Failed attempts of runs, workers, deliveries and the HTTP API: transient ones are retried, "
+    "permanent ones need a person, unexpected ones are bugs.",
     "files below PLATFORM_HOME/failures",
 )
 LOST = Metric(
     "ingestion_lost_records_total",
     "counter",
     ("stream",),
-    "Offsets that were gone from the log before they were landed.",
+    "Offsets that retention removed from the log before they were landed.",
     "lake: _losses",
 )
 RECREATED = Metric(
     "ingestion_topic_recreations_total",
     "counter",
     ("stream",),
-    "How often the topic was found deleted and created again.",
+    "How often the topic was deleted and created again.",
     "lake: _losses",
 )
 COMMITS = Metric(
     "ingestion_commit_duration_seconds",
     "histogram",
     ("stream", "layer"),
-    "From the beginning of a commit, with its retries, to its hand-over to the catalog.",
+    "From the start of a commit, retries included, until it is sent to the catalog.",
     "tables: property ingestion.totals",
 )
 FLUSHES = Metric(
     "ingestion_flush_duration_seconds",
     "histogram",
     ("stream", "layer"),
-    "From the validating of the oldest row of a commit, over writing its files, to the hand-over.",
+    "From the validation of a commit's oldest row until the commit is sent to the catalog.",
     "tables: property ingestion.totals",
 )
 LAG = Metric(
@@ -85,36 +85,36 @@ OLDEST_WAIT = Metric(
     "ingestion_oldest_wait_seconds",
     "gauge",
     ("stream",),
-    "How long the oldest record that bronze lacks has waited in the log; 0 when none waits. A time "
-    "before the stream's `start_date`, or more than an hour ahead of the clock, is passed over.",
+    "Age in the log of the oldest record that bronze lacks; 0 without lag. Timestamps before the "
+    "stream's `start_date`, or more than an hour in the future, are ignored.",
     "log and bronze table",
 )
 LOG_END = Metric(
     "ingestion_log_end_offset", "gauge", _BY_PARTITION, "The next offset of the log.", "log"
 )
 LAKE_END = Metric(
-    "ingestion_lake_end_offset", "gauge", _BY_PARTITION, "The next offset to be landed.", "lake"
+    "ingestion_lake_end_offset", "gauge", _BY_PARTITION, "The next offset to land.", "lake"
 )
 BRONZE_END = Metric(
     "ingestion_bronze_end_offset",
     "gauge",
     _BY_PARTITION,
-    "The next offset to be loaded.",
+    "The next offset to load.",
     "bronze table",
 )
 NEWEST_EVENT = Metric(
     "ingestion_newest_event_timestamp_seconds",
     "gauge",
     ("stream",),
-    "The broker's time of the newest landed record, but for times more than an hour ahead of the "
-    "clock.",
+    "The latest broker timestamp of a landed record; timestamps more than an hour in the future "
+    "are ignored.",
     "lake: footers",
 )
 LAST_COMMIT = Metric(
     "ingestion_last_commit_timestamp_seconds",
     "gauge",
     ("stream",),
-    "When bronze was last changed.",
+    "Time of the last commit to bronze.",
     "bronze table: snapshot",
 )
 WAITING_FILES = Metric(
@@ -124,7 +124,7 @@ QUARANTINE_ROWS = Metric(
     "ingestion_quarantine_rows",
     "gauge",
     ("stream", "state"),
-    "Rejected records now: open, or discarded by somebody's decision.",
+    "Rejected records now: open, or discarded by a decision.",
     "quarantine and decisions tables",
 )
 QUARANTINE_LIMIT = Metric(
@@ -138,7 +138,7 @@ FRESHNESS_LIMIT = Metric(
     "ingestion_contract_freshness_seconds",
     "gauge",
     ("stream",),
-    "How long a record may wait by the contract; absent when it promises nothing.",
+    "How old bronze may be by the contract; absent without a promise.",
     "contract",
 )
 LAKE_BYTES = Metric(
@@ -149,7 +149,7 @@ LAKE_SMALL = Metric(
     "ingestion_lake_small_files",
     "gauge",
     ("stream",),
-    "Files of days gone by that are smaller than 1 MiB and not alone: merging would take them.",
+    "Files of closed ingest dates that are below 1 MiB and not alone: maintenance merges them.",
     "lake",
 )
 TABLE_ROWS = Metric(
@@ -160,7 +160,7 @@ TABLE_BYTES = Metric(
 )
 TABLE_FILES = Metric("ingestion_table_files", "gauge", _TABLE, "Data files.", "table: snapshot")
 TABLE_DELETES = Metric(
-    "ingestion_table_delete_files", "gauge", _TABLE, "Files of deletes.", "table: snapshot"
+    "ingestion_table_delete_files", "gauge", _TABLE, "Delete files.", "table: snapshot"
 )
 TABLE_SNAPSHOTS = Metric(
     "ingestion_table_snapshots", "gauge", _TABLE, "Snapshots kept.", "table: metadata"
@@ -184,7 +184,7 @@ SINK_END = Metric(
     "ingestion_sink_end_offset",
     "gauge",
     (*_SINK, "partition"),
-    "The next offset to be delivered.",
+    "The next offset to deliver.",
     "position of the target",
 )
 SINK_REJECTED = Metric(
@@ -199,16 +199,16 @@ API_RECORDS = Metric(
     "ingestion_http_api_records_total",
     "counter",
     ("stream", "outcome"),
-    "Records that came to the HTTP API: accepted, rejected by the contract, or failed because "
-    "Kafka did not acknowledge.",
-    "files below PLATFORM_HOME/sources",
+    "Records sent to the HTTP API: accepted, rejected by the contract, or failed because Kafka did "
+    "not acknowledge.",
+    "files below PLATFORM_HOME/http_api",
 )
 API_REQUESTS = Metric(
     "ingestion_http_api_request_duration_seconds",
     "histogram",
     ("route", "status"),
-    "Answers of the HTTP API, by path and status.",
-    "files below PLATFORM_HOME/sources",
+    "Responses of the HTTP API by path and status.",
+    "files below PLATFORM_HOME/http_api",
 )
 UP = Metric(
     "ingestion_up",
@@ -221,57 +221,22 @@ READ_AT = Metric(
     "ingestion_read_timestamp_seconds",
     "gauge",
     (),
-    "When what is told here was read.",
+    "Time of this reading.",
     "this reading",
 )
 READ_SECONDS = Metric(
-    "ingestion_read_duration_seconds", "gauge", (), "How long that took.", "this reading"
+    "ingestion_read_duration_seconds", "gauge", (), "Duration of this reading.", "this reading"
 )
 BUILD = Metric("ingestion_build_info", "gauge", ("version",), "The platform's version.", "package")
 
 API = (API_RECORDS, API_REQUESTS)
-PLATFORM = (
-    ROWS,
-    REJECTED,
-    ERRORS,
-    LOST,
-    RECREATED,
-    COMMITS,
-    FLUSHES,
-    LAG,
-    OLDEST_WAIT,
-    LOG_END,
-    LAKE_END,
-    BRONZE_END,
-    NEWEST_EVENT,
-    LAST_COMMIT,
-    WAITING_FILES,
-    QUARANTINE_ROWS,
-    QUARANTINE_LIMIT,
-    FRESHNESS_LIMIT,
-    LAKE_BYTES,
-    LAKE_FILES,
-    LAKE_SMALL,
-    TABLE_ROWS,
-    TABLE_BYTES,
-    TABLE_FILES,
-    TABLE_DELETES,
-    TABLE_SNAPSHOTS,
-    TABLE_SMALL,
-    SINK_LAG,
-    SINK_END,
-    SINK_REJECTED,
-    SINK_UP,
-    UP,
-    READ_AT,
-    READ_SECONDS,
-    BUILD,
-)
+PLATFORM = tuple(m for m in list(globals().values()) if isinstance(m, Metric) and m not in API)
+"""All others, in the order of their declaration."""
 
 
 def markdown() -> str:
-    """A table of all metrics."""
-    lines = ["| metric | kind | labels | what it tells | read from |", "|---|---|---|---|---|"]
+    """Return a Markdown table of all metrics."""
+    lines = ["| metric | kind | labels | meaning | read from |", "|---|---|---|---|---|"]
     for each in (*PLATFORM, *API):
         labels = ", ".join(f"`{label}`" for label in each.labels)
         lines.append(f"| `{each.name}` | {each.kind} | {labels} | {each.help} | {each.source} |")

@@ -1,4 +1,4 @@
-"""Facts in Prometheus's words. What is unknown is left out: an absent series is no zero."""
+"""Translate samples into Prometheus metrics. An unknown value has no series, not a zero."""
 
 from __future__ import annotations
 
@@ -23,30 +23,26 @@ from ingestion_platform.failures import KINDS
 from ingestion_platform.lake.names import partition_label
 from ingestion_platform.operations.metrics import catalogue as m
 from ingestion_platform.operations.metrics.api_counts import OUTCOMES, ApiCounts
-from ingestion_platform.operations.metrics.facts import (
-    Samples,
-    SinkSamples,
-    StreamSamples,
-    TableSamples,
-)
+from ingestion_platform.operations.metrics.read import Reader, Samples
 from ingestion_platform.warehouse.totals import BOUNDS, Histogram
 
 if TYPE_CHECKING:
-    from ingestion_platform.operations.metrics.read import Reader
+    from ingestion_platform.operations.metrics.sinks import SinkSamples
+    from ingestion_platform.operations.metrics.streams import StreamSamples
+    from ingestion_platform.operations.metrics.tables import TableSamples
 
 LOG = logging.getLogger("ingestion_platform.operations.metrics")
 
 FRESH = 2.0
-"""Seconds that a reading serves every scrape that comes."""
+"""Seconds for which scrapes get the same reading."""
 PATIENCE = 8.0
-"""Seconds that a scrape waits for a reading; then it gets the one before. Prometheus itself waits
-for ten."""
+"""Seconds that a scrape waits for a reading before it gets the last one; Prometheus waits ten."""
 
 Sample = tuple[Sequence[str], float]
 
 
 class Latest:
-    """The latest reading, never older than it need be: no scrape waits long, none reads twice."""
+    """Gives scrapes the latest reading; concurrent scrapes share one, and none waits long."""
 
     def __init__(self, reader: Reader, *, patience: float = PATIENCE) -> None:
         self._reader = reader
@@ -54,13 +50,13 @@ class Latest:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="metrics-read")
         self._reading: Future[Samples] | None = None
-        self._facts = Samples()
+        self._samples = Samples()
 
     def __call__(self) -> Samples:
-        """The facts as they were read a moment ago, or as they are known if that takes long."""
+        """Return a fresh reading, or the last one if reading takes long."""
         with self._lock:
-            if time() - self._facts.read_at < FRESH:
-                return self._facts
+            if time() - self._samples.read_at < FRESH:
+                return self._samples
             if self._reading is None:
                 self._reading = self._pool.submit(self._reader.read)
             reading = self._reading
@@ -70,24 +66,24 @@ class Latest:
                 self._reading = None
                 error = reading.exception()
                 if error is None:
-                    self._facts = reading.result()
+                    self._samples = reading.result()
                 else:
                     LOG.error("metrics could not be read", exc_info=error)
-            return self._facts
+            return self._samples
 
 
 class PlatformCollector(Collector):
     """The metrics of streams, tables and targets."""
 
-    def __init__(self, facts: Callable[[], Samples]) -> None:
-        self._facts = facts
+    def __init__(self, read: Callable[[], Samples]) -> None:
+        self._read = read
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
-        facts = self._facts()
-        for metric, samples in _samples(facts).items():
-            yield _family(metric, samples)
-        tables = _tables(facts)
+        samples = self._read()
+        for metric, values in _by_metric(samples).items():
+            yield _family(metric, values)
+        tables = _tables(samples)
         for metric, of in ((m.COMMITS, "commits"), (m.FLUSHES, "flushes")):
             yield _histograms(
                 metric, {(each.stream, each.layer): getattr(each.totals, of) for each in tables}
@@ -115,7 +111,7 @@ class ApiCollector(Collector):
 
 
 def exposition(*collectors: Collector) -> bytes:
-    """The text that Prometheus reads."""
+    """Return metrics in Prometheus's text format."""
     from prometheus_client import generate_latest
 
     registry = CollectorRegistry()
@@ -124,45 +120,45 @@ def exposition(*collectors: Collector) -> bytes:
     return generate_latest(registry)
 
 
-def _samples(facts: Samples) -> dict[m.Metric, list[Sample]]:
-    """The samples of all metrics but histograms."""
-    found: dict[m.Metric, list[Sample]] = {
+def _by_metric(samples: Samples) -> dict[m.Metric, list[Sample]]:
+    """Return labels and values of all metrics except histograms."""
+    samples_by_metric: dict[m.Metric, list[Sample]] = {
         each: [] for each in m.PLATFORM if each.kind != "histogram"
     }
-    tables = (*_tables(facts), *facts.models)
+    tables = (*_tables(samples), *samples.models)
     for metric, labels, value in chain(
-        *(_of_stream(stream, facts.errors) for stream in facts.streams),
+        *(_of_stream(stream, samples.errors) for stream in samples.streams),
         *(_of_table(table) for table in tables),
-        *(_of_sink(sink) for sink in facts.sinks),
-        _of_reading(facts),
+        *(_of_sink(sink) for sink in samples.sinks),
+        _of_reading(samples),
     ):
         if value is not None:
-            found[metric].append((labels, value))
-    return found
+            samples_by_metric[metric].append((labels, value))
+    return samples_by_metric
 
 
-Told = tuple[m.Metric, Sequence[str], float | None]
+Value = tuple[m.Metric, Sequence[str], float | None]
 
 
-def _tables(facts: Samples) -> list[TableSamples]:
-    """The tables of streams."""
-    return [each for s in facts.streams for each in (s.bronze, s.quarantine) if each]
+def _tables(samples: Samples) -> list[TableSamples]:
+    """Return the tables of all streams."""
+    return [each for s in samples.streams for each in (s.bronze, s.quarantine) if each]
 
 
-def _of_reading(facts: Samples) -> Iterator[Told]:
-    declared = {stream.name for stream in facts.streams}
-    for of, count in facts.errors.items():
-        if of[0] not in declared:  # a model's delivery, or a stream that was declared once
+def _of_reading(samples: Samples) -> Iterator[Value]:
+    declared = {stream.name for stream in samples.streams}
+    for of, count in samples.errors.items():
+        if of[0] not in declared:  # a model's delivery, or a removed stream
             yield m.ERRORS, of, count
-    yield m.READ_AT, (), facts.read_at or None  # 0: the first reading is not through
-    yield m.READ_SECONDS, (), facts.seconds
+    yield m.READ_AT, (), samples.read_at or None  # 0: before the first reading
+    yield m.READ_SECONDS, (), samples.seconds
     yield m.BUILD, (__version__,), 1
 
 
-def _of_stream(of: StreamSamples, errors: Mapping[tuple[str, str], int]) -> Iterator[Told]:
+def _of_stream(of: StreamSamples, errors: Mapping[tuple[str, str], int]) -> Iterator[Value]:
     name = (of.name,)
     for metric, table in ((m.ROWS, of.bronze), (m.REJECTED, of.quarantine)):
-        # Without a table nothing was loaded; unless nobody could look.
+        # Without a table the count is 0, unless the catalog did not answer.
         known = 0 if of.up["tables"] else None
         yield metric, name, known if table is None else table.totals.rows
     for kind in KINDS:
@@ -185,7 +181,7 @@ def _of_stream(of: StreamSamples, errors: Mapping[tuple[str, str], int]) -> Iter
     yield from _of_lake(of)
 
 
-def _of_lake(of: StreamSamples) -> Iterator[Told]:
+def _of_lake(of: StreamSamples) -> Iterator[Value]:
     name, lake = (of.name,), of.lake
     if lake is None:
         return
@@ -200,7 +196,7 @@ def _of_lake(of: StreamSamples) -> Iterator[Told]:
         yield m.LAKE_END, (of.name, partition_label(partition)), end.offset
 
 
-def _of_table(table: TableSamples) -> Iterator[Told]:
+def _of_table(table: TableSamples) -> Iterator[Value]:
     labels = (table.name, table.layer, table.domain, table.stream)
     yield m.TABLE_ROWS, labels, table.rows
     yield m.TABLE_BYTES, labels, table.bytes
@@ -210,7 +206,7 @@ def _of_table(table: TableSamples) -> Iterator[Told]:
     yield m.TABLE_SMALL, labels, table.small_files
 
 
-def _of_sink(sink: SinkSamples) -> Iterator[Told]:
+def _of_sink(sink: SinkSamples) -> Iterator[Value]:
     labels = (sink.sink, sink.target, sink.source)
     yield m.SINK_UP, labels, sink.up
     yield m.SINK_LAG, labels, sink.lag

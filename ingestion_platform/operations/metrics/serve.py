@@ -1,4 +1,4 @@
-"""The endpoint that Prometheus scrapes: `ingest metrics` serves it, in a process of its own."""
+"""Serve the endpoint that Prometheus scrapes, in the process of `ingest metrics`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PORT = 9464
 
 
 def reader_of(settings: Settings) -> Reader:
-    """A reader of every declared stream and delivery."""
+    """Return a reader of every declared stream and delivery."""
     streams = list(declared_streams().values())
     return Reader(Platform(settings), streams, readable_deliveries()[0].values())
 
 
 def text(settings: Settings, reader: Reader) -> bytes:
-    """All metrics once, every table examined."""
-    facts = reader.read(thorough=True)
+    """Return all metrics, after reading the manifests of every table."""
+    samples = reader.read(thorough=True)
     sources = ApiCollector(lambda: all_api_counts(settings.home))
-    return exposition(PlatformCollector(lambda: facts), sources)
+    return exposition(PlatformCollector(lambda: samples), sources)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def serving(settings: Settings, reader: Reader, host: str, port: int) -> Iterato
     """Answer GET /metrics within this block.
 
     Raises:
-        Permanent: the address cannot be listened on.
+        Permanent: the address is not available.
     """
     registry = CollectorRegistry()
     registry.register(PlatformCollector(Latest(reader)))
@@ -53,7 +53,7 @@ def serving(settings: Settings, reader: Reader, host: str, port: int) -> Iterato
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise Permanent(
-            f"{host}:{port} cannot be listened on: {error.strerror}", action="take another port"
+            f"cannot listen on {host}:{port}: {error.strerror}", action="use another port"
         ) from error
     try:
         yield

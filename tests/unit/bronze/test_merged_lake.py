@@ -12,7 +12,8 @@ import pytest
 from ingestion_platform.lake.merge import merge_closed
 from ingestion_platform.lake.segments import Segment, SegmentLog
 from ingestion_platform.operations import verify as verify_module
-from ingestion_platform.operations.verify import SliceCount, slice_counts, verify_stream
+from ingestion_platform.operations.slice_counts import SliceCount, slice_counts
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import load_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream

@@ -19,7 +19,8 @@ from ingestion_platform.operations.quarantine import (
     replay,
     undo,
 )
-from ingestion_platform.operations.verify import slice_counts, verify_stream
+from ingestion_platform.operations.slice_counts import slice_counts
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import load_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.progress.status import stream_status
@@ -238,9 +239,9 @@ def test_a_recreated_topics_records_are_others(platform: Platform, rejected: Str
 @pytest.mark.parametrize(
     ("choice", "because", "problem"),
     [
-        (Choice(places=((0, 1),)), "  ", "needs its reason"),
-        (Choice(), "all", "which records are meant"),
-        (Choice(decided=False), "all", "which records are meant"),
+        (Choice(places=((0, 1),)), "  ", "needs a reason"),
+        (Choice(), "all", "no records are chosen"),
+        (Choice(decided=False), "all", "no records are chosen"),
         (Choice(places=((0, 1), (0, 4))), "one is good", "no record at offset 4"),
         (Choice(reason="nobody says so"), "none", "no open record"),
     ],

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 from ingestion_platform.lake.segments import SegmentLogBroken
-from ingestion_platform.operations.verify import slice_counts, verify_stream
+from ingestion_platform.operations.slice_counts import slice_counts
+from ingestion_platform.operations.verify import verify_stream
 from ingestion_platform.pipeline import load_stream, run_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce

@@ -163,17 +163,3 @@ def test_counters_outlive_expired_snapshots_and_rollbacks(make_world: Callable[[
     assert world.counted() == before
     world.load()
     assert world.counted() == (before[0] + 6, before[1])
-
-
-def test_a_table_of_before_begins_with_its_rows(make_world: Callable[[], World]) -> None:
-    """Tables that were loaded before there were totals start from what they hold, and go on."""
-    world = make_world()
-    world.arrive()
-    for name in (world.stream.bronze_table, world.stream.quarantine_table):
-        with world.platform.catalog.load_table(name).transaction() as change:
-            change.remove_properties("ingestion.totals")
-    assert world.counted() == (6, 4)
-    world.repair()
-    assert world.counted() == (6, 4)
-    world.arrive()
-    assert world.counted() == (15, 5)

@@ -13,8 +13,9 @@ import pytest
 from ingestion_platform.errors import StoreUnavailable
 from ingestion_platform.operations.metrics import exposition
 from ingestion_platform.operations.metrics.exposition import Latest, PlatformCollector
-from ingestion_platform.operations.metrics.facts import Samples
-from ingestion_platform.operations.metrics.read import LOOK, RECOUNT, Reader
+from ingestion_platform.operations.metrics.lake import RECOUNT
+from ingestion_platform.operations.metrics.read import Reader, Samples
+from ingestion_platform.operations.metrics.streams import POLL
 from ingestion_platform.pipeline import run_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.produce.producer import produce
@@ -87,11 +88,11 @@ def test_a_stream_from_nothing_to_delivered(bench: Bench) -> None:
     assert told["ingested_rows"] == {(name,): 0}
     assert sum(told["ingestion_lag_records"].values()) == 0
     bench.send(40, bad_ratio=0.2)
-    told = bench.read(LOOK + 1)
+    told = bench.read(POLL + 1)
     assert sum(told["ingestion_lag_records"].values()) == 40
     assert told["ingestion_sink_lag_records"] == {("files", bench.delivery.label, name): 0}
     run_stream(bench.platform, bench.stream)
-    told = bench.read(LOOK + 1)
+    told = bench.read(POLL + 1)
     rejected = told["failed_validations"][name,]
     assert rejected == 8
     assert told["ingested_rows"] == {(name,): 32}
@@ -109,7 +110,7 @@ def test_a_stream_from_nothing_to_delivered(bench: Bench) -> None:
     target = ("files", bench.delivery.label, name)
     assert told["ingestion_sink_lag_records"] == {target: 40}
     deliver(bench.platform, bench.delivery)
-    told = bench.read(LOOK + 1)
+    told = bench.read(POLL + 1)
     assert told["ingestion_sink_lag_records"] == {target: 0}
     assert told["ingestion_sink_rejected_rows"] == {target: 0}
 
@@ -120,10 +121,10 @@ def test_an_unchanged_lake_is_not_read_again(bench: Bench) -> None:
     bench.send(20)
     run_stream(bench.platform, bench.stream)
     bench.read()
-    bench.read(LOOK + 1)
+    bench.read(POLL + 1)
     bench.spy.calls = 0
     for _ in range(20):
-        bench.read(LOOK + 1)
+        bench.read(POLL + 1)
     assert bench.spy.calls == 0
     bench.read(RECOUNT)
     assert bench.spy.calls > 0
@@ -136,14 +137,14 @@ def test_what_cannot_be_read_is_told(bench: Bench) -> None:
     before = bench.read()
     bench.send(10)
     bench.spy.away = True
-    told = bench.read(LOOK + 1)
+    told = bench.read(POLL + 1)
     name = bench.stream.name
     assert told["ingestion_up"] == {(name, "tables"): 1, (name, "lake"): 0, (name, "log"): 1}
     assert sum(told["ingestion_lag_records"].values()) == 10
     assert told["ingested_rows"] == before["ingested_rows"]
     assert told["ingestion_lake_files"] == before["ingestion_lake_files"]
     bench.spy.away = False
-    assert all(bench.read(LOOK + 1)["ingestion_up"].values())
+    assert all(bench.read(POLL + 1)["ingestion_up"].values())
 
 
 def test_a_broken_contract_hides_nothing_else(bench: Bench, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ingestion_platform.kafka.times import SKEW
 from ingestion_platform.lake.local import LocalStore
 from ingestion_platform.lake.records import SCHEMA, encode
-from ingestion_platform.operations.metrics.read import _newest
+from ingestion_platform.operations.metrics.lake import newest_timestamp
 from tests.support.lake_files import records, segment_of
 
 NOW = 1_795_000_000.0
@@ -37,4 +37,4 @@ def test_future_times_are_passed_over(
         column, SCHEMA.field(column), millis.cast(SCHEMA.field(column).type)
     )
     assert store.create(segment.name.path, encode(table, segment))
-    assert _newest(store, segment.name.path, NOW) == expected
+    assert newest_timestamp(store, segment.name.path, NOW) == expected
