@@ -1,4 +1,4 @@
-"""`ingest quarantine`: rejected records looked at, validated again, or discarded with a reason."""
+"""`ingest quarantine`: show rejected records, validate them again, or discard them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 _SLICES = 20
-_MOST = 4096  # bytes of a value that people are shown
+_MOST = 4096  # bytes of a value that a terminal shows
+_WIDTHS = {"code": 16, "reason": 37}  # so that the table fits into 120 columns
 
 Places = Annotated[
     list[str] | None,
@@ -34,11 +35,13 @@ Places = Annotated[
 ]
 Reason = Annotated[
     str | None,
-    typer.Option("--reason", metavar="TEXT", help="Records with this in one of their reasons."),
+    typer.Option("--reason", metavar="TEXT", help="A code, or part of a reason's text."),
 ]
 IngestDates = Annotated[
     list[str] | None,
-    typer.Option("--ingest-date", metavar="DATE", help="Only of this day (UTC); may be repeated."),
+    typer.Option(
+        "--ingest-date", metavar="DATE", help="Only this ingest date; may be repeated."
+    ),
 ]
 TopicId = Annotated[
     str | None,
@@ -48,7 +51,7 @@ TopicId = Annotated[
 
 @app.callback()
 def quarantine() -> None:
-    """Rejected records: why they are there, and what becomes of them."""
+    """Show, replay or discard rejected records."""
 
 
 @app.command("list")
@@ -60,8 +63,8 @@ def list_(
 ) -> None:
     """Count rejected records by reason and by slice.
 
-    A record with several reasons counts under each of them. Open means
-    that nobody has discarded it.
+    Reasons are grouped by code. A record with several reasons counts under
+    each of them. Open records are those that are not discarded.
 
     [dim]Examples:[/]
       ingest quarantine list pgr_events
@@ -98,14 +101,16 @@ def show(
     reason: Reason = None,
     ingest_date: IngestDates = None,
     topic_id: TopicId = None,
-    only_open: Annotated[bool, typer.Option("--open", help="None that are discarded.")] = False,
+    only_open: Annotated[
+        bool, typer.Option("--open", help="Only records that are not discarded.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Show rejected records: every reason, where they came from, and their bytes.
+    """Show rejected records with their reasons, place and bytes.
 
-    Exits with 1 if there is no such record. JSON has the bytes whole: as text
-    where they are UTF-8, else in base64.
+    Exits with 1 if there is no such record. JSON has all bytes: as text if
+    they are UTF-8, else in base64.
 
     [dim]Examples:[/]
       ingest quarantine show pgr_events 3 1204
@@ -116,7 +121,7 @@ def show(
     terminal: Terminal = ctx.obj
     of = _stream(stream)
     choice = _choice(places, reason, ingest_date, topic_id, decided=False if only_open else None)
-    # One more, to tell whether there are more.
+    # One more than the limit shows whether there are more.
     found = find(_platform(), of, choice, limit=limit + 1)
     if as_json:
         terminal.json([_record(each) for each in found[:limit]])
@@ -133,11 +138,11 @@ def show(
 def replay(
     ctx: typer.Context, stream: StreamName, ingest_date: IngestDates = None, as_json: Json = False
 ) -> None:
-    """Validate rejected records again, after the contract was repaired.
+    """Validate rejected records again after the contract was repaired.
 
-    Replaces the slices that have rejected records, as materializing them in
-    Dagster does. What comes back is in bronze at once; silver and gold have
-    it after the next run of their days.
+    Reloads the slices with rejected records, as materializing them in
+    Dagster does. Valid records are then in bronze; silver and gold follow
+    with the next run of their dates.
 
     [dim]Examples:[/]
       ingest quarantine replay pgr_events
@@ -166,25 +171,25 @@ def discard(
     ctx: typer.Context,
     stream: StreamName,
     because: Annotated[
-        str, typer.Option("--because", metavar="TEXT", help="Why; it is kept with the decision.")
+        str, typer.Option("--because", metavar="TEXT", help="The reason; stored with the decision.")
     ],
     places: Places = None,
     reason: Reason = None,
     ingest_date: IngestDates = None,
     topic_id: TopicId = None,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take it back: the records are open again.")
-    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo: the records are open again.")] = False,
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="NAME", help="Who decides.", show_default="the user"),
+        typer.Option(
+            "--by", metavar="NAME", help="Who decides.", show_default="the user"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decide that rejected records need nothing more, and keep who, when and why.
+    """Discard rejected records, and store who decided, when and why.
 
-    They stay in quarantine, byte by byte, and no longer count when their day
-    is held against the contract's quarantineShare.
+    They stay in quarantine, but no longer count against the contract's
+    quarantineShare.
 
     [dim]Examples:[/]
       ingest quarantine discard pgr_events 3 1204 1207 --because "test records"
@@ -197,7 +202,7 @@ def discard(
     of = _stream(stream)
     choice = _choice(places, reason, ingest_date, topic_id)
     if choice.empty:
-        problem = "name a reason, ingest dates, or a log partition and offsets"
+        problem = "give a reason, ingest dates, or a log partition and offsets"
         raise typer.BadParameter(problem, param_hint="PARTITION OFFSET")
     decide = core.undo if undo else core.discard
     decision, records = decide(_platform(), of, choice, because=because, by=by or _user())
@@ -209,8 +214,8 @@ def discard(
     terminal.out.print(literal(said), soft_wrap=True)
     if not undo:
         terminal.say(
-            "  [cyan]->[/] days that were held back are released when their slices of bronze "
-            "are materialized again"
+            "  [cyan]->[/] blocked dates are published after their slices of bronze are "
+            "materialized again"
         )
 
 
@@ -226,13 +231,13 @@ def _stream(name: str) -> Stream:
 
 
 def _user() -> str:
-    """Who runs this, by the system's own list of users."""
+    """Return the name of the system's user."""
     import os
     import pwd
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # containers may run as somebody whom the list does not know
+    except KeyError:  # containers may run as a user without a name
         return f"uid {os.getuid()}"
 
 
@@ -250,7 +255,7 @@ def _choice(
 
 
 def _places(given: list[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs from a log partition and offsets."""
+    """Return pairs of log partition and offset."""
     if not given:
         return ()
     try:
@@ -278,13 +283,13 @@ def _overview(of: Attempt[Stream, Overview]) -> dict[str, Any]:
         return {"stream": of.item.name, "error": error_dict(of.error)}
     found = of.result
 
-    def told(group: Group) -> dict[str, Any]:
+    def group_dict(group: Group) -> dict[str, Any]:
         return asdict(group) | {"open": group.open}
 
     return asdict(found) | {
         "open": found.open,
-        "by_reason": [told(group) for group in found.by_reason],
-        "by_slice": [told(group) for group in found.by_slice],
+        "by_reason": [group_dict(group) for group in found.by_reason],
+        "by_slice": [group_dict(group) for group in found.by_slice],
         "error": None,
     }
 
@@ -299,21 +304,13 @@ def _show_overview(terminal: Terminal, found: Overview) -> None:
         return
     numbers = ("records", "open", "discarded")
     seen = ("first seen", "last seen")
-    reasons = new_table(
-        "", (*numbers, "reason", "ingest_dates", "partitions", *seen), numbers=numbers
-    )
+    reasons = new_table("", ("code", "reason", *numbers, "ingest dates"), numbers=numbers)
+    for column in reasons.columns[:2]:
+        column.max_width, column.overflow = _WIDTHS[str(column.header)], "fold"
+    code = ""
     for group in found.by_reason:
-        ingest_dates = f"{group.first_ingest_date} … {group.last_ingest_date}"
-        reasons.add_row(
-            *_numbers(group),
-            literal(group.name),
-            ingest_dates
-            if group.first_ingest_date != group.last_ingest_date
-            else str(group.first_ingest_date),
-            ", ".join(map(partition_label, group.partitions)),
-            _instant(group.first_seen),
-            _instant(group.last_seen),
-        )
+        shown_code = "" if group.code == code else literal(code := group.code)
+        reasons.add_row(shown_code, literal(group.name), *_numbers(group), _dates(group))
     terminal.table(reasons)
     slices = new_table("", (*numbers, "slice", *seen), numbers=numbers)
     for group in found.by_slice[-_SLICES:]:
@@ -328,8 +325,13 @@ def _numbers(group: Group) -> tuple[str, str, str]:
     return count(group.records), _open(group.open), count(group.decided)
 
 
+def _dates(group: Group) -> str:
+    first, last = group.first_ingest_date, group.last_ingest_date
+    return str(first) if first == last else f"{first} … {last}"
+
+
 def _of(number: int, what: str) -> str:
-    """So many things of a kind."""
+    """Return a number with its noun in singular or plural."""
     return f"{count(number)} {what}{'s' * (number != 1)}"
 
 
@@ -342,7 +344,7 @@ def _instant(moment: datetime | None) -> str:
 
 
 def _described(record: Rejected) -> str:
-    """A record for people, with rich's markup; whatever it holds is only shown."""
+    """Return a record as text with rich's markup; its values are escaped."""
     place = f"log partition {partition_label(record.partition)}, offset {record.offset}"
     lines = [
         f"[bold]{literal(record.stream)}[/] {place}, ingest date {record.ingest_date}",
@@ -376,7 +378,7 @@ def _one_line(value: bytes | None) -> str:
 
 
 def _record(record: Rejected) -> dict[str, Any]:
-    """A record for machines."""
+    """Return a record as plain data, for JSON."""
     return asdict(record) | {
         "key": _bytes(record.key),
         "value": _bytes(record.value),
@@ -385,7 +387,7 @@ def _record(record: Rejected) -> dict[str, Any]:
 
 
 def _bytes(value: bytes | None) -> dict[str, str] | None:
-    """Bytes as JSON can have them, none lost."""
+    """Return bytes for JSON, as text or in base64."""
     from base64 import b64encode
 
     if value is None:
@@ -398,12 +400,12 @@ def _bytes(value: bytes | None) -> dict[str, str] | None:
 
 def _show_replayed(terminal: Terminal, stream: Stream, done: Replayed) -> None:
     if not done.slices:
-        terminal.out.print(f"{stream.name}: nothing is in quarantine there")
+        terminal.out.print(f"{stream.name}: nothing is in quarantine")
         return
     if done.unchanged == done.slices:
         terminal.out.print(
             f"{stream.name}: {_of(done.before, 'record')} in {_of(done.slices, 'slice')}, rejected "
-            "by the present contract: validating again cannot change anything",
+            "by the present contract: validating them again changes nothing",
             soft_wrap=True,
         )
         terminal.say("  [cyan]->[/] repair the contract first, or discard the records")

@@ -46,16 +46,18 @@ _REJECTED = f"""
     FROM quarantined q LEFT JOIN discarded d USING ({_PLACE})
     WHERE {c.OFFSET} IS NOT NULL"""
 _GROUPS = f"""
-    SELECT name, count(*) AS records, count(*) FILTER (WHERE decided) AS decided,
+    count(*) AS records, count(*) FILTER (WHERE decided) AS decided,
         min({c.INGEST_DATE}) AS first_ingest_date, max({c.INGEST_DATE}) AS last_ingest_date,
         list_sort(list(DISTINCT {c.PARTITION})) AS partitions,
         min({c.TIMESTAMP}) AS first_seen, max({c.TIMESTAMP}) AS last_seen"""
-_BY_REASON = f"""{_GROUPS}
-    FROM (
-        SELECT *, unnest(list_distinct([{label_sql("x")} FOR x IN {c.REASONS}])) AS name
-        FROM rejected)
-    GROUP BY name ORDER BY records DESC, name"""
-_BY_SLICE = f"""{_GROUPS}
+_REASONS = f"[{{code: x.code, label: {label_sql('x')}}} FOR x IN {c.REASONS}]"
+_BY_REASON = f"""
+    SELECT reason.code AS code, reason.label AS name, {_GROUPS}
+    FROM (SELECT *, unnest(list_distinct({_REASONS})) AS reason FROM rejected)
+    GROUP BY reason
+    ORDER BY sum(count(*)) OVER (PARTITION BY reason.code) DESC, code, records DESC, name"""
+_BY_SLICE = f"""
+    SELECT name, {_GROUPS}
     FROM (SELECT *, {c.INGEST_DATE}::VARCHAR || '|' || {c.PARTITION} AS name FROM rejected)
     GROUP BY name ORDER BY first_ingest_date, partitions"""
 
@@ -79,6 +81,8 @@ class Group:
     partitions: tuple[int, ...]
     first_seen: datetime | None
     last_seen: datetime | None
+    code: str = ""
+    """Of the reason; empty for a slice."""
 
     @property
     def open(self) -> int:
@@ -88,8 +92,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A stream's quarantine by reason (most records first; a record may have several) and by
-    slice."""
+    """A stream's quarantine by reason and by slice.
+
+    Reasons are sorted by code, the code with most records first; a record may have several reasons.
+    """
 
     stream: str
     table: str
