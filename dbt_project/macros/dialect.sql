@@ -1,9 +1,9 @@
-{# What DuckDB and Trino say differently; models use these, and otherwise only what both know. #}
+{# SQL that differs between engines. Models use these macros, and otherwise only common SQL. #}
 
 {#
-  The text at a top-level key of JSON text; null when it is absent, holds an object or an array, or
-  the text is not JSON that the engine reads (DuckDB reads no half of a surrogate pair). Of a key
-  that stands there twice the first one counts.
+  The text at a top-level key of JSON text. Null if the key is missing, its value is an object or an
+  array, or the engine cannot parse the text (DuckDB rejects half of a surrogate pair). Of a repeated
+  key the first one counts.
 #}
 {% macro json_text(column, key) -%}
   {{ adapter.dispatch('json_text')(column, key) }}
@@ -22,7 +22,7 @@
 {%- endmacro %}
 
 
-{# Whether a text is JSON that the engine reads. #}
+{# Whether the engine can parse a text as JSON. #}
 {% macro is_json(column) -%}
   {{ adapter.dispatch('is_json')(column) }}
 {%- endmacro %}
@@ -36,7 +36,7 @@
 {%- endmacro %}
 
 
-{# JSON text without blanks between its tokens; what is no JSON as it is. #}
+{# JSON text without whitespace between tokens; other text unchanged. #}
 {% macro minified(column) -%}
   {{ adapter.dispatch('minified')(column) }}
 {%- endmacro %}
@@ -68,8 +68,8 @@
 
 
 {#
-  A timestamp some hours (of a century at most) later; fractions count down to the second. Null
-  where the hours are more, and after the year 9999, which readers of the tables do not know.
+  A timestamp plus hours (0 to a century), to the second. Null for other hours, and for results after
+  the year 9999, which readers of the tables do not support.
 #}
 {% macro plus_hours(timestamp, hours) -%}
   {%- set later = adapter.dispatch('plus_hours')(
@@ -93,8 +93,8 @@
 
 
 {#
-  MD5 of some columns, 32 hex digits, the same on every engine. Each text stands behind its length,
-  so that no text of one column can look like those of two; null is not the empty text.
+  MD5 of columns as 32 hex digits, equal on every engine. Each text follows its length, so that
+  different columns never give the same input; null differs from the empty text.
 #}
 {% macro key_of(columns) -%}
   {%- set texts = [] -%}
@@ -116,7 +116,7 @@
 {%- endmacro %}
 
 
-{# A timestamp as text with six digits of fraction. #}
+{# A timestamp as text with six fractional digits. #}
 {% macro timestamp_text(column) -%}
   {{ adapter.dispatch('timestamp_text')(column) }}
 {%- endmacro %}
@@ -131,8 +131,8 @@
 
 
 {#
-  A join of each row with the objects in one of its arrays, as columns of `alias`; a row without
-  any stays, with nulls. `columns` names all fields of the objects, in order.
+  Join each row with the objects in one of its arrays, as columns of `alias`. A row without objects
+  stays, with nulls. `columns` names all fields of the objects, in order.
 #}
 {% macro join_objects(array, alias, columns) -%}
   {{ adapter.dispatch('join_objects')(array, alias, columns) }}
@@ -149,4 +149,22 @@
 
 {% macro trino__join_objects(array, alias, columns) -%}
   left join unnest({{ array }}) as {{ alias }} ({{ columns | join(', ') }}) on true
+{%- endmacro %}
+
+
+{# The type of an array of objects with these fields (name: type), in order. #}
+{% macro objects_type(fields) -%}
+  {%- set columns = [] -%}
+  {%- for name, type in fields.items() -%}
+    {%- do columns.append(name ~ ' ' ~ type) -%}
+  {%- endfor -%}
+  {{ adapter.dispatch('objects_type')(columns | join(', ')) }}
+{%- endmacro %}
+
+{% macro duckdb__objects_type(columns) -%}
+  struct({{ columns }})[]
+{%- endmacro %}
+
+{% macro trino__objects_type(columns) -%}
+  array(row({{ columns }}))
 {%- endmacro %}

@@ -1,6 +1,6 @@
 {#
-  The materialization of every model: an Iceberg table of the catalog, all of it or, when the
-  model said so with touched_values() or touched_keys(), the touched part, in one commit.
+  The materialization of every model: write an Iceberg table in one commit. Replace all rows, or
+  only the touched ones if the model calls touched_values() or touched_keys().
 
   Config: partition_by (columns, or year(), month(), day(), hour() of one), sort_by.
 #}
@@ -31,13 +31,13 @@
 {% endmaterialization %}
 
 
-{# Tables live in the namespace that the model names, without a prefix by target. #}
+{# Use the namespace that the model names, without the target's prefix. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
   {{ (custom_schema_name or target.schema) | trim }}
 {%- endmacro %}
 
 
-{# The catalog of `dbt docs generate`: a table is listed once it was opened. #}
+{# Open each table first, because `dbt docs generate` lists only opened ones. #}
 {% macro duckdb__get_catalog_relations(information_schema, relations) -%}
   {%- for relation in relations -%}
     {%- do adapter.get_columns_in_relation(relation) -%}

@@ -48,7 +48,7 @@ where newness = 1
 {% macro tmdb_titles(movies, series) -%}
   {%- set columns = {
       'tmdb_id': 'bigint', 'popularity': 'double', 'vote_average': 'double', 'vote_count': 'bigint',
-      'genres': tmdb_genres_type(), 'release_year': 'integer', 'first_air_year': 'integer',
+      'genres': objects_type({'id': 'bigint', 'name': 'varchar'}), 'release_year': 'integer', 'first_air_year': 'integer',
   } -%}
   {%- set shared -%}
     tmdb_id,
@@ -63,19 +63,6 @@ where newness = 1
     select 'tv_series' as data_type, first_air_year, {{ shared }}
     from {{ if_there(series, columns) }} as series
 {%- endmacro %}
-
-{% macro tmdb_genres_type() -%}
-  {{ adapter.dispatch('tmdb_genres_type')() }}
-{%- endmacro %}
-
-{% macro duckdb__tmdb_genres_type() -%}
-  struct(id bigint, name varchar)[]
-{%- endmacro %}
-
-{% macro trino__tmdb_genres_type() -%}
-  array(row(id bigint, name varchar))
-{%- endmacro %}
-
 
 {#
   The catalogue by type, genre and year. Sums are of decimals: those of doubles depend on the
