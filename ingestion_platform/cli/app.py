@@ -1,4 +1,4 @@
-"""The Typer application: global options, the commands' table of contents, errors to exit codes."""
+"""The Typer application: global options, list of commands, exit codes of errors."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from ingestion_platform.errors import PlatformError, SettingError
 
 
 class Commands(TyperGroup):
-    """The commands, in the order of a first visit; any error ends as one message and a code."""
+    """The commands in the order of a first visit; an error becomes a message and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """As they were added, not by the alphabet."""
+        """Return the commands in the order in which they were added."""
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; never shows a traceback unless asked to."""
+        """Run the command; show tracebacks only with --debug."""
         try:
             return super().invoke(ctx)
         except PlatformError as error:

@@ -1,4 +1,4 @@
-"""`ingest broker`: the embedded broker, in the foreground or in the background."""
+"""`ingest broker`: run the embedded broker in the foreground or background."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def broker(
         bool, typer.Option("--background", help="Return when it is ready; it goes on running.")
     ] = False,
 ) -> None:
-    """Run the embedded broker, a Kafka in memory for use without Kafka.
+    """Run the embedded broker: an in-memory replacement for Kafka.
 
     It keeps about 5 MB per partition, has four partitions per topic, and
     forgets everything when it ends. The other commands find it by themselves.
@@ -48,7 +48,7 @@ def broker(
 
 @app.command()
 def stop(ctx: typer.Context) -> None:
-    """End the embedded broker; its records are lost, the lake and the tables stay."""
+    """Stop the embedded broker; its records are lost, lake and tables stay."""
     from ingestion_platform.kafka import broker as embedded
     from ingestion_platform.settings import Settings
 

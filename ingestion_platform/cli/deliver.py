@@ -1,4 +1,4 @@
-"""`ingest deliver`: bronze tables and models brought to the stores that they are declared for."""
+"""`ingest deliver`: deliver bronze tables and models to their declared targets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def deliver(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring what is new to the stores that streams and models are declared for.
+    """Deliver new rows of streams and models to their declared targets.
 
     Any number of times, by several at once: each target goes on from where
     it is. Deliveries without settings are left out by --all. Exits with 1 if

@@ -1,4 +1,4 @@
-"""What `ingest doctor` looks at: one function per check, each giving findings with a next action.
+"""Checks of `ingest doctor`: one function each, yielding findings with a next action.
 
 Nothing is mended here, and nothing is left behind.
 """
@@ -32,7 +32,7 @@ PILED = 1000  # small files of a table that are worth a word: maintenance would 
 
 
 class Level(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -41,7 +41,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; an action wherever something is not ok."""
+    """One line of the report, with an action if it is not ok."""
 
     level: Level
     message: str
@@ -50,28 +50,28 @@ class Finding:
 
 
 def ok(message: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(Level.OK, message)
 
 
 def warn(message: str, action: str) -> Finding:
-    """Something deserves attention, and nothing is wrong yet."""
+    """Return a finding that needs attention soon."""
     return Finding(Level.WARN, message, action)
 
 
 def fail(message: str, action: str) -> Finding:
-    """Something does not work."""
+    """Return a finding of a failure."""
     return Finding(Level.FAIL, message, action)
 
 
 @dataclass
 class DoctorContext:
-    """What is examined, and what earlier checks found out about it."""
+    """What the checks examine, and what earlier checks found."""
 
     settings: Settings
     streams: list[Stream] = field(default_factory=list)
     topics: dict[str, int] | None = None
-    """The broker's topics with their partition counts; None when it does not answer."""
+    """Partition counts by topic; None if the broker does not answer."""
     lake: bool = False
     catalog: bool = False
 
@@ -83,7 +83,7 @@ Check = Callable[[DoctorContext], Iterable[Finding]]
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, in order, each as soon as it is known; never raises."""
+    """Yield all findings as soon as they are known; never raises."""
     try:
         context = DoctorContext(Settings.load())
     except PlatformError as error:
@@ -101,7 +101,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _settings(context: DoctorContext) -> Iterator[Finding]:
-    """What is set, and where; what is not set has the embedded default."""
+    """Report which settings are set, and where."""
     settings = context.settings
     for name, value in sorted(settings.source.items()):
         origin = ".env" if name in settings.dotenv else "environment"
@@ -113,7 +113,7 @@ def _settings(context: DoctorContext) -> Iterator[Finding]:
 
 
 def _dotenv(file: Path) -> Iterator[Finding]:
-    """Whether others can read the `.env` file, which has secrets, or decide what it says."""
+    """Check that no other user can read or write the `.env` file, which has secrets."""
     found, folder = file.stat(), file.parent.stat()
     mine = {os.geteuid(), 0}
     if found.st_uid not in mine:
@@ -191,7 +191,7 @@ def _topics(context: DoctorContext) -> Iterator[Finding]:
 
 
 def _lake(context: DoctorContext) -> Iterator[Finding]:
-    """Writes an object twice on condition that it is absent; exactness leans on that."""
+    """Check that a conditional write fails for an existing object; exactly-once relies on it."""
     store = context.platform.store
     path = f"_doctor-{uuid.uuid4().hex}"
     try:
@@ -219,7 +219,7 @@ def _catalog(context: DoctorContext) -> Iterator[Finding]:
 
 
 def _tables(context: DoctorContext) -> Iterator[Finding]:
-    """Whether each stream's tables have what their committed offsets and the lake say."""
+    """Check that each stream's tables have the records of their committed offsets."""
     if not (context.lake and context.catalog):
         yield _not_looked_at("lake or catalog")
         return
@@ -258,7 +258,7 @@ def _tables_of(platform: Platform, stream: Stream) -> Iterator[Finding]:
 
 
 def _maintenance(context: DoctorContext) -> Iterator[Finding]:
-    """Whether tables pile up what maintenance would have taken away."""
+    """Check whether tables need maintenance."""
     if not context.catalog:
         yield _not_looked_at("the catalog")
         return
@@ -289,7 +289,7 @@ def _maintenance(context: DoctorContext) -> Iterator[Finding]:
 
 
 def _sinks(context: DoctorContext) -> Iterator[Finding]:
-    """Whether targets are where their sources are, and what they rejected."""
+    """Check the lag and the rejected rows of targets."""
     if not context.catalog:
         yield _not_looked_at("the catalog")
         return
@@ -321,7 +321,7 @@ def _delivered(delivery: Delivery, at: TargetStatus) -> Finding:
 
 
 def _behind(context: DoctorContext) -> Iterator[Finding]:
-    """Whether bronze is where the log is; for how long not, against the promised freshness."""
+    """Check bronze's lag, and its age against the contract's freshness."""
     if context.topics is None or not (context.lake and context.catalog):
         yield _not_looked_at("broker, lake or catalog")
         return
@@ -340,7 +340,7 @@ def _behind(context: DoctorContext) -> Iterator[Finding]:
 def _of_each(
     check: Callable[[Stream], Iterable[Finding]], streams: Iterable[Stream]
 ) -> Iterator[Finding]:
-    """Give a check's findings of every stream; an error of one is a finding like the others."""
+    """Yield a check's findings of every stream; an error becomes a finding."""
     for of in for_each(lambda stream: list(check(stream)), streams):
         yield from of.result if of.error is None else [_failed(of.item.name, of.error)]
 
@@ -368,7 +368,7 @@ def _positions(status: StreamStatus) -> Iterator[Finding]:
 
 
 def _losses(status: StreamStatus) -> Iterator[Finding]:
-    """What was gone before it was landed, of late; the lake and `ingest status` know of all."""
+    """Check for recent losses: records that retention removed before they were landed."""
     for loss in status.losses:
         if not loss.recent:
             continue
@@ -408,7 +408,7 @@ def _seconds_since_load(platform: Platform, stream: Stream) -> float | None:
 
 
 def _alarms(context: DoctorContext) -> Iterator[Finding]:
-    """What alarms are on, and whether their messages are taken; none is sent by this."""
+    """Report active alarms, and whether their messages are delivered; sends none."""
     from ingestion_platform.alarms import AlarmStore
 
     book = AlarmStore(context.settings)
@@ -490,4 +490,4 @@ CHECKS: dict[str, Check] = {
     "dagster home": _dagster_home,
     "embedded broker": _embedded_broker,
 }
-"""The checks by the names that the report gives them; later ones use what earlier ones found."""
+"""The checks by their names in the report; later ones use results of earlier ones."""

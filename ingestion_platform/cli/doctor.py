@@ -1,4 +1,4 @@
-"""`ingest doctor`: the report of the checks in `diagnosis`."""
+"""`ingest doctor`: report the checks of `diagnosis`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(ctx: typer.Context, as_json: Json = False) -> None:
-    """See what is reachable, misconfigured, inconsistent or behind, and what to do about it.
+    """Check connections, settings, data and lag, and name the next action.
 
     Secrets are never shown. Exits with 1 if something fails.
     """

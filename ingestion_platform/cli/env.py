@@ -16,7 +16,7 @@ def env(
         bool, typer.Option("--spark", help="As Spark's properties file, for --properties-file.")
     ] = False,
 ) -> None:
-    """Print the settings by which other programs read the tables, secrets included.
+    """Print the settings for other programs that read the tables, secrets included.
 
     PyIceberg, DuckDB, pandas, Trino and Spark work with them as they are, on
     the embedded default, the stack or a cluster: docs/reading-tables.md.

@@ -1,4 +1,4 @@
-"""`ingest load`: files into a stream by hand, or a trial of what they would become."""
+"""`ingest load`: load files into a stream, or try what they would become."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REASONS = 5
 
 @dataclass
 class Outcome:
-    """What became of a file; `records` are its own, and so are the rows of the two tables."""
+    """The outcome of a file: its records, and its rows in the two tables."""
 
     file: str
     result: str = "failed"
@@ -40,7 +40,7 @@ class Outcome:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """The outcome as plain data, for JSON; the most frequent reason first."""
+        """Return the outcome as plain data, for JSON; the most frequent reason first."""
         return asdict(self) | {"reasons": dict(self.reasons.most_common())}
 
 
@@ -65,7 +65,7 @@ def load(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Land and load files into a stream; each content once, whatever it is called.
+    """Land and load files into a stream; each content once, under any name.
 
     A file that cannot be parsed is left out as a whole, and told with line
     and reason; records that break the contract go to quarantine. The files
@@ -102,7 +102,7 @@ def _attempt(
     file: Path,
     deal: Callable[[Progress, Platform, Stream, Path, Outcome], None],
 ) -> Outcome:
-    """Deal with one file; an error is told, and does not keep the others from being loaded."""
+    """Load one file; report an error and continue with the others."""
     outcome = Outcome(str(file))
     try:
         deal(progress, platform, stream, file, outcome)

@@ -32,7 +32,7 @@ def maintenance(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge small files, and remove what nothing needs any more; no row changes by it.
+    """Compact files, expire snapshots, delete orphans; rows do not change.
 
     Safe at any time, beside any load, any number of times. --all takes the
     tables of the models as well. Schedules of Dagster do the same. Exits
@@ -80,7 +80,7 @@ class Models:
 
     @property
     def name(self) -> str:
-        """What people call them."""
+        """The name to display."""
         return f"models of {self.domain}"
 
 

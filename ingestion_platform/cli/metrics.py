@@ -1,4 +1,4 @@
-"""`ingest metrics`: the endpoint for Prometheus, or its text once."""
+"""`ingest metrics`: serve the metrics for Prometheus, or print them once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def metrics(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 9464,
     once: Annotated[bool, typer.Option("--once", help="Print the metrics, and end.")] = False,
 ) -> None:
-    """Serve metrics for Prometheus: GET /metrics tells of every stream, table and target.
+    """Serve the metrics of all streams, tables and targets at GET /metrics.
 
     They are read from the data, so counters never go back, whatever is
     restarted; one such process is enough for all runs, workers and HTTP APIs

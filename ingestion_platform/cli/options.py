@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and the streams that they name."""
+"""Arguments and options that commands share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def complete_stream(incomplete: str) -> list[str]:
-    """The declared streams that a shell may complete a word to."""
+    """Return the declared streams for shell completion."""
     from ingestion_platform.streams import declared_streams
 
     try:
@@ -47,7 +47,7 @@ Quiet = Annotated[
 
 
 def chosen(names: list[str] | None, *, everything: bool) -> list[Stream]:
-    """The streams that the arguments name, or all.
+    """Return the named streams, or all.
 
     Raises:
         typer.BadParameter: neither names nor --all, or both.

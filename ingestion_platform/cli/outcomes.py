@@ -1,4 +1,4 @@
-"""How a command that covers several streams reports: each result, each error, and an exit code."""
+"""Report the results and errors of several streams, and set the exit code."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _MISUSE = (ContractError, SettingError, UnknownStream)
 
 
 def exit_code(errors: Sequence[PlatformError]) -> int:
-    """Return the exit code for some errors: 2 if a person gave something wrong in each case."""
+    """Return the exit code for errors: 2 if each is an error of usage."""
     return WRONG_USE if all(isinstance(error, _MISUSE) for error in errors) else FAILED
 
 
 def error_dict(error: PlatformError | None) -> dict[str, str] | None:
-    """Return an error as JSON has it, without the values of secrets; None without one."""
+    """Return an error as plain data, for JSON, with secrets masked; None without an error."""
     if error is None:
         return None
     found = {"code": error.code, "message": error.message, "action": error.action}
@@ -38,7 +38,7 @@ def error_dict(error: PlatformError | None) -> dict[str, str] | None:
 
 
 def finish(terminal: Terminal, attempts: Sequence[Attempt[Any, Any]]) -> None:
-    """Report the errors of some attempts, an error that several have once, and end the command.
+    """Report the errors of attempts, equal ones once, and end the command.
 
     Raises:
         typer.Exit: at least one attempt has an error.

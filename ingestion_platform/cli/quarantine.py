@@ -39,9 +39,7 @@ Reason = Annotated[
 ]
 IngestDates = Annotated[
     list[str] | None,
-    typer.Option(
-        "--ingest-date", metavar="DATE", help="Only this ingest date; may be repeated."
-    ),
+    typer.Option("--ingest-date", metavar="DATE", help="Only this ingest date; may be repeated."),
 ]
 TopicId = Annotated[
     str | None,
@@ -180,9 +178,7 @@ def discard(
     undo: Annotated[bool, typer.Option("--undo", help="Undo: the records are open again.")] = False,
     by: Annotated[
         str | None,
-        typer.Option(
-            "--by", metavar="NAME", help="Who decides.", show_default="the user"
-        ),
+        typer.Option("--by", metavar="NAME", help="Who decides.", show_default="the user"),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -21,7 +21,7 @@ def query(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the Iceberg tables with SQL; they are named namespace.table.
+    """Query the Iceberg tables (namespace.table) with SQL.
 
     [dim]Examples:[/]
       ingest query "show all tables"

@@ -1,4 +1,4 @@
-"""`ingest run`: land and load streams once, up to the end of their logs as they are now."""
+"""`ingest run`: land and load streams once, up to the present end of their logs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REASONS = 5
 
 @dataclass
 class Tally:
-    """What a run did for one stream."""
+    """The result of a run for one stream."""
 
     stream: str
     landed: int = 0
@@ -42,7 +42,7 @@ class Tally:
     error: PlatformError | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The tally as plain data, for JSON; the most frequent reason first."""
+        """Return the result as plain data, for JSON; the most frequent reason first."""
         plain = asdict(replace(self, error=None))
         reasons = dict(self.reasons.most_common())
         return plain | {"reasons": reasons, "error": error_dict(self.error)}

@@ -1,4 +1,4 @@
-"""`ingest status`: where each stream's log, lake and tables stand."""
+"""`ingest status`: the positions and lag of each stream."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def status(
 
 
 def _as_dict(of: Found) -> dict[str, Any]:
-    """Return a status, or what is known of a stream without one, with its error or null."""
+    """Return a status with its error or null; without a status only the stream."""
     known: dict[str, Any] = {"stream": of.item.name, "topic": of.item.topic, "partitions": []}
     told = known if of.found is None else of.found.as_dict()
     return {**told, "error": error_dict(of.error)}
 
 
 def _tell_deliveries(terminal: Terminal, stream: str) -> None:
-    """Where the targets are that the stream's table is delivered to."""
+    """Return the lag of the targets of a stream's deliveries."""
     from ingestion_platform.platform import Platform
     from ingestion_platform.settings import Settings
     from ingestion_platform.sinks.declare import stream_deliveries
@@ -85,7 +85,7 @@ def _tell_deliveries(terminal: Terminal, stream: str) -> None:
 
 
 def read(names: list[str] | None) -> list[Found]:
-    """The status of the named streams, or of all, or the error of each; several at once.
+    """Read the status or the error of each stream, several at once.
 
     Raises:
         UnknownStream: no stream of a name is declared.
@@ -103,7 +103,7 @@ def read(names: list[str] | None) -> list[Found]:
 
 
 def streams_table(found: Sequence[Found]) -> Table:
-    """One line per stream: records in the log, rows in the tables, what is not there yet."""
+    """Return a table with one line per stream."""
     numbers = ("in log", "bronze", "quarantine", "not in lake", "lag", "lost", "files")
     table = new_table("", ("stream", "topic", *numbers, "bronze table"), numbers=numbers)
     for of in found:
@@ -128,12 +128,12 @@ def streams_table(found: Sequence[Found]) -> Table:
 
 
 def not_landed(found: StreamStatus) -> int:
-    """Offsets of the log that the lake lacks, over all partitions."""
+    """Return how many offsets the lake lacks, over all partitions."""
     return sum(p.not_landed for p in found.partitions)
 
 
 def partitions_table(found: StreamStatus) -> Table:
-    """One line per log partition, with offsets."""
+    """Return a table with one line per log partition."""
     numbers = ("log start", "log end", "lake", "bronze", "quarantine", "lag", "lost")
     table = new_table("", ("partition", *numbers), numbers=numbers)
     for p in found.partitions:

@@ -1,4 +1,4 @@
-"""How the commands speak: tables for people, JSON for machines, progress and errors on stderr.
+"""Output of the commands: tables or JSON on stdout, progress and errors on stderr.
 
 Nothing a command says in an error goes out with the value of a secret setting in it.
 """
@@ -33,35 +33,35 @@ class Terminal:
     """Standard output and error of one command; the object of the typer context."""
 
     quiet: bool = False
-    """No progress and no remarks; results and errors only."""
+    """Print results and errors only."""
     debug: bool = False
-    """Unexpected errors with their traceback."""
+    """Print the traceback of unexpected errors."""
 
     @cached_property
     def out(self) -> Console:
-        """Where results go."""
+        """The console of results."""
         return _console(stderr=False)
 
     @cached_property
     def err(self) -> Console:
-        """Where everything else goes."""
+        """The console of everything else."""
         return _console(stderr=True)
 
     def json(self, value: Any) -> None:
-        """Print a result for machines; the only thing on standard output then."""
+        """Print a result as JSON, with nothing else on stdout."""
         sys.stdout.write(visible_json(value, indent=2, default=plain) + "\n")
 
     def table(self, table: Table) -> None:
-        """Print a result for people."""
+        """Print a table."""
         self.out.print(table)
 
     def say(self, text: str) -> None:
-        """Remark on what happens, on stderr; not when quiet. `text` may have rich's markup."""
+        """Print a remark with rich's markup to stderr, unless quiet."""
         if not self.quiet:
             self.err.print(text, highlight=False, soft_wrap=True)
 
     def error(self, error: PlatformError | str) -> None:
-        """Tell an error and its next action, without the values of secrets."""
+        """Print an error and its next action, with secrets masked."""
         message, action = (error, "") if isinstance(error, str) else (error.message, error.action)
         self.err.print(f"[bold red]error:[/] {_told(message)}", soft_wrap=True)
         if action:
@@ -69,7 +69,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, *, total: bool = True) -> Iterator[Progress]:
-        """A progress display, only where somebody may be looking."""
+        """Return a progress display, visible in a terminal only."""
         from rich import progress as p
 
         shown = [p.BarColumn(), p.MofNCompleteColumn()] if total else [p.MofNCompleteColumn()]
@@ -86,7 +86,7 @@ def _console(*, stderr: bool) -> Console:
     from rich.segment import Segment
 
     class SafeConsole(Console):
-        """Escapes controls in whatever is printed, also where `literal` was forgotten."""
+        """Escape control characters in all output, even without `literal`."""
 
         def render(self, *given: Any, **named: Any) -> Iterator[Segment]:
             for segment in super().render(*given, **named):
@@ -102,7 +102,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def new_table(title: str, columns: Iterable[str], *, numbers: Iterable[str] = ()) -> Table:
-    """An empty table; the columns of `numbers` are set to the right."""
+    """Return an empty table; the columns of `numbers` are right-aligned."""
     from rich import box
     from rich.table import Table
 
@@ -121,7 +121,7 @@ def new_table(title: str, columns: Iterable[str], *, numbers: Iterable[str] = ()
 
 
 def rows_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """A table of a query's result; long values are cut, which JSON never does."""
+    """Return a query's result as a table; long values are cut, unlike in JSON."""
     rows = list(rows)
     numbers = {n for i, n in enumerate(names) if rows and isinstance(rows[0][i], (int, float))}
     table = new_table("", names, numbers=numbers)
@@ -131,17 +131,17 @@ def rows_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
 
 
 def mark(status: str) -> str:
-    """A status (ok, warn, fail) in its colour."""
+    """Return a status (ok, warn, fail) in its colour."""
     return _MARKS[status]
 
 
 def count(number: int | None) -> str:
-    """A number of records, readable; a dash for None."""
+    """Return a number with thousands separators; a dash for None."""
     return "-" if number is None else f"{number:,}"
 
 
 def literal(value: str, *, lines: bool = False) -> str:
-    """Return text from outside for a message: markup and controls in it are shown, not obeyed.
+    """Return foreign text for a message, with markup and control characters escaped.
 
     `lines` keeps line feeds, for text that is set out in lines.
     """
@@ -151,13 +151,13 @@ def literal(value: str, *, lines: bool = False) -> str:
 
 
 def shortened(value: Any, length: int) -> str:
-    """A value as text of at most `length` characters."""
+    """Return a value as text of at most `length` characters."""
     shown = text(value)
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def plain(value: Any) -> Any:
-    """A value of a table as JSON has it; what JSON lacks becomes text."""
+    """Return a value for JSON; other types become text."""
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -166,7 +166,7 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """A value of a table as a cell shows it."""
+    """Return a value as the text of a cell."""
     if isinstance(value, (dict, list)):
         return json.dumps(value, default=plain, ensure_ascii=False)
     return value if isinstance(value, str) else str(plain(value))
@@ -178,7 +178,7 @@ def _told(message: str) -> str:
 
 
 def redacted(message: str) -> str:
-    """A message with the values of secret settings masked, should a library have put them in."""
+    """Return a message with the values of secret settings masked."""
     from ingestion_platform.errors import SettingError
     from ingestion_platform.logs import masked
     from ingestion_platform.settings import Settings

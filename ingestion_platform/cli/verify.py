@@ -1,4 +1,4 @@
-"""`ingest verify`: the reconciliation of lake, bronze and quarantine, told and counted."""
+"""`ingest verify`: compare lake, bronze and quarantine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that every record of the lake is in bronze or in quarantine, once and as it should be.
+    """Check that every record of the lake is in bronze or quarantine, once and unchanged.
 
     Compares by position and by value. Exits with 1, and shows the first
     differences, if it does not hold.

@@ -15,7 +15,7 @@ _DEEPEST = 100
 
 
 def shown(value: bytes | None, *, most: int | None = None) -> str:
-    """What a record's bytes are: JSON set out in lines, text as it is, other bytes as a dump.
+    """Return a record's bytes as text: JSON in lines, other text unchanged, else a hex dump.
 
     Of more than `most` bytes only the beginning is shown.
     """
@@ -33,7 +33,7 @@ def shown(value: bytes | None, *, most: int | None = None) -> str:
 
 
 def hexdump(value: bytes) -> Iterator[str]:
-    """Lines of sixteen bytes: where, in hexadecimal, and the characters that are ASCII."""
+    """Return a hex dump in lines of sixteen bytes."""
     for start in range(0, len(value), _LINE):
         line = value[start : start + _LINE]
         pairs = line.hex(" ")
@@ -42,7 +42,7 @@ def hexdump(value: bytes) -> Iterator[str]:
 
 
 def _decoded(value: bytes, *, whole: bool) -> str | None:
-    """The text that some bytes are; None when they are none. A cut may lie within a character."""
+    """Decode UTF-8, possibly cut within a character; return None if it is invalid."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
     except UnicodeDecodeError:
@@ -51,17 +51,17 @@ def _decoded(value: bytes, *, whole: bool) -> str | None:
 
 
 class _Members(list[tuple[str, Any]]):
-    """An object's members as they stand there, also those with the same key."""
+    """The members of a JSON object in order, repeated keys included."""
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A JSON number as written."""
 
     __slots__ = ()
 
 
 def _json(text: str) -> str | None:
-    """A JSON text set out in lines, with every key and number as it was sent; None for others."""
+    """Return JSON text indented, with its keys and numbers as sent; None if it is not JSON."""
     try:
         parsed = json.loads(
             text,
