@@ -1,5 +1,4 @@
-"""`ingest maintain`: small files made large, old snapshots and orphans removed, told and
-counted."""
+"""`ingest maintain`: compact files, expire snapshots, delete orphans."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Bytes and texts of strangers made fit for a terminal: nothing in them moves the cursor, changes
-colours or hides."""
+"""Render foreign bytes and texts for a terminal, without control sequences and invisible text."""
 
 from __future__ import annotations
 

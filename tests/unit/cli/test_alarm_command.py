@@ -73,7 +73,7 @@ def test_without_a_webhook_there_is_nothing_to_try(bare: Ingest) -> None:
     assert "ALARM_WEBHOOK_URL" in answer.err
 
 
-def test_doctor_tells_what_is_on_and_what_was_not_taken(bare: Ingest, receiver: Receiver) -> None:
+def test_doctor_reports_alarms_and_undelivered_messages(bare: Ingest, receiver: Receiver) -> None:
     """And sends nothing itself."""
     book = AlarmStore(Settings.load())
     assert [status for status, _ in doctors()] == ["ok"]

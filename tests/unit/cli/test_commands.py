@@ -245,12 +245,12 @@ def test_query_gives_rows(loaded: Ingest) -> None:
     assert len(loaded("query", every, "--limit", "2", "--json").json) == 2
 
 
-def test_values_that_look_like_markup_are_shown_as_they_are(ingest: Ingest) -> None:
+def test_markup_in_values_is_escaped(ingest: Ingest) -> None:
     """Square brackets in data are data."""
     assert "[red]x[/red]" in ingest("query", "select '[red]x[/red]' as v").out
 
 
-def test_a_broker_that_does_not_run_is_told_with_the_next_action(bare: Ingest) -> None:
+def test_missing_broker_is_reported_with_next_action(bare: Ingest) -> None:
     """Without a broker `status` exits with 1 and says how to start one."""
     answer = bare("status")
     assert answer.code == 1

@@ -88,7 +88,7 @@ def test_steps_are_told_and_done_by_the_next_load(
     assert [row["id"] for row in rows] == [1, 2, 2**40]
 
 
-def test_what_cannot_be_followed_is_told_with_the_way_out(
+def test_impossible_change_is_reported_with_next_action(
     bare: Ingest, contract: Path, tmp_path: Path
 ) -> None:
     """Exit code 1, for the plan and for a load, which writes nothing."""

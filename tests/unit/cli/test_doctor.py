@@ -92,7 +92,7 @@ def test_settings_tell_where_they_come_from(healthy: Ingest, tmp_path: Path) -> 
     assert any(m.startswith("LAKE_URL=") and m.endswith("(environment)") for m in told)
 
 
-def test_without_a_broker_it_fails_and_says_what_to_do(bare: Ingest) -> None:
+def test_doctor_fails_without_broker(bare: Ingest) -> None:
     """A broker that does not run fails its check; what hangs on it is not looked at."""
     answer = bare("doctor", "--json")
     assert answer.code == 1

@@ -36,9 +36,7 @@ def test_files_are_loaded_once(bare: Ingest, files: dict[str, str]) -> None:
     assert "2" in counted
 
 
-def test_a_file_that_fails_does_not_keep_the_others_from_being_loaded(
-    bare: Ingest, files: dict[str, str]
-) -> None:
+def test_failing_file_does_not_stop_the_others(bare: Ingest, files: dict[str, str]) -> None:
     """It is told with line and reason; exit code 1."""
     answer = bare("load", "recomart_users", *files.values(), "--json")
     assert answer.code == 1

@@ -39,7 +39,7 @@ def test_maintenance_makes_small_files_large(worn: Ingest) -> None:
     assert "nothing needed to be done" in worn("maintenance", "pgr_events").err
 
 
-def test_maintenance_takes_models_and_streams_that_have_no_tables_yet(ingest: Ingest) -> None:
+def test_maintenance_accepts_streams_without_tables(ingest: Ingest) -> None:
     """--all is for a platform of any age."""
     answer = ingest("maintenance", "--all", "--json")
     assert answer.code == 0

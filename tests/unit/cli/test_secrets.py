@@ -56,7 +56,7 @@ def test_nothing_tells_a_secret_when_servers_fail(
     assert "Traceback" not in answer.err
 
 
-def test_a_rejected_property_is_told_without_its_value(
+def test_rejected_property_is_reported_without_value(
     bare: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A secret put where a choice was expected is not repeated."""

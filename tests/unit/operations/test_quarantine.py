@@ -135,9 +135,7 @@ def test_a_repaired_contract_brings_records_back(platform: Platform, rejected: S
     assert (found.ok, found.stale, found.bronze) == (True, 0, 7)
 
 
-def test_an_unchanged_contract_changes_nothing_and_says_so(
-    platform: Platform, rejected: Stream
-) -> None:
+def test_replay_by_unchanged_contract_changes_nothing(platform: Platform, rejected: Stream) -> None:
     """Nothing is loaded, nor committed."""
     table = platform.catalog.load_table(rejected.quarantine_table)
     done = replay(platform, rejected)
@@ -145,9 +143,7 @@ def test_an_unchanged_contract_changes_nothing_and_says_so(
     assert table.refresh().metadata_location == table.metadata_location
 
 
-def test_a_replay_of_one_ingest_date_leaves_the_others(
-    platform: Platform, rejected: Stream
-) -> None:
+def test_replay_of_one_date_leaves_others(platform: Platform, rejected: Stream) -> None:
     """And a slice without rejected records is not validated again at all."""
     put(platform.store, segment_of(rejected.topic, 2, 3, partition=1, ingest_date=NEXT,
                                 previous=("A", 2)), [GOOD])  # fmt: skip

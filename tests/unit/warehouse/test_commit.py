@@ -143,7 +143,7 @@ class Meddling:
         return table
 
 
-def test_an_unrelated_commit_in_between_is_no_conflict(table: Table) -> None:
+def test_commit_to_other_rows_is_no_conflict(table: Table) -> None:
     """Another log partition, another engine's rows: both land."""
     catalog = table.catalog
     ours = change(table, 0, 3)
@@ -159,7 +159,7 @@ def test_an_unrelated_commit_in_between_is_no_conflict(table: Table) -> None:
     assert set(read_committed(table)) == {0, 1}
 
 
-def test_a_commit_in_between_that_was_rolled_back_is_no_conflict(table: Table) -> None:
+def test_rolled_back_commit_is_no_conflict(table: Table) -> None:
     """The snapshot is the one that ours was made on, though its number is taken."""
     catalog = table.catalog
     commit(catalog, NAME, [change(table, 0, 3)])
@@ -264,7 +264,7 @@ def test_a_catalog_that_is_down_is_transient(local_settings: Settings, table: Ta
     commit(catalog, NAME, [ours])
 
 
-def test_many_processes_may_open_a_new_catalog_at_once(local_settings: Settings) -> None:
+def test_processes_create_one_catalog_concurrently(local_settings: Settings) -> None:
     """All of them get the catalog's tables, the namespace and the table made."""
     with ThreadPoolExecutor(6) as pool:
         made = pool.map(

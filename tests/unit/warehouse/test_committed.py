@@ -38,7 +38,7 @@ def committed_of(history: list[Span]) -> CommittedRanges:
 
 
 @given(histories)
-def test_a_ledger_knows_the_last_contract_of_each_offset(history: list[Span]) -> None:
+def test_ranges_have_last_contract_of_each_offset(history: list[Span]) -> None:
     """Its spans, offset by offset, are what a plain dictionary would hold; none overlap."""
     committed = committed_of(history)
     found = [(s.topic_id, at) for s in committed.spans for at in range(s.start, s.end)]
@@ -48,7 +48,7 @@ def test_a_ledger_knows_the_last_contract_of_each_offset(history: list[Span]) ->
 
 
 @given(histories)
-def test_spans_are_in_the_order_of_the_log_and_as_few_as_can_be(history: list[Span]) -> None:
+def test_spans_are_ordered_and_merged(history: list[Span]) -> None:
     """Topic ids keep the order of their arrival, offsets ascend, equal neighbours are one."""
     committed = committed_of(history)
     order = list(dict.fromkeys(span.topic_id for span in history))

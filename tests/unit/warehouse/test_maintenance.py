@@ -146,7 +146,7 @@ def data_files(table: Table) -> list[str]:
     return [task.file.file_path for task in table.refresh().scan().plan_files()]
 
 
-def test_small_files_become_one_of_each_partition_value(catalog: Catalog, table: Table) -> None:
+def test_small_files_are_compacted_per_partition(catalog: Catalog, table: Table) -> None:
     """The rows are the same, in the order of the log, and null lists stay null."""
     for turn in range(8):
         for partition in (1, 0):
@@ -294,7 +294,7 @@ def deleted(table: Table) -> None:
 
 @pytest.mark.parametrize("change", [replaced, deleted])
 @pytest.mark.parametrize("amid", [False, True])
-def test_a_compaction_gives_up_what_another_writer_changed(
+def test_compaction_skips_files_changed_by_others(
     catalog: Catalog, table: Table, change: Any, amid: bool
 ) -> None:
     """The other's rows stand; files of another partition value are compacted all the same."""
@@ -401,7 +401,7 @@ def test_many_manifests_become_few(catalog: Catalog, table: Table) -> None:
     assert rewrite.merge_manifests(catalog, NAME) == 0
 
 
-def test_positions_outlive_the_snapshots_that_told_them(catalog: Catalog, table: Table) -> None:
+def test_positions_survive_expired_snapshots(catalog: Catalog, table: Table) -> None:
     """After a rollback, and any number of others' commits, expired or not."""
     load(table, 0, 0, 5)
     behind = table.refresh().current_snapshot()
@@ -420,7 +420,7 @@ def test_positions_outlive_the_snapshots_that_told_them(catalog: Catalog, table:
     assert read_committed(table)[0].position == Position(TOPIC_ID, 7)
 
 
-def test_a_rollback_to_before_any_position_outlives_expiry(catalog: Catalog, table: Table) -> None:
+def test_rollback_before_first_position_survives_expiry(catalog: Catalog, table: Table) -> None:
     """The property tells of rows that are gone; nobody may believe it."""
     insert(table, 1)
     insert(table, 1)
@@ -524,9 +524,7 @@ def test_orphans_go_when_both_gates_have_passed(catalog: Catalog, table: Table) 
     assert remove_orphans(catalog, NAME, wait=AT_ONCE).files == 0
 
 
-def test_a_file_is_removed_only_after_it_was_seen_unneeded_for_long(
-    catalog: Catalog, table: Table
-) -> None:
+def test_orphan_is_deleted_after_waiting_time(catalog: Catalog, table: Table) -> None:
     """However long ago it was written."""
     import os
     import time
@@ -550,7 +548,7 @@ def test_a_file_is_removed_only_after_it_was_seen_unneeded_for_long(
     assert not any(path.exists() for path in old)
 
 
-def test_nothing_is_removed_when_needed_files_are_not_seen(catalog: Catalog, table: Table) -> None:
+def test_nothing_is_deleted_with_incomplete_listing(catalog: Catalog, table: Table) -> None:
     """The folder may be the wrong one; every file in it would look like an orphan."""
     from pathlib import Path
     from urllib.parse import urlsplit
@@ -600,7 +598,7 @@ def a_task(number: int, partition: int, size: int, count: int, deletes: int) -> 
         max_size=40,
     )
 )
-def test_groups_are_of_one_partition_and_fit_the_memory(files: list[tuple[int, ...]]) -> None:
+def test_groups_have_one_partition_and_limited_rows(files: list[tuple[int, ...]]) -> None:
     """No file is in two of them, and a large one is in none unless deletes lie upon it."""
     tasks = [a_task(number, *file) for number, file in enumerate(files)]
     found = groups(tasks, SCHEMA, TARGET)
@@ -617,7 +615,7 @@ def test_groups_are_of_one_partition_and_fit_the_memory(files: list[tuple[int, .
             assert task.delete_files or task.file.file_size_in_bytes < TARGET
 
 
-def test_the_work_of_compaction_grows_with_the_logarithm() -> None:
+def test_compaction_work_grows_logarithmically() -> None:
     """A thousand arrivals of ten files each: no byte is rewritten more than a dozen times."""
     mega, files, work, arrived = 1024 * 1024, [], 0, 0
     for _ in range(1000):
@@ -665,7 +663,7 @@ _numbers: Iterator[int] = iter(range(10**9))
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(STEPS, min_size=5, max_size=25))
-def test_any_sequence_of_writes_and_maintenance_keeps_rows_and_positions(
+def test_writes_and_maintenance_keep_rows_and_positions(
     catalog: Catalog, steps: list[tuple[str, int, int]]
 ) -> None:
     """Content, committed offsets, and what a rollback brings back are those of a model without

@@ -11,7 +11,7 @@ from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.tables import ensure_namespace
 
 
-def test_models_that_are_first_built_side_by_side_share_a_namespace(tmp_path: Path) -> None:
+def test_concurrent_models_share_a_namespace(tmp_path: Path) -> None:
     """Threads that make the same namespace at once all find it made."""
     catalog = open_catalog(Settings.load({"PLATFORM_HOME": str(tmp_path)}))
     names = [f"layer_{number}" for number in range(20)]

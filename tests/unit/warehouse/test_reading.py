@@ -208,7 +208,7 @@ def test_deleted_positions_are_not_read(table: Table) -> None:
     assert connection.execute(count + day + " and number > 12").fetchone() == (6, 13, 18)
 
 
-def test_a_second_delete_of_the_same_file_adds_to_the_first(table: Table) -> None:
+def test_second_delete_adds_to_the_first(table: Table) -> None:
     """Several delete files for one data file are united."""
     delete_positions(table, file_of(table, JAN[0]), [0])
     delete_positions(table, file_of(table, JAN[0]), [5])

@@ -72,7 +72,7 @@ def parquet_files(folder: Path) -> set[Path]:
     return set(folder.rglob("*.parquet"))
 
 
-def test_the_first_call_creates_the_table_with_its_rows(catalog: Catalog) -> None:
+def test_first_replace_creates_the_table(catalog: Catalog) -> None:
     """Table, partitions, column docs and rows appear in one snapshot."""
     shape = Shape(["month(day)"], "Cases.", {"number": "Its number."})
     outcome = put(catalog, some(DAYS), shape=shape)
@@ -94,7 +94,7 @@ def test_a_table_without_rows_has_its_columns(catalog: Catalog) -> None:
     assert content(catalog) == []
 
 
-def test_replacing_is_one_snapshot_and_leaves_the_rest(catalog: Catalog) -> None:
+def test_replace_makes_one_snapshot(catalog: Catalog) -> None:
     """Only the files of the replaced day change."""
     put(catalog, some(DAYS))
     before = catalog.load_table(NAME)
@@ -145,7 +145,7 @@ def test_properties_of_others_stay(catalog: Catalog) -> None:
     assert catalog.load_table(NAME).properties["someone.position"] == "42"
 
 
-def test_a_failure_leaves_table_and_folder_as_they_were(catalog: Catalog, tmp_path: Path) -> None:
+def test_failed_replace_leaves_no_files(catalog: Catalog, tmp_path: Path) -> None:
     """An error half way through the rows commits nothing and removes what was written."""
     put(catalog, some(DAYS))
     base = catalog.load_table(NAME)
@@ -180,7 +180,7 @@ def test_a_failure_of_the_first_call_creates_nothing(catalog: Catalog) -> None:
         catalog.load_table(NAME)
 
 
-def test_another_writer_of_the_same_rows_is_a_conflict(catalog: Catalog, tmp_path: Path) -> None:
+def test_concurrent_write_of_same_rows_conflicts(catalog: Catalog, tmp_path: Path) -> None:
     """A commit to the replaced day in between makes ours fail, and it leaves no file."""
     put(catalog, some(DAYS))
     base = catalog.load_table(NAME)
@@ -202,7 +202,7 @@ def test_another_writer_of_other_rows_is_let_pass(catalog: Catalog) -> None:
     assert [days.count(day) for day in DAYS] == [7, 3, 1]
 
 
-def test_any_other_writer_is_a_conflict_for_a_full_replacement(catalog: Catalog) -> None:
+def test_any_concurrent_write_conflicts_with_full_replace(catalog: Catalog) -> None:
     """A full rebuild does not take rows with it that it has not seen."""
     put(catalog, some(DAYS))
     base = catalog.load_table(NAME)

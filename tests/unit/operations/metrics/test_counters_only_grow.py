@@ -143,7 +143,7 @@ def test_counters_tell_first_judgements(make_world: Callable[[], World], steps: 
         assert world.counted() == (world.good, world.rejected), world.log
 
 
-def test_counters_outlive_expired_snapshots_and_rollbacks(make_world: Callable[[], World]) -> None:
+def test_counters_survive_expiry_and_rollback(make_world: Callable[[], World]) -> None:
     """A rollback takes rows and positions back, and counters stay; what is loaded again is work
     that was done again."""
     world = make_world()
