@@ -58,7 +58,7 @@ followed as (
         lag(position_seconds) over (view_order) as previous_position
     from numbered
     where copy_number = 1
-    ingest_date view_order as (
+    window view_order as (
         partition by user_id, session_id, video_id
         order by
             event_time,
