@@ -9,7 +9,7 @@ import dagster as dg
 
 from ingestion_platform.orchestration import run_log
 from ingestion_platform.orchestration.alarms import alarm_sensor
-from ingestion_platform.orchestration.automation import automation_sensor
+from ingestion_platform.orchestration.automation import automation_sensors
 from ingestion_platform.orchestration.component import (
     first_date,
     model_definitions,
@@ -57,7 +57,7 @@ def _built() -> dg.Definitions:
             dbt_definitions(streams, first_date),
             maintenance_definitions(streams),
             dg.Definitions(
-                sensors=[automation_sensor(), alarm_sensor(streams)],
+                sensors=[*automation_sensors(), alarm_sensor(streams)],
                 resources={"platform": PlatformResource()},
                 # One process per run: a process per step costs nine seconds each.
                 executor=dg.in_process_executor,

@@ -22,7 +22,7 @@ from ingestion_platform.errors import CatalogUnavailable, PlatformError, StoreUn
 from ingestion_platform.orchestration import assets, checks
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.deliveries import EQUAL
-from ingestion_platform.orchestration.failing import ACTIONS, INTERRUPTED, kind_of
+from ingestion_platform.orchestration.failing import ACTIONS, BLOCKED, INTERRUPTED, kind_of
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import AlarmSettings
 from ingestion_platform.streams import Stream
@@ -46,7 +46,7 @@ _AT_ONCE = 16
 _SERVERS = {"lake": StoreUnavailable, "catalog": CatalogUnavailable}
 _LIVE = (checks.LAG, checks.FRESHNESS, checks.LOSSES)
 _SECTIONS = {
-    checks.CONTRACT: "too-much-in-quarantine",
+    checks.QUARANTINE_LIMIT: "too-much-in-quarantine",
     checks.RECONCILIATION: "rows-and-lake-disagree",
     checks.LAG: "records-wait",
     checks.FRESHNESS: "records-wait",
@@ -148,10 +148,11 @@ def failed_runs(look: Look) -> None:
     for record in records:
         run, ended = record.dagster_run, record.update_timestamp.timestamp()
         for subject in subjects(run):
-            if run.is_failure:
-                look.book.saw(_run_alarm(look, run, subject), since=ended)
-            else:
+            alarm = _run_alarm(look, run, subject) if run.is_failure else None
+            if alarm is None:
                 look.book.gone(_run_key(subject))
+            else:
+                look.book.saw(alarm, since=ended)
         look.memory.seen = max(look.memory.seen, ended)
 
 
@@ -171,9 +172,13 @@ def _run_key(subject: str) -> str:
     return f"run/{subject}"
 
 
-def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm:
+def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm | None:
+    """Return the alarm of a failed run; None if it did its work and a check failed, which has an
+    alarm of its own."""
     stream = subject.removeprefix("stream_")
     kind, detail = _reason(look.instance, run.run_id)
+    if kind == BLOCKED:
+        return None
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
     first, last = (run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
     return Alarm(

@@ -55,6 +55,21 @@ def bronze_key(stream: Stream) -> dg.AssetKey:
     return dg.AssetKey(stream.bronze_table.split("."))
 
 
+def job_name(stream: Stream) -> str:
+    """Return the name of the job whose runs land and load the stream."""
+    return f"ingest__{stream.name}"
+
+
+def ingest_job(stream: Stream) -> Any:
+    """Return the job that lands and loads the stream; its sensors request runs of it by name."""
+    return dg.define_asset_job(
+        job_name(stream),
+        [lake_key(stream), bronze_key(stream)],
+        description=f"Land {stream.name} in the lake and load it into bronze.",
+        tags={"domain": stream.domain},
+    )
+
+
 def pool(stream: Stream) -> str:
     """What the runs of a stream share, so that they take turns."""
     return f"stream_{stream.name}"
@@ -68,9 +83,10 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
     )
     return dg.AssetSpec(
         raw_key(stream),
-        description=f"{source}. {contract.description}",
+        description=f"{source}. {contract.description}\n\nIts sensor observes it; there is nothing "
+        f"to materialize. If it has records that bronze lacks: `ingest status {stream.name}`.",
         partitions_def=partitions.log_partitions(stream),
-        kinds={"kafka"} if stream.kafka else {"file"},
+        kinds={"topic", "kafka"} if stream.kafka else {"files"},
         metadata={
             "topic": stream.topic,
             "group": stream.group_id,
@@ -78,7 +94,7 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
         },
         group_name=stream.domain,
         owners=metadata.owners(contract.owner),
-        tags=_tags(stream),
+        tags=_tags(stream, "topic"),
     )
 
 
@@ -98,16 +114,17 @@ def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
             )
         ],
         description=f"Every record of topic {stream.topic} and of files as it was sent, in Parquet "
-        "files by ingest date and log partition.",
+        "files by ingest date and log partition.\n\nMaterialize slices to land what is missing of "
+        "them; complete slices stay as they are.",
         partitions_def=partitions.slices(stream, start),
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=LAKE_VERSION,
-        kinds={"parquet", "python"},
+        kinds={"lake", "parquet"},
         metadata={"dagster/column_schema": metadata.lake_schema()},
         pool=pool(stream),
         group_name=stream.domain,
         owners=metadata.owners(stream.contract.owner),
-        tags=_tags(stream),
+        tags=_tags(stream, "lake"),
     )
     def lake(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
@@ -179,9 +196,11 @@ def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
                 deps=[lake_key(stream)],
                 skippable=True,
                 description=f"{stream.contract.description}\n\nRecords that break the contract "
-                f"are in {stream.quarantine_table}, with the reasons.",
+                f"are in {stream.quarantine_table}, with the reasons: `ingest quarantine list "
+                f"{stream.name}`. Materialize slices to load what is missing of them, or to "
+                "validate them again after an edit of the contract.",
                 code_version=version,
-                kinds={"iceberg", "python"},
+                kinds={"bronze", "iceberg"},
                 metadata={
                     "dagster/table_name": stream.bronze_table,
                     "dagster/column_schema": schema,
@@ -190,7 +209,7 @@ def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
                 partitions_def=partitions.slices(stream, start),
                 group_name=stream.domain,
                 owners=metadata.owners(stream.contract.owner),
-                tags=_tags(stream),
+                tags=_tags(stream, "bronze"),
             )
         ],
         check_specs=checks.specs(stream, key),
@@ -216,8 +235,9 @@ def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     return bronze
 
 
-def _tags(stream: Stream) -> dict[str, str]:
-    return {"domain": stream.domain, **metadata.tags(stream.contract.tags)}
+def _tags(stream: Stream, layer: str) -> dict[str, str]:
+    tags = {"domain": stream.domain, metadata.LAYER: layer}
+    return tags | metadata.tags(stream.contract.tags)
 
 
 def _bound_to(of: Slice) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Automation: what is fresh in bronze goes on to silver and gold by itself, day by day."""
+"""Automation: build silver and gold, and deliver to sinks, as soon as a day's inputs change."""
 
 from __future__ import annotations
 
@@ -25,12 +25,30 @@ def when_inputs_changed(together: Iterable[dg.AssetKey]) -> dg.AutomationConditi
     return (fresh & ~busy).with_label("inputs_changed")
 
 
-def automation_sensor() -> dg.AutomationConditionSensorDefinition:
-    """Evaluates the conditions of all assets, as often as it can; Dagster's own one is stopped."""
+def automation_sensors() -> list[dg.AutomationConditionSensorDefinition]:
+    """Return the sensors that evaluate the conditions of models and of sinks.
+
+    Runs that they request have no job of their own, so the timeline shows them by these names when
+    it is grouped by automation.
+    """
+    models = dg.AssetSelection.kind("dbt")
+    return [
+        _sensor("build_models", models, "Builds the days of silver and gold whose bronze changed."),
+        _sensor(
+            "deliver_to_sinks",
+            dg.AssetSelection.all() - models,
+            "Delivers tables that changed to their sinks.",
+        ),
+    ]
+
+
+def _sensor(
+    name: str, target: dg.AssetSelection, description: str
+) -> dg.AutomationConditionSensorDefinition:
     return dg.AutomationConditionSensorDefinition(
-        "carry_on",
-        target=dg.AssetSelection.all(),
+        name,
+        target=target,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=1,
-        description="Carries fresh days of bronze on to silver and gold.",
+        description=description,
     )

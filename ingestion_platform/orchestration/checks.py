@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from ingestion_platform.operations.slice_counts import SliceCount
     from ingestion_platform.progress.status import StreamStatus
 
-CONTRACT, RECONCILIATION, LAG, FRESHNESS = "contract", "reconciliation", "lag", "freshness"
-LOSSES, INSERTED = "losses", "inserted"
+QUARANTINE_LIMIT, RECONCILIATION, LAG = "quarantine_limit", "reconciliation", "lag"
+FRESHNESS, LOSSES, INSERTED = "freshness", "losses", "inserted"
+BLOCKING = {QUARANTINE_LIMIT}
+"""A run fails if one of these does, and its assets downstream are skipped."""
 
 LAG_LIMIT = 250_000
 """Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
@@ -57,8 +59,11 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of a stream's bronze table; freshness only where the contract promises it."""
     share = f"{stream.contract.quarantine_share:.2%}"
     said = {
-        CONTRACT: f"At most {share} of a slice's records (or {FEW} of a small one's) break the "
-        "contract; more, and the day is not released to silver and gold.",
+        QUARANTINE_LIMIT: f"At most {share} of a slice's records (or {FEW} of a small one's) are "
+        "in quarantine and not discarded. If more are, their day is blocked: it is not published to "
+        "silver and gold, and the run fails; valid rows stay in bronze, and other days are "
+        f"published. Then: `ingest quarantine list {stream.name}`, correct the producer or the "
+        "contract or discard the records, and materialize the day's slices again.",
         RECONCILIATION: "Every record of the lake is in bronze or in quarantine, or is a gap.",
         LAG: f"No log partition has more than {LAG_LIMIT:,} records waiting, and none is left out.",
         LOSSES: f"Nothing was gone from the log before it was landed, in the last {ALARM.days} "
@@ -69,7 +74,10 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     if stream.contract.freshness_seconds is not None:
         promise = timedelta(seconds=stream.contract.freshness_seconds)
         said[FRESHNESS] = f"No record of the log waits longer than {promise} to be in bronze."
-    return [dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in said.items()]
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=text, blocking=name in BLOCKING)
+        for name, text in said.items()
+    ]
 
 
 def held_back(stream: Stream, counts: Mapping[Slice, SliceCount]) -> dict[date, str]:
@@ -109,7 +117,7 @@ def _open(count: SliceCount) -> int:
 def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.AssetCheckResult:
     """The result of one of the checks."""
     validator = {
-        CONTRACT: _contract,
+        QUARANTINE_LIMIT: _quarantine_limit,
         RECONCILIATION: _reconciliation,
         LAG: _lag,
         FRESHNESS: _freshness,
@@ -140,7 +148,7 @@ class _CheckResult:
         return [f"-> {self.action}"] if self.problems else []
 
 
-def _contract(stream: Stream, of: Findings) -> _CheckResult:
+def _quarantine_limit(stream: Stream, of: Findings) -> _CheckResult:
     allowed = stream.contract.quarantine_share
     shares = {key: _share(count) for key, count in of.counts.items()}
     bad = {key: shares[key] for key, count in sorted(of.counts.items()) if _too_many(stream, count)}

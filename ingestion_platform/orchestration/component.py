@@ -16,6 +16,7 @@ from ingestion_platform.errors import ContractError
 from ingestion_platform.orchestration import partitions
 from ingestion_platform.orchestration.assets import (
     bronze_asset,
+    ingest_job,
     lake_asset,
     lake_key,
     raw_asset,
@@ -194,6 +195,7 @@ def _definitions(stream: streams.Stream, start: date) -> dg.Definitions:
             bronze_asset(stream, start),
             *(delivery_asset(each, start) for each in stream_deliveries(stream)),
         ],
+        jobs=[ingest_job(stream)],
         sensors=[
             *([stream_sensor(stream, start)] if stream.kafka else []),
             *([file_sensor(stream, start)] if stream.files is not None else []),

@@ -33,6 +33,7 @@ from ingestion_platform.each import for_each
 from ingestion_platform.errors import ACTION, TRANSIENT_CODE, Transient
 from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
+from ingestion_platform.orchestration.column_lineage import column_lineage
 from ingestion_platform.orchestration.failing import failure
 from ingestion_platform.platform import Platform
 from ingestion_platform.project import DBT_PROJECT, IS_CHECKOUT
@@ -157,12 +158,15 @@ class Translator(DagsterDbtTranslator):
         """dagster-dbt's asset, and what it is in the platform."""
         spec = super().get_asset_spec(manifest, unique_id, project)
         domain = self.get_group_name(self.get_resource_props(manifest, unique_id))
+        layer = spec.key.path[0]
         models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
         together = [self.get_asset_key(m) for m in models if self.get_group_name(m) == domain]
         return spec.replace_attributes(
             automation_condition=when_inputs_changed(key for key in together if key != spec.key),
-            kinds={"dbt", "iceberg"},
-            tags={**spec.tags, "domain": domain},
+            description=f"{spec.description}\n\nMaterialize a day to replace what it touches. If a "
+            "test fails: correct the rows that it names, then materialize the day again.",
+            kinds={layer, "dbt", "iceberg"},
+            tags={**spec.tags, "domain": domain, metadata.LAYER: layer},
         )
 
 
@@ -178,18 +182,28 @@ def dbt_definitions(
     domains = dict.fromkeys(stream.domain for stream in streams.values())
     modelled = [d for d in domains if (project.project_dir / "models" / d).is_dir()]
     groups = [modelled] if together else [[domain] for domain in modelled]
+    models = [
+        _models(
+            project,
+            group,
+            [s for s in streams.values() if s.domain in group],
+            min(map(first_date, group)),
+        )
+        for group in groups
+        if group
+    ]
     return dg.Definitions(
-        assets=[
-            _models(
-                project,
-                group,
-                [s for s in streams.values() if s.domain in group],
-                min(map(first_date, group)),
-            )
-            for group in groups
-            if group
-        ],
+        assets=models,
+        jobs=[_job(each) for each in models],
         resources={"dbt": dbt_command(project)},
+    )
+
+
+def _job(models: dg.AssetsDefinition) -> Any:
+    return dg.define_asset_job(
+        models.op.name.replace("dbt_", "dbt__", 1),
+        dg.AssetSelection.assets(*models.keys),
+        description="Build silver and gold by dbt, with their tests.",
     )
 
 
@@ -198,14 +212,17 @@ def _models(
 ) -> dg.AssetsDefinition:
     name = "_".join(["dbt", *domains])
 
+    translator = Translator()
+    manifest = json.loads(project.manifest_path.read_text())
+
     @dbt_assets(
-        manifest=project.manifest_path,
+        manifest=manifest,
         project=project,
         select=" ".join(f"path:models/{domain}" for domain in domains),
         name=name,
         partitions_def=partitions.ingest_dates(start),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        dagster_dbt_translator=Translator(),
+        dagster_dbt_translator=translator,
         pool=name,
     )
     def models(
@@ -228,8 +245,12 @@ def _models(
         try:
             for event in dbt.cli(arguments, context=context, target_path=folder).stream():
                 if isinstance(event, dg.Output):
+                    node = manifest["nodes"][event.metadata["unique_id"].value]
+                    found = column_lineage(
+                        node, manifest, project, translator, platform.catalog, folder
+                    )
                     yield event.with_metadata(
-                        {**event.metadata, **_table(context, platform, event)}
+                        {**event.metadata, **found, **_table(context, platform, event)}
                     )
                 else:
                     yield event

@@ -42,24 +42,29 @@ def delivery_asset(delivery: Delivery, start: date) -> dg.AssetsDefinition:
     key, source = delivery_key(delivery), dg.AssetKey(delivery.table.split("."))
     stream = delivery.stream
     configured = _configured(delivery)
-    said = "" if configured else " Its settings are not there: nothing is delivered."
+    advice = (
+        f"If they differ: `ingest deliver {delivery.source} --again`."
+        if configured
+        else f"Nothing is delivered until the settings of {delivery.sink} are there "
+        "(docs/sinks.md)."
+    )
 
     @dg.asset(
         key=key,
         deps=[source],
         description=f"{delivery.label} in {delivery.sink}, equal to {delivery.table} by "
-        f"{', '.join(delivery.key) or 'place in the log'}.{said}",
+        f"{', '.join(delivery.key) or 'place in the log'}.\n\n{advice}",
         partitions_def=(
             partitions.slices(stream, start) if stream else partitions.ingest_dates(start)
         ),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=when_inputs_changed([]) if configured else None,
-        kinds={_KINDS.get(delivery.sink, delivery.sink), "python"},
+        kinds={"sink", _KINDS.get(delivery.sink, delivery.sink)},
         metadata={"source": delivery.table, "key": list(delivery.key), "target": delivery.label},
         pool=re.sub(r"\W+", "_", f"deliver_{delivery.name}"),
         group_name=delivery.domain,
         owners=metadata.owners(stream.contract.owner) if stream else [],
-        tags={"domain": delivery.domain},
+        tags={"domain": delivery.domain, metadata.LAYER: "sink"},
         check_specs=[
             dg.AssetCheckSpec(
                 EQUAL,

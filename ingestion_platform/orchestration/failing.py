@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 
 from ingestion_platform.errors import PlatformError, Transient
 
 KIND = "error"
 """The metadata of a failure that says which kind of error it is."""
-PERMANENT, TRANSIENT, UNEXPECTED, INTERRUPTED = (
+PERMANENT, TRANSIENT, UNEXPECTED, INTERRUPTED, BLOCKED = (
     "permanent",
     "transient",
     "unexpected",
     "interrupted",
+    "blocked",
 )
+"""BLOCKED: the step did its work, and a blocking check failed."""
 ACTIONS = {
     PERMANENT: "do what its error says: until then every run of it fails the same way; what was "
     "committed before stays as it was",
@@ -42,6 +45,8 @@ def kind_of(failed: Any) -> str:
     if error is None:
         return INTERRUPTED
     names = {error.cls_name, error.cause.cls_name if error.cause is not None else None}
+    if DagsterAssetCheckFailedError.__name__ in names:
+        return BLOCKED
     return TRANSIENT if names & _transient() else UNEXPECTED
 
 

@@ -29,7 +29,7 @@ def file_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{stream.name}_files",
-        target=[assets.lake_key(stream), assets.bronze_key(stream)],
+        job_name=assets.job_name(stream),
         minimum_interval_seconds=sensors.INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Observe the drop zone {stream.file_source.folder} and request "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ingestion_platform.warehouse.maintenance.table import TableMaintenance
 
 GROUP = "maintenance"
+JOB = "maintain"
 TAG, FREQUENT, THOROUGH = "maintenance", "frequent", "thorough"
 """The tag of a run, and its values: tables only; or also the lake, orphans and run history."""
 OFTEN, DAILY = "*/10 * * * *", "17 3 * * *"
@@ -64,8 +65,11 @@ def maintenance_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
         *(_models_asset(key, domain) for key, domain in of_domain.items()),
         _history_asset(),
     ]
-    schedules = [_often(of_stream, of_domain), _daily([*of_stream, *of_domain, _HISTORY])]
-    return dg.Definitions(assets=assets, schedules=schedules)
+    job = dg.define_asset_job(
+        JOB, [*of_stream, *of_domain, _HISTORY], description="Maintain tables and the lake."
+    )
+    schedules = [_often(of_stream, of_domain), _daily()]
+    return dg.Definitions(assets=assets, jobs=[job], schedules=schedules)
 
 
 def _stream_asset(key: dg.AssetKey, stream: Stream) -> dg.AssetsDefinition:
@@ -186,7 +190,7 @@ def _often(
     @dg.schedule(
         name="maintenance",
         cron_schedule=OFTEN,
-        target=dg.AssetSelection.assets(*of_stream, *of_domain),
+        job_name=JOB,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Looks which tables need maintenance, and asks for a run for these alone.",
     )
@@ -219,11 +223,11 @@ def _needs(platform: Platform, names: Iterable[str]) -> bool:
     return any(condition.worthwhile for condition in conditions(platform, names))
 
 
-def _daily(keys: Iterable[dg.AssetKey]) -> dg.ScheduleDefinition:
+def _daily() -> dg.ScheduleDefinition:
     @dg.schedule(
         name="maintenance_daily",
         cron_schedule=DAILY,
-        target=dg.AssetSelection.assets(*keys),
+        job_name=JOB,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Maintain tables, closed ingest dates of the lake, orphans, run history.",
     )

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Metadata = dict[str, Any]
 
+LAYER = "layer"
+"""The tag that says where an asset stands: topic, lake, bronze, silver, gold, sink."""
+
 PREVIEW_ROWS = 5
 TOP_REASONS = 10
 _FILES = 100

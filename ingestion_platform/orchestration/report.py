@@ -275,7 +275,7 @@ class Reporter:
             instance.report_runless_asset_event(event)
         findings = Findings(counts, reasons)
         # What was only added up proves nothing about the tables.
-        for name in (checks.CONTRACT, checks.RECONCILIATION) if new else (checks.CONTRACT,):
+        for name in (checks.QUARANTINE_LIMIT, *([checks.RECONCILIATION] if new else [])):
             instance.report_runless_asset_event(_evaluation(name, stream, findings))
 
     def _untold(self, book: _ReportState, instance: dg.DagsterInstance) -> set[Slice]:
@@ -474,4 +474,5 @@ def _evaluation(name: str, stream: Stream, findings: Findings) -> dg.AssetCheckE
         metadata=result.metadata,
         severity=result.severity,
         description=result.description,
+        blocking=name in checks.BLOCKING,
     )

@@ -74,7 +74,7 @@ def stream_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{stream.name}_log",
-        target=[assets.lake_key(stream), assets.bronze_key(stream)],
+        job_name=assets.job_name(stream),
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Observes topic {stream.topic}, and asks for a run of lake and bronze for "

@@ -136,17 +136,17 @@ def test_a_failed_check_is_told_until_it_passes(post: Post) -> None:
         post.look()
     (request,) = post.receiver.requests
     body = request.body
-    assert (body["key"], body["severity"]) == (post.check("contract"), "error")
+    assert (body["key"], body["severity"]) == (post.check("quarantine_limit"), "error")
     assert (body["stream"], body["asset"]) == (lab.stream.name, lab.bronze.to_user_string())
     assert body["runbook"].endswith("#too-much-in-quarantine")
     assert "held back" in body["what"]
     post.receiver.requests.clear()
     passed = dg.AssetCheckEvaluation(
-        asset_key=lab.bronze, check_name="contract", passed=True, metadata={}
+        asset_key=lab.bronze, check_name="quarantine_limit", passed=True, metadata={}
     )
     lab.instance.report_runless_asset_event(passed)
     post.look()
-    assert post.told() == [("resolved", post.check("contract"))]
+    assert post.told() == [("resolved", post.check("quarantine_limit"))]
 
 
 def test_a_stream_that_nobody_runs_is_validated_all_the_same(post: Post) -> None:

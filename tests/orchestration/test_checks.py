@@ -20,7 +20,7 @@ from ingestion_platform.progress.status import PartitionStatus, StreamStatus
 from ingestion_platform.streams import Stream, declared_streams
 from tests.support.dagster_lab import TODAY, Lab, days_ago
 
-ALL = {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
+ALL = {"quarantine_limit", "reconciliation", "lag", "losses", "freshness", "inserted"}
 
 
 @pytest.fixture
@@ -48,9 +48,11 @@ def _partition(number: int, lag: int) -> PartitionStatus:
 def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:
     """5 % of a slice may be in quarantine; one record more is too much, in any one slice."""
     good = {(TODAY, 0): _count(100, 95, 5), (TODAY, 1): _count(10_000, 10_000, 0)}
-    assert _validate("contract", stream, Findings(good)).passed
+    assert _validate("quarantine_limit", stream, Findings(good)).passed
     bad = good | {(TODAY, 0): _count(100, 94, 6)}
-    result = _validate("contract", stream, Findings(bad, {(TODAY, 0): Counter({"no date": 6})}))
+    result = _validate(
+        "quarantine_limit", stream, Findings(bad, {(TODAY, 0): Counter({"no date": 6})})
+    )
     assert not result.passed
     assert f"{TODAY}|0: 6.00%" in (result.description or "")
     assert "no date" in result.metadata["reasons"].value
@@ -61,7 +63,7 @@ def test_contract_fails_above_the_allowed_share_only(stream: Stream) -> None:
 def test_a_few_records_hold_no_day_back(stream: Stream) -> None:
     """As a day begins, its slices are small: one bad record of two is no bad day, five are."""
     small = {(TODAY, 0): _count(2, 1, 1), (TODAY, 1): _count(9, 5, 4)}
-    assert _validate("contract", stream, Findings(small)).passed
+    assert _validate("quarantine_limit", stream, Findings(small)).passed
     assert checks.held_back(stream, small) == {}
     assert set(checks.held_back(stream, {(TODAY, 0): _count(9, 4, 5)})) == {TODAY}
 

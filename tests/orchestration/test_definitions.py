@@ -83,10 +83,15 @@ def test_a_day_of_silver_needs_all_log_partitions_of_bronze(
     assert set(needed.get_partition_keys()) == {f"{TODAY}|{p}" for p in (0, 1, 2, 3, "files")}
 
 
-def test_assets_say_what_they_are_and_whose(repository: dg.RepositoryDefinition) -> None:
-    """Groups by domain, kinds, owners from the contract, a description each."""
+def test_nodes_show_layer_owner_and_next_action(repository: dg.RepositoryDefinition) -> None:
+    """Groups by domain; kinds, which the lineage shows on a node, begin with the layer."""
     kinds = {RAW: "kafka", LAKE: "parquet", BRONZE: "iceberg", SILVER: "dbt", FUNNEL: "iceberg"}
+    layers = {RAW: "topic", LAKE: "lake", BRONZE: "bronze", SILVER: "silver"}
     for key in SEGMENT_LOG:
+        layer = layers.get(key, "gold")
+        assert layer in _node(repository, key).kinds
+        assert _node(repository, key).tags["layer"] == layer
+        assert "\n\n" in _node(repository, key).description
         node = _node(repository, key)
         assert node.group_name == "pgr"
         assert list(node.owners) == ["team:civic-data"]
@@ -112,7 +117,7 @@ def test_bronze_has_its_checks_and_models_have_dbts_tests(
 ) -> None:
     """Contract, reconciliation, lag, freshness, inserted; and every dbt test of a model."""
     names = {key.name for key in _node(repository, BRONZE).check_keys}
-    assert names == {"contract", "reconciliation", "lag", "losses", "freshness", "inserted"}
+    assert names == {"quarantine_limit", "reconciliation", "lag", "losses", "freshness", "inserted"}
     for key in (SILVER, LIFECYCLE, FUNNEL):
         assert any("not_null" in check.name for check in _node(repository, key).check_keys)
     # Tests of several models belong to the one that their meta names.
@@ -126,11 +131,32 @@ def test_sensors_run_without_being_switched_on(repository: dg.RepositoryDefiniti
     streams = declared_streams().values()
     sources = {f"{stream.name}_files" for stream in streams if stream.files is not None}
     assert {"pgr_events_files", "recomart_products_files"} <= sources
-    quick = {"carry_on", *sources, *(f"{stream.name}_log" for stream in streams)}
+    quick = {
+        "build_models",
+        "deliver_to_sinks",
+        *sources,
+        *(f"{stream.name}_log" for stream in streams),
+    }
     assert found.keys() == {"alarms", *quick}
     for name, sensor in found.items():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
         assert sensor.minimum_interval_seconds <= (2 if name in quick else 60)
+
+
+def test_runs_of_sensors_and_schedules_have_named_jobs(
+    repository: dg.RepositoryDefinition,
+) -> None:
+    """Only what automation conditions request has no job of its own."""
+    streams = declared_streams()
+    jobs = {name for name in repository.job_names if not name.startswith("__")}
+    ingest = {f"ingest__{stream}" for stream in streams}
+    models = {f"dbt__{stream.domain}" for stream in streams.values()}
+    assert jobs == {*ingest, *models, "maintain"}
+    assert repository.get_sensor_def("pgr_events_log").job_name == "ingest__pgr_events"
+    assert repository.get_sensor_def("pgr_events_files").job_name == "ingest__pgr_events"
+    assert {schedule.job_name for schedule in repository.schedule_defs} == {"maintain"}
+    assert repository.get_job("ingest__pgr_events").partitions_def is not None
+    assert repository.get_job("dbt__pgr").partitions_def is not None
 
 
 def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:

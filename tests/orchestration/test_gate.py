@@ -36,8 +36,10 @@ def test_a_bad_day_is_held_back_and_a_good_one_released(lab: Lab) -> None:
     held = told.of(lab.bronze, dg.AssetObservation)
     assert {ingest_date for ingest_date, _ in held} == {days_ago(1)}
     assert all("in quarantine" in event["held_back"] for event in held.values())
-    assert not told.checks["contract"].passed
-    assert days_ago(1).isoformat() in (told.checks["contract"].description or "")
+    assert not told.checks["quarantine_limit"].passed
+    assert told.checks["quarantine_limit"].blocking
+    assert not told.success
+    assert days_ago(1).isoformat() in (told.checks["quarantine_limit"].description or "")
     assert told.checks["reconciliation"].passed
 
 
@@ -64,11 +66,12 @@ def test_a_repaired_contract_releases_the_day(lab: Lab) -> None:
     lab.produce(200, days_ago(1))
     broken = lab.under(_reject_web)
     told = broken.materialize((days_ago(1), 0), (days_ago(1), 3))
-    assert not told.checks["contract"].passed
-    assert "channel" in str(told.checks["contract"].metadata["reasons"].value)
+    assert not told.checks["quarantine_limit"].passed
+    assert "channel" in str(told.checks["quarantine_limit"].metadata["reasons"].value)
     assert lab.released() == set()
     told = lab.materialize((days_ago(1), 0), (days_ago(1), 3), only=[lab.bronze])
-    assert told.checks["contract"].passed
+    assert told.checks["quarantine_limit"].passed
+    assert told.success
     assert lab.released() == {days_ago(1)}
     assert lab.rows() == 200
 
@@ -92,5 +95,5 @@ def test_the_contract_says_how_much_is_too_much(lab: Lab) -> None:
     assert lab.released() == set()
     lenient = lab.under(_allow(0.9))
     told = lenient.materialize((TODAY, 0), (TODAY, 3), only=[lab.bronze])
-    assert told.checks["contract"].passed
+    assert told.checks["quarantine_limit"].passed
     assert lab.released() == {TODAY}

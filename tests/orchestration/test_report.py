@@ -100,8 +100,8 @@ def test_checks_are_evaluated(lab: Lab) -> None:
     """The contract's each time, the reconciliation where the day was counted."""
     lab.produce(100, TODAY)
     with working(lab):
-        until(lambda: evaluations(lab, "contract"), "contract evaluated")
-    assert evaluations(lab, "contract")[0].passed
+        until(lambda: evaluations(lab, "quarantine_limit"), "contract evaluated")
+    assert evaluations(lab, "quarantine_limit")[0].passed
     assert evaluations(lab, "reconciliation")[0].passed
     assert lab.released() == {TODAY}
 
@@ -117,7 +117,7 @@ def test_a_bad_day_is_not_released(lab: Lab) -> None:
     held = events(lab, lab.bronze, dg.AssetObservation)
     assert {ingest_date for ingest_date, _ in held} == {days_ago(1)}
     assert all("in quarantine" in told["held_back"] for told in held.values())
-    assert not all(evaluation.passed for evaluation in evaluations(lab, "contract"))
+    assert not all(evaluation.passed for evaluation in evaluations(lab, "quarantine_limit"))
 
 
 def test_a_day_that_gets_better_is_released_as_a_whole(lab: Lab) -> None:

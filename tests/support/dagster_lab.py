@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from ingestion_platform.orchestration import assets
+from ingestion_platform.orchestration import assets, failing
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.partitions import Slice, parse_slice, slice_key
 from ingestion_platform.platform import Platform
@@ -37,6 +37,7 @@ class Told:
 
     events: list[Event]
     checks: dict[str, dg.AssetCheckEvaluation]
+    success: bool = True
 
     def of(self, key: dg.AssetKey, kind: type[Event] = dg.AssetMaterialization) -> dict[Slice, Any]:
         """The metadata values of an asset's events, by slice; later events win."""
@@ -109,7 +110,10 @@ class Lab:
         selection = dg.AssetSelection.checks_for_assets(self.bronze)
         job = dg.define_asset_job("checks", selection)
         merged = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
-        result = merged.resolve_job_def("checks").execute_in_process(instance=self.instance)
+        result = merged.resolve_job_def("checks").execute_in_process(
+            instance=self.instance, raise_on_error=False
+        )
+        _raise_failure(result)
         return _told(result)
 
     def definitions(self) -> dg.Definitions:
@@ -126,7 +130,9 @@ class Lab:
     def run(self, **how: Any) -> Told:
         """Execute a run of some assets in this process."""
         job = self.definitions().resolve_implicit_global_asset_job_def()
-        return _told(job.execute_in_process(instance=self.instance, **how))
+        done = job.execute_in_process(instance=self.instance, raise_on_error=False, **how)
+        _raise_failure(done)
+        return _told(done)
 
     def released(self) -> set[date]:
         """The ingest dates of which bronze has materialized slices: silver and gold may take
@@ -152,6 +158,16 @@ def replace_timestamp(record: Any, stamp: int) -> Any:
     return record._replace(timestamp_ms=stamp)
 
 
+def _raise_failure(result: dg.ExecuteInProcessResult) -> None:
+    """Raise the error of a step, unless all that failed is a blocking check."""
+    for event in result.all_events:
+        data: Any = event.event_specific_data
+        if event.is_step_failure and failing.kind_of(data) != failing.BLOCKED:
+            if data.user_failure_data is not None:
+                raise dg.Failure(data.user_failure_data.description)
+            raise RuntimeError(data.error.to_string())
+
+
 def _told(result: dg.ExecuteInProcessResult) -> Told:
     events: list[Event] = []
     checks = {}
@@ -163,4 +179,4 @@ def _told(result: dg.ExecuteInProcessResult) -> Told:
             events.append(data.asset_observation)
         elif event.event_type_value == "ASSET_CHECK_EVALUATION":
             checks[data.check_name] = data
-    return Told(events, checks)
+    return Told(events, checks, result.success)
