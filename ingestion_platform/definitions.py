@@ -17,7 +17,7 @@ from ingestion_platform.orchestration.component import (
 )
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.maintenance import maintenance_definitions
-from ingestion_platform.orchestration.resources import PlatformResource
+from ingestion_platform.orchestration.resources import platform_resources
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import models_of
 from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams, folders
@@ -58,7 +58,7 @@ def _built() -> dg.Definitions:
             maintenance_definitions(streams),
             dg.Definitions(
                 sensors=[*automation_sensors(), alarm_sensor(streams)],
-                resources={"platform": PlatformResource()},
+                resources=platform_resources(),
                 # One process per run: a process per step costs nine seconds each.
                 executor=dg.in_process_executor,
             ),

@@ -60,8 +60,8 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     share = f"{stream.contract.quarantine_share:.2%}"
     said = {
         QUARANTINE_LIMIT: f"At most {share} of a slice's records (or {FEW} of a small one's) are "
-        "in quarantine and not discarded. If more are, their day is blocked: it is not published to "
-        "silver and gold, and the run fails; valid rows stay in bronze, and other days are "
+        "in quarantine and not discarded. If more are, their day is blocked: it is not published "
+        "to silver and gold, and the run fails; valid rows stay in bronze, other days are "
         f"published. Then: `ingest quarantine list {stream.name}`, correct the producer or the "
         "contract or discard the records, and materialize the day's slices again.",
         RECONCILIATION: "Every record of the lake is in bronze or in quarantine, or is a gap.",

@@ -35,6 +35,7 @@ from ingestion_platform.orchestration import metadata, partitions
 from ingestion_platform.orchestration.automation import when_inputs_changed
 from ingestion_platform.orchestration.column_lineage import column_lineage
 from ingestion_platform.orchestration.failing import failure
+from ingestion_platform.orchestration.resources import TablesResource
 from ingestion_platform.platform import Platform
 from ingestion_platform.project import DBT_PROJECT, IS_CHECKOUT
 from ingestion_platform.settings import Settings, export
@@ -229,6 +230,7 @@ def _models(
         context: dg.AssetExecutionContext,
         dbt: Dbt,
         platform: dg.ResourceParam[Platform],
+        duckdb: TablesResource,
     ) -> Iterator[Any]:
         # Models read the table of a stream that has sent nothing yet, too.
         for of in for_each(lambda stream: _ensure_table(platform, stream), streams):
@@ -249,9 +251,8 @@ def _models(
                     found = column_lineage(
                         node, manifest, project, translator, platform.catalog, folder
                     )
-                    yield event.with_metadata(
-                        {**event.metadata, **found, **_table(context, platform, event)}
-                    )
+                    found |= _table(context, platform, duckdb, event)
+                    yield event.with_metadata({**event.metadata, **found})
                 else:
                     yield event
         except DagsterDbtCliRuntimeError as error:
@@ -299,7 +300,13 @@ def ingest_date_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 
 def _table(
-    context: dg.AssetExecutionContext, platform: Platform, event: dg.Output[Any]
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    duckdb: TablesResource,
+    event: dg.Output[Any],
 ) -> metadata.Metadata:
+    """Return what the event tells of the model's table, with its first rows."""
     key = context.asset_key_for_output(event.output_name)
-    return metadata.iceberg_event(platform.catalog.load_table(tuple(key.path)))
+    table = metadata.iceberg_event(platform.catalog.load_table(tuple(key.path)))
+    rows = duckdb.query(f"FROM {'.'.join(key.path)} LIMIT {metadata.PREVIEW_ROWS}")
+    return table | {"preview": metadata.preview(rows)}

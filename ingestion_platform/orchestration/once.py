@@ -22,7 +22,7 @@ from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.orchestration.dbt import dbt_definitions
 from ingestion_platform.orchestration.instance import prepare_dagster_home
 from ingestion_platform.orchestration.partitions import all_partitions, slice_key
-from ingestion_platform.orchestration.resources import PlatformResource
+from ingestion_platform.orchestration.resources import platform_resources
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, Stream, declared_streams
@@ -46,7 +46,7 @@ def materialize(
         *(stream_definitions(stream, first) for stream in streams.values()),
         # One start of dbt instead of one for each domain.
         dbt_definitions(streams, lambda _: first, together=True),
-        dg.Definitions(resources={"platform": PlatformResource()}, executor=dg.in_process_executor),
+        dg.Definitions(resources=platform_resources(), executor=dg.in_process_executor),
     ).get_repository_def()
     graph = repository.asset_graph
     models = dg.AssetSelection.kind("dbt").resolve(graph)

@@ -117,13 +117,22 @@ def connect(settings: Settings, sql: str | None = None) -> DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(config={"temp_directory": spill_folder()})
+    open_tables(connection, settings, sql)
+    return connection
+
+
+def open_tables(connection: DuckDBPyConnection, settings: Settings, sql: str | None = None) -> None:
+    """Make the catalog's tables readable in a connection, or only those that `sql` names.
+
+    Raises:
+        CatalogUnavailable: the catalog does not answer.
+    """
     connection.execute("SET TimeZone='UTC'")
     views = Views(connection, open_catalog(settings))
     if sql is None or _LISTING.search(sql):
         views.open_all()
     else:
         views.open_named_in(sql)
-    return connection
 
 
 def query(settings: Settings, sql: str) -> pa.Table:

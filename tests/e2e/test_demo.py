@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from ingestion_platform.cli.dev import LOCATION
@@ -132,6 +133,42 @@ def test_demo_takes_every_stream_to_gold_and_can_be_repeated(home: Path) -> None
     assert all(each["ok"] for each in found)
     assert sum(each["expected"] for each in found) == 2 * (800 + 15 * 80)
     assert [f for f in result(home, "doctor") if f["status"] == "fail"] == []
+    check_column_lineage(home)
+
+
+ORIGINS = {
+    "gold/gold_learning_active_students_daily sessions": "bronze/learning_auth_events session_id",
+    "gold/gold_pgr_case_lifecycle tenant_id": "bronze/service_events_raw tenant_id",
+    "gold/gold_recomart_user_features spent": "bronze/recomart_products price",
+    "gold/gold_telemetry_readings_hourly highest": "bronze/telemetry_sensor_readings value",
+    "gold/gold_tmdb_catalogue genre": "bronze/tmdb_movie genres",
+}
+"""A column of gold of each domain, and a field of a contract that it is computed from."""
+
+
+def origins(instance: dg.DagsterInstance, column: str) -> set[str]:
+    """The columns that a column is computed from, directly or not, as the events tell it."""
+    asset, _, name = column.partition(" ")
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset.split("/")))
+    assert event is not None
+    assert event.asset_materialization is not None
+    lineage: Any = event.asset_materialization.metadata["dagster/column_lineage"].value
+    found = set()
+    for each in lineage.deps_by_column.get(name, []):
+        parent = f"{each.asset_key.to_user_string()} {each.column_name}"
+        found |= {parent}
+        if not parent.startswith("lake/"):
+            found |= origins(instance, parent)
+    return found
+
+
+def check_column_lineage(home: Path) -> None:
+    """Assert that columns of gold are traced to fields of contracts, and these to the lake."""
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        for column, field in ORIGINS.items():
+            found = origins(instance, column)
+            assert field in found, column
+            assert any(each.startswith("lake/") and each.endswith(" value") for each in found)
 
 
 def model_rows(home: Path) -> dict[str, int]:
