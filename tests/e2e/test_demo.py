@@ -267,6 +267,7 @@ def test_dev_names_the_server_on_its_port(home: Path) -> None:
     "command",
     [
         ["dg", "check", "defs"],
+        ["dg", "list", "defs"],
         ["dagster", "asset", "list", "-m", LOCATION],
         [*("dg", "launch", "--assets", 'key:"bronze/service_events_raw"'), "--partition", SLICE],
     ],

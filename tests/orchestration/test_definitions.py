@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -157,6 +158,17 @@ def test_runs_of_sensors_and_schedules_have_named_jobs(
     assert {schedule.job_name for schedule in repository.schedule_defs} == {"maintain"}
     assert repository.get_job("ingest__pgr_events").partitions_def is not None
     assert repository.get_job("dbt__pgr").partitions_def is not None
+
+
+def test_docs_name_sensors_schedules_and_jobs(repository: dg.RepositoryDefinition) -> None:
+    """The table of docs/dagster.md has each, with `<stream>` for the name of one."""
+    page = (ROOT / "docs" / "dagster.md").read_text()
+    names = {each.name for each in (*repository.sensor_defs, *repository.schedule_defs)}
+    names |= {name for name in repository.job_names if name != "__ASSET_JOB"}
+    for name in names:
+        general = re.sub(r"^.*(_log|_files)$", r"<stream>\1", name)
+        general = re.sub(r"^(ingest|dbt)__.*$", r"\1__<", general)
+        assert f"`{general}" in page, name
 
 
 def test_streams_take_turns_and_steps_share_a_process(repository: dg.RepositoryDefinition) -> None:
