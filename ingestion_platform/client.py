@@ -1,7 +1,5 @@
 """The Python client: send records, load files, run and verify streams, read tables.
 
-A thin face of the core.
-
 from ingestion_platform import Client
 
 client = Client()
@@ -20,7 +18,7 @@ from ingestion_platform.errors import Permanent
 from ingestion_platform.pipeline import load_files, run_stream
 from ingestion_platform.platform import Platform
 from ingestion_platform.settings import Settings
-from ingestion_platform.streams import Stream, declared_streams, select, with_topic
+from ingestion_platform.streams import Stream, declared_streams, require_topic, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,20 +33,20 @@ if TYPE_CHECKING:
 
 
 class DeliveryFailed(Permanent):
-    """Some records were not acknowledged; `report` tells which, and why."""
+    """Some records were not acknowledged; `report` has them, with reasons."""
 
     def __init__(self, topic: str, report: Report) -> None:
         first = report.failed[0].reason if report.failed else "nothing was acknowledged in time"
         super().__init__(
             f"topic {topic}: {report.sent - report.delivered} of {report.sent} records were not "
             f"acknowledged: {first}",
-            action="see whether the brokers are up, and send those of `report.failed` again",
+            action="check that the brokers are up, then send the records of `report.failed` again",
         )
         self.report = report
 
 
 class Client:
-    """The platform that settings name; without any, those of the environment and `.env`."""
+    """The platform of some settings; by default those of the environment and `.env`."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
@@ -66,15 +64,14 @@ class Client:
         *,
         key: str | None = None,
     ) -> Report:
-        """Send records to a stream's topic; returns when all replicas have acknowledged them.
+        """Send records to a stream's topic; return when all replicas have acknowledged them.
 
-        A record is a dict (dates, times, decimals and UUIDs are written as JSON has them), or the
-        bytes of a JSON object, sent as they are; a default of the contract is filled in first.
-        `key` names the field whose value becomes the Kafka key; without it, it is the stream's
-        own (`Stream.key_field`).
+        A record is a dict (dates, times, decimals and UUIDs are encoded for JSON)
+        or the bytes of a JSON object. The contract's defaults are filled in first. `key` is the
+        field whose value becomes the Kafka key, by default `Stream.key_field`.
 
         Raises:
-            UnknownStream: no stream of that name.
+            UnknownStream: no stream has that name.
             DeliveryFailed: some were not acknowledged.
             SourceUnavailable: there is no broker.
             NoTopic: the stream takes files only.
@@ -84,7 +81,7 @@ class Client:
         from ingestion_platform.produce.keys import key_of
         from ingestion_platform.produce.producer import produce
 
-        chosen = with_topic(self._stream(stream))
+        chosen = require_topic(self._stream(stream))
         ensure_topic(self.settings, chosen.topic, chosen.partitions)
         given = [records] if isinstance(records, Mapping | bytes) else records
         made = _encoded(given, completer(chosen.contract), key_of(chosen, key))
@@ -94,31 +91,31 @@ class Client:
         return report
 
     def load(self, stream: str, *files: str | Path) -> None:
-        """Land and load files (CSV, Parquet, JSONL, JSON array; gzip, zstd); each content once.
+        """Land and load files (CSV, Parquet, JSONL, JSON array; gzip, zstd), each content once.
 
         Raises:
-            UnknownStream: no stream of that name.
-            UnreadableFile: one cannot be parsed; nothing of it is landed, those ahead of it are.
+            UnknownStream: no stream has that name.
+            UnreadableFile: a file cannot be parsed; only the files before it are landed.
             Transient, Permanent: as `pipeline.load_files`.
         """
         load_files(self._platform, self._stream(stream), [Path(file) for file in files])
 
     def run(self, *streams: str) -> None:
-        """Land and load streams (all without a name) up to the end of their logs as they are now.
+        """Land and load streams (by default all) up to the present end of their logs.
 
         Raises:
-            UnknownStream: no stream of that name.
+            UnknownStream: no stream has that name.
             Transient, Permanent: as `pipeline.run_stream`.
         """
         for stream in self._streams(streams):
             run_stream(self._platform, stream)
 
     def status(self, stream: str) -> StreamStatus:
-        """Where a stream stands: log, lake and tables.
+        """Return the positions of a stream in log, lake and tables.
 
         Raises:
-            UnknownStream: no stream of that name.
-            Transient: one of them does not answer.
+            UnknownStream: no stream has that name.
+            Transient: broker, store or catalog does not answer.
         """
         from ingestion_platform.progress.status import stream_status
 
@@ -128,7 +125,7 @@ class Client:
         """Compare a stream's lake with its tables, by position and by value.
 
         Raises:
-            UnknownStream: no stream of that name.
+            UnknownStream: no stream has that name.
             Transient, Permanent: as `verify.verify_stream`.
         """
         from ingestion_platform.operations.verify import verify_stream
@@ -138,12 +135,12 @@ class Client:
     def quarantine(
         self, stream: str, *, reason: str | None = None, limit: int | None = None
     ) -> list[Rejected]:
-        """A stream's rejected records with their bytes and reasons, in the order of the log.
+        """Return a stream's rejected records with bytes and reasons, in the order of the log.
 
-        `reason` is part of one of a record's reasons, in any case of letters.
+        `reason` is a part of one of a record's reasons, in any case.
 
         Raises:
-            UnknownStream: no stream of that name.
+            UnknownStream: no stream has that name.
             Transient: catalog or store does not answer.
         """
         from ingestion_platform.operations.quarantine import Choice, find
@@ -151,10 +148,10 @@ class Client:
         return find(self._platform, self._stream(stream), Choice(reason=reason), limit=limit)
 
     def read(self, table: str) -> pa.Table:
-        """A whole table (namespace.name), or a stream's bronze table by the stream's name.
+        """Return a whole table (namespace.name), or a stream's bronze table by the stream's name.
 
         Raises:
-            QueryError: there is no such table.
+            QueryError: the table does not exist.
         """
         streams = self.streams
         name = streams[table].bronze_table if table in streams else table
@@ -176,10 +173,10 @@ class Client:
         return self.read(name).to_pandas(types_mapper=pd.ArrowDtype)
 
     def query(self, sql: str) -> pa.Table:
-        """The result of a query (DuckDB's SQL, read only) over the Iceberg tables.
+        """Return the result of a read-only query in DuckDB's SQL over the Iceberg tables.
 
         Raises:
-            QueryError: it is not valid, or names what is not there.
+            QueryError: the query is invalid, or a table or column does not exist.
         """
         from ingestion_platform.warehouse.reading import query
 

@@ -37,11 +37,11 @@ STAGING_SUFFIX = "_api_staging.csv"
 
 @dataclass(frozen=True)
 class FileSource:
-    """Where a stream's files are dropped: a folder below DROP_URL, and what they are called.
+    """A stream's drop zone: a folder below DROP_URL, and patterns of file names.
 
-    Without patterns every name with the suffix of a known format is taken; `format` (csv, jsonl,
-    json or parquet) is for names that do not tell it. `max_size` is the most bytes that a file may
-    have, in place of FILES_MAX_SIZE.
+    Without patterns, all files with the suffix of a known format are taken. `format` (csv, jsonl,
+    json or parquet) is for names without such a suffix. `max_size`, in bytes, replaces
+    FILES_MAX_SIZE.
     """
 
     folder: str
@@ -49,7 +49,7 @@ class FileSource:
     format: str | None = None
     max_size: int | None = None
     csv: Dialect = PLAIN
-    """How CSV files are written, as far as they do not say so."""
+    """The dialect of CSV files, as far as they do not declare it themselves."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class HttpPaths:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a table is delivered to: a sink, and the options that it understands (see `sinks`)."""
+    """Where a table is delivered to: a sink and its options (see `sinks`)."""
 
     sink: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -83,8 +83,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Stream:
-    """A contract plus its sources and destinations, as one document of a `defs.yaml` declares
-    it."""
+    """A contract with its sources and destinations: one document of a `defs.yaml`."""
 
     name: str
     domain: str
@@ -92,16 +91,16 @@ class Stream:
     contract_file: Path
     group_id: str
     partitions: int = 4
-    """Log partitions that assets are declared for; a topic with more is reported, not ignored.
-    0 for a stream of files alone."""
+    """Number of log partitions that have assets; a topic with more is reported. 0 for a stream of
+    files alone."""
     start_date: str | None = None
     """The declared first ingest date; see `first_date`."""
     files: FileSource | None = None
-    """Its drop zone, which a sensor watches; without it, runs look into the folder of its name."""
+    """Its drop zone, which a sensor polls; without it, runs read the folder of its name."""
     key: str | None = None
-    """The field that is declared to be the records' Kafka key; see `key_field`."""
+    """The declared field of the Kafka key; see `key_field`."""
     deliver: tuple[Destination, ...] = ()
-    """Where its bronze table is delivered to."""
+    """The destinations of its bronze table."""
     http: HttpPaths | None = None
     """Its own paths in the HTTP API."""
 
@@ -125,8 +124,8 @@ class Stream:
         """The parsed contract.
 
         Raises:
-            ContractError: the file says something the platform cannot do, or has no such field as
-                the declared key.
+            ContractError: the contract cannot be used, or lacks a field that the stream's
+                declaration names.
         """
         from ingestion_platform.contract.odcs import load_contract
 
@@ -140,9 +139,9 @@ class Stream:
 
     @property
     def key_field(self) -> str | None:
-        """The field whose value is a record's Kafka key, so that its records stay in order.
+        """The field whose value is the Kafka key: records with the same value stay in order.
 
-        The declared one, or the one that leads the contract's primary key; None without either.
+        It is the declared one, or the first of the contract's primary key; None without either.
         """
         return self.key or next(iter(self.contract.primary_key), None)
 
@@ -204,53 +203,53 @@ def stream_of(attributes: Mapping[str, Any], folder: Path) -> Stream:
 
 
 def _check_names(attributes: Mapping[str, Any], file: str) -> None:
-    """See that the name and the topic can be used wherever they will be."""
+    """Check that Dagster allows the name, and Kafka the topic."""
     name, topic = attributes["name"], attributes.get("topic")
     if not _NAME.fullmatch(name):
         raise ContractError(
             file,
             f"stream {name}, name",
-            "has other characters than letters, digits and _, which Dagster's names have",
+            "has characters other than letters, digits and _, which Dagster does not allow",
             action="for example `name: shop_orders`",
         )
     if topic is not None and not _TOPIC.fullmatch(str(topic)):
         raise ContractError(
             file,
             f"stream {name}, topic",
-            f"{topic!r} is no name that Kafka takes (at most 249 letters, digits, `.`, `_`, `-`)",
+            f"{topic!r} is not a valid Kafka topic (at most 249 letters, digits, `.`, `_`, `-`)",
             action="for example `topic: shop-orders`",
         )
 
 
-def destinations(given: Any, file: str, said: str) -> tuple[Destination, ...]:
-    """What `deliver:` lists: sinks by name, each alone or with its options.
+def destinations(given: Any, file: str, where: str) -> tuple[Destination, ...]:
+    """Parse the list of `deliver:`, which has sinks by name, each alone or with its options.
 
     Raises:
-        ContractError: it is no such list.
+        ContractError: it is no such list; names `where` in `file` it stands.
     """
-    found = []
+    parsed = []
     for each in [] if given is None else given if isinstance(given, list) else [given]:
         pairs = {each: {}} if isinstance(each, str) else each
         if not (isinstance(pairs, Mapping) and len(pairs) == 1):
             raise ContractError(
                 file,
-                f"{said}, deliver",
+                f"{where}, deliver",
                 "is no list of sinks",
                 action="for example `deliver: [postgres: {table: shop.users}]`",
             )
         ((sink, options),) = pairs.items()
         if not isinstance(options or {}, Mapping):
             action = f"write `{sink}: {{option: value}}`, or `{sink}` alone"
-            raise ContractError(file, f"{said}, deliver, {sink}", "has no options", action=action)
-        found.append(Destination(str(sink), dict(options or {})))
-    return tuple(found)
+            raise ContractError(file, f"{where}, deliver, {sink}", "has no options", action=action)
+        parsed.append(Destination(str(sink), dict(options or {})))
+    return tuple(parsed)
 
 
 def _check_field(name: str, contract: Contract, where: str, folder: Path) -> None:
-    """Check that a name is that of a field which producers send with a single value.
+    """Check that the contract has the field, and that producers send it as a single value.
 
     Raises:
-        ContractProblems: it is not; names the fields that are.
+        ContractProblems: it does not; names the fields that can be used.
     """
     nested = (Kind.OBJECT, Kind.ARRAY, Kind.JSON)
     usable = [f.name for f in contract.fields if f.derived is None and f.kind not in nested]
@@ -260,14 +259,16 @@ def _check_field(name: str, contract: Contract, where: str, folder: Path) -> Non
 
     known = any(field.name == name for field in contract.fields)
     problem = "is derived or nested" if known else f"is no field of {Path(contract.file).name}"
-    found = Problem(where, f"{name!r} {problem}", f"use one of: {', '.join(usable)}")
-    raise ContractProblems(str(folder / "defs.yaml"), [found])
+    action = f"use one of: {', '.join(usable)}"
+    raise ContractProblems(
+        str(folder / "defs.yaml"), [Problem(where, f"{name!r} {problem}", action)]
+    )
 
 
 def _http_paths(
     attributes: Mapping[str, Any], files: FileSource | None, file: str
 ) -> HttpPaths | None:
-    """Return the paths that `http:` declares; None without it.
+    """Parse `http:`; return None without it.
 
     Raises:
         ContractError: a key is unknown or missing, or a path or file name cannot be used.
@@ -300,7 +301,7 @@ def _is_free_path(path: str) -> bool:
 
 
 def _is_staging_file(name: str | None, files: FileSource | None) -> bool:
-    """Return whether a file of that name, if there is one, is read back as it was written."""
+    """Return whether `files` takes a staging file of that name; True without a name."""
     if name is None:
         return True
     patterns = (files and files.patterns) or ("*",)
@@ -309,7 +310,7 @@ def _is_staging_file(name: str | None, files: FileSource | None) -> bool:
 
 
 def _file_source(attributes: Mapping[str, Any], file: str) -> FileSource | None:
-    """The drop zone that `files:` describes; None without it."""
+    """Parse `files:`; return None without it."""
     given = attributes.get("files")
     if given is None:
         return None
@@ -324,8 +325,8 @@ def _file_source(attributes: Mapping[str, Any], file: str) -> FileSource | None:
     if not all(isinstance(text, str) for text in (folder, *patterns)):
         raise ContractError(file, "files", "has a name that is no text", action=action)
     if given.get("format") not in (None, *kinds):
-        said = f"format is none of {', '.join(kinds)}"
-        raise ContractError(file, "files", said, action=action)
+        problem = f"format is none of {', '.join(kinds)}"
+        raise ContractError(file, "files", problem, action=action)
     size = given.get("max_size")
     try:
         most = None if size is None else bytes_of(str(size))
@@ -337,11 +338,11 @@ def _file_source(attributes: Mapping[str, Any], file: str) -> FileSource | None:
     )
 
 
-def with_topic(stream: Stream) -> Stream:
-    """The stream, if records can be sent to it.
+def require_topic(stream: Stream) -> Stream:
+    """Return the stream, if records can be sent to it.
 
     Raises:
-        NoTopic: it takes files only; says where they go.
+        NoTopic: it takes files only; names the folder for them.
     """
     if stream.kafka:
         return stream
@@ -349,7 +350,7 @@ def with_topic(stream: Stream) -> Stream:
 
 
 def no_topic(stream: Stream) -> NoTopic:
-    """The error of sending records to a stream that takes files only."""
+    """Return the error of sending records to a stream that takes files only."""
     return NoTopic(
         f"stream {stream.name} has no Kafka topic: it takes files only",
         action=f"put a file into {stream.file_source.folder}/ of the drop zone, "
@@ -358,10 +359,10 @@ def no_topic(stream: Stream) -> NoTopic:
 
 
 def folders() -> tuple[Path, ...]:
-    """Where streams are declared: the platform's own folder, then PLATFORM_DOMAINS if it is set.
+    """Return the folders of domains: the platform's own, then PLATFORM_DOMAINS if it is set.
 
     Raises:
-        SettingError: that is no folder.
+        SettingError: PLATFORM_DOMAINS is no folder.
     """
     own = own_definitions()
     if own is None:
@@ -372,42 +373,42 @@ def folders() -> tuple[Path, ...]:
 
 
 def declared_streams(*roots: Path) -> dict[str, Stream]:
-    """All streams that these folders declare, by name, in the order of their files.
+    """Return all streams that these folders declare, by name, in the order of their files.
 
-    Without folders: the platform's own, then those of the folder PLATFORM_DOMAINS.
+    The default folders are those of `folders`.
 
     Raises:
-        ContractError: a declaration is wrong, or the names of two streams would be mixed up.
+        ContractError: a declaration is wrong, or two streams share a name, topic or path.
         SettingError: PLATFORM_DOMAINS is no folder.
     """
     streams: dict[str, Stream] = {}
-    found = ((root, stream) for root in roots or folders() for stream in _read(root))
-    for home, stream in found:
+    declared = ((root, stream) for root in roots or folders() for stream in _read(root))
+    for root, stream in declared:
         for other in streams.values():
-            if clash := clash_of(stream, other):
+            if conflict := name_conflict(stream, other):
                 raise ContractError(
-                    str(home / stream.domain / "defs.yaml"),
+                    str(root / stream.domain / "defs.yaml"),
                     f"stream {stream.name}",
-                    f"{clash} stream {other.name} of {other.domain}",
+                    f"{conflict} stream {other.name} of {other.domain}",
                     action="give it one of its own",
                 )
         streams[stream.name] = stream
     return streams
 
 
-def clash_of(stream: Stream, other: Stream) -> str:
-    """Say which name of a stream would be mixed up with that of another one; empty if none.
+def name_conflict(stream: Stream, other: Stream) -> str:
+    """Return which name of a stream another one has too; empty if none.
 
-    Kafka, Dagster, file systems and metrics each take some names for equal that differ in case, or
-    in a dot, a dash and an underscore. So none may.
+    Names that differ only in case, or in dots, dashes and underscores, count as equal: some of
+    Kafka, Dagster, file systems and metrics do not tell them apart.
     """
     for what in ("name", "topic"):
         mine, theirs = getattr(stream, what), getattr(other, what)
         if mine == theirs:
             return f"its {what} {mine!r} is also that of"
-        if folded(mine) == folded(theirs):
-            said = "differs only in case, dots, dashes or underscores"
-            return f"its {what} {mine!r} {said} from {theirs!r}, that of"
+        if normalized(mine) == normalized(theirs):
+            difference = "differs only in case, dots, dashes or underscores"
+            return f"its {what} {mine!r} {difference} from {theirs!r}, that of"
     mine, theirs = (set(each.http.all if each.http else ()) for each in (stream, other))
     if shared := sorted(mine & theirs):
         return f"its HTTP path {shared[0]} is also that of"
@@ -416,13 +417,13 @@ def clash_of(stream: Stream, other: Stream) -> str:
     return ""
 
 
-def folded(name: str) -> str:
-    """A name as the least particular of its readers sees it."""
+def normalized(name: str) -> str:
+    """Return a name without the differences that some of its readers ignore."""
     return re.sub(r"[.-]", "_", name).casefold()
 
 
-def drop_clash(stream: Stream, other: Stream) -> str:
-    """Say which files both of two streams would take; empty when their drop zones are apart."""
+def file_conflict(stream: Stream, other: Stream) -> str:
+    """Return which files both of two streams take; empty if their drop zones do not overlap."""
     mine, theirs = (f"{each.file_source.folder.strip('/')}/" for each in (stream, other))
     if not (mine.startswith(theirs) or theirs.startswith(mine)):
         return ""
@@ -436,10 +437,10 @@ def drop_clash(stream: Stream, other: Stream) -> str:
 
 
 def select(streams: Mapping[str, Stream], names: Iterable[str]) -> list[Stream]:
-    """The named streams.
+    """Return the streams of these names, in order.
 
     Raises:
-        UnknownStream: no stream of that name; lists the names there are.
+        UnknownStream: no stream has that name; lists the declared names.
     """
     chosen = []
     for name in names:

@@ -85,7 +85,7 @@ def of_declarations() -> list[Finding]:
     from ingestion_platform.contract.problems import ContractProblems
     from ingestion_platform.errors import ContractError
     from ingestion_platform.sinks.declare import declared_deliveries
-    from ingestion_platform.streams import declared_streams, drop_clash
+    from ingestion_platform.streams import declared_streams, file_conflict
 
     findings: list[Finding] = []
     try:
@@ -102,7 +102,7 @@ def of_declarations() -> list[Finding]:
                 Severity.ERROR,
             )
             for other in streams[:at]
-            if (clash := drop_clash(stream, other))
+            if (clash := file_conflict(stream, other))
         ]
     for stream in streams:
         try:

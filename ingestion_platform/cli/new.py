@@ -1,4 +1,4 @@
-"""`ingest new`: declare a stream, with a contract proposed from a sample or a given one."""
+"""`ingest new`: declare a stream, with a given contract or one proposed from a sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def new(
     ] = None,
     contract: Annotated[
         Path | None,
-        typer.Option("--contract", metavar="FILE", help="Take this contract (ODCS) as it is."),
+        typer.Option("--contract", metavar="FILE", help="Use this contract (ODCS)."),
     ] = None,
     domain: Annotated[
         str | None,
@@ -39,8 +39,8 @@ def new(
 ) -> None:
     """Declare a stream: its contract, and the YAML that gives it a topic.
 
-    From a sample the types, what is required, a key and a partition are
-    proposed; what the fields mean is yours to write. Overwrites nothing.
+    From a sample, types, required fields, a key and a partition are proposed;
+    the descriptions of fields are left to you. Overwrites no file.
 
     [dim]Examples:[/]
       ingest new shop_orders --from orders.jsonl
@@ -53,12 +53,12 @@ def new(
     from ingestion_platform.settings import own_definitions
     from ingestion_platform.streams import DOMAINS_FOLDER
 
-    asked = NewStream(stream, sample, contract, domain, topic)
-    declared = declare_stream(asked, domains or own_definitions() or DOMAINS_FOLDER)
+    requested = NewStream(stream, sample, contract, domain, topic)
+    declared = declare_stream(requested, domains or own_definitions() or DOMAINS_FOLDER)
     for note in declared.notes:
         terminal.say(literal(note))
     _print_next_steps(
-        terminal, declared.contract_file, stream, asked.topic_name, sample, foreign=domains
+        terminal, declared.contract_file, stream, requested.topic_name, sample, foreign=domains
     )
 
 
@@ -75,14 +75,16 @@ def _print_next_steps(
     terminal.out.print(literal(str(target)), soft_wrap=True)
     terminal.say(f"[green]declared[/] {stream} (topic {topic}). Next:")
     steps = [
-        (f"ingest contract lint {target}", "and write what it misses"),
-        (f"ingest load {stream} {sample or 'FILE'} --dry-run", "what files would become"),
+        (f"ingest contract lint {target}", "and write what is missing"),
+        (f"ingest load {stream} {sample or 'FILE'} --dry-run", "what would be loaded"),
         (f"ingest load {stream} {sample or 'FILE'}", "files into lake and bronze"),
         (f"ingest run {stream}", f"the records of topic {topic}"),
-        (f"ingest verify {stream}", "all there, exactly once"),
+        (f"ingest verify {stream}", "every record is there, exactly once"),
         (how_to("dev"), "its assets in Dagster"),
     ]
     if foreign is not None:
-        steps.insert(0, (f"export PLATFORM_DOMAINS={foreign.resolve()}", "so that it is found"))
+        steps.insert(
+            0, (f"export PLATFORM_DOMAINS={foreign.resolve()}", "so that the stream is found")
+        )
     for command, why in steps:
         terminal.say(f"  {literal(command)}  [dim]{literal(why)}[/]")

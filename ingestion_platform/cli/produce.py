@@ -1,4 +1,4 @@
-"""`ingest produce`: records into a stream's topic, simulated or from files sorted by label."""
+"""`ingest produce`: send records to a stream's topic, simulated or from labelled files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ingestion_platform.produce.record import Record
     from ingestion_platform.streams import Stream
 
-_ROUND = 20_000  # records of one simulated span, when there is no end
+_ROUND = 20_000  # records of one simulated span, if there is no end
 _SHOWN = 3
 _BAD_SHOWN = 20
 
@@ -69,7 +69,7 @@ def produce(
     """Send records to a stream's topic, which is created if it is absent.
 
     They are simulated, or with --data those of JSON Lines files, cleaned and enriched.
-    Exits with 1 if a record was not acknowledged by all replicas, or a line is none.
+    Exits with 1 if a record was not acknowledged by all replicas, or a line is no record.
 
     [dim]Examples:[/]
       ingest produce pgr_events --count 10000 --bad-ratio 0.01
@@ -83,10 +83,10 @@ def produce(
     from ingestion_platform.kafka.client import ensure_topic
     from ingestion_platform.produce.producer import produce as send
     from ingestion_platform.settings import Settings
-    from ingestion_platform.streams import with_topic
+    from ingestion_platform.streams import require_topic
 
     terminal: Terminal = ctx.obj
-    streams = [with_topic(stream) for stream in _chosen(name, with_domains=data is not None)]
+    streams = [require_topic(stream) for stream in _chosen(name, with_domains=data is not None)]
     bad: Sequence[BadLine] = ()
     if data is None:
         records = _simulated(name, number, seed, bad_ratio, live=rate is not None)
@@ -96,16 +96,16 @@ def produce(
     for stream in streams:
         ensure_topic(settings, stream.topic, stream.partitions)
     topics = ", ".join(stream.topic for stream in streams)
-    with _until_interrupted(records) as (wanted, stopped), terminal.progress() as progress:
+    with _until_interrupted(records) as (remaining, stopped), terminal.progress() as progress:
         task = progress.add_task(f"to {topics}", total=number or None)
         report = send(
             settings,
             streams[0].topic,
-            wanted,
+            remaining,
             rate=rate,
             on_progress=lambda done: progress.update(task, completed=done),
         )
-    _tell(terminal, topics, report, bad)
+    _print_report(terminal, topics, report, bad)
     if report.failed or bad or (not stopped.is_set() and report.sent < number):
         raise typer.Exit(1)
     if stopped.is_set() and number:
@@ -113,7 +113,7 @@ def produce(
 
 
 def _chosen(name: str, *, with_domains: bool) -> list[Stream]:
-    """The stream of that name, or those of the domain."""
+    """Return the stream of that name, or with `with_domains` those of the domain."""
     from ingestion_platform.streams import declared_streams, select
 
     streams = declared_streams()
@@ -127,18 +127,18 @@ def _chosen(name: str, *, with_domains: bool) -> list[Stream]:
 def _read(
     data: Path, streams: list[Stream], number: int, seed: int
 ) -> tuple[Iterator[Record], int, Sequence[BadLine]]:
-    """The records of the files (at most `number`, unless it is 0), how many, and the bad lines."""
+    """Return the records of the files (at most `number`, unless 0), their number, and bad lines."""
     from ingestion_platform.produce.labelled import find
 
-    found = find(data, streams)
-    number = min(number or len(found.lines), len(found.lines))
-    return itertools.islice(found.records(seed), number), number, found.bad
+    labelled = find(data, streams)
+    number = min(number or len(labelled.lines), len(labelled.lines))
+    return itertools.islice(labelled.records(seed), number), number, labelled.bad
 
 
 def _simulated(
     stream: str, number: int, seed: int, bad_ratio: float, *, live: bool
 ) -> Iterator[Record]:
-    """The records to send; `live` ones get their timestamps when they are sent."""
+    """Yield simulated records; `live` ones get the time of sending."""
     from ingestion_platform.produce.simulators import simulate
 
     rounds = [(number, seed)] if number else ((_ROUND, n) for n in itertools.count(seed))
@@ -151,9 +151,9 @@ def _simulated(
 def _until_interrupted(
     records: Iterator[Record],
 ) -> Iterator[tuple[Iterator[Record], threading.Event]]:
-    """The records up to the first Ctrl-C or SIGTERM, so that what was sent is still confirmed.
+    """Yield the records up to the first Ctrl-C or SIGTERM, and the event that it sets.
 
-    A second one ends the process as usual.
+    What was sent is still acknowledged then. A second signal ends the process as usual.
     """
     stopped = threading.Event()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -174,7 +174,7 @@ def _until_interrupted(
         restore()
 
 
-def _tell(terminal: Terminal, topics: str, report: Report, bad: Sequence[BadLine]) -> None:
+def _print_report(terminal: Terminal, topics: str, report: Report, bad: Sequence[BadLine]) -> None:
     speed = report.delivered / report.seconds if report.seconds else 0
     terminal.say(
         f"{count(report.delivered)} of {count(report.sent)} records delivered to "
@@ -187,7 +187,7 @@ def _tell(terminal: Terminal, topics: str, report: Report, bad: Sequence[BadLine
             reason = literal(redacted(failure.reason))
             terminal.err.print(f"  key {literal(key)}: {reason}", soft_wrap=True)
     if bad:
-        terminal.error(f"{count(len(bad))} lines are no records and were not sent")
+        terminal.error(f"{count(len(bad))} lines are no records, and were not sent")
         for line in bad[:_BAD_SHOWN]:
             terminal.err.print(f"  {literal(str(line))}", soft_wrap=True)
         if len(bad) > _BAD_SHOWN:

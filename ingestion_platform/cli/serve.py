@@ -1,4 +1,4 @@
-"""`ingest serve`: the HTTP API, in the foreground."""
+"""`ingest serve`: run the HTTP API in the foreground."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080,
     new_key: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Make an API key for a client, show it once, and end."),
+        typer.Option(metavar="NAME", help="Make an API key for a client, show it once, and exit."),
     ] = None,
 ) -> None:
     """Take records by HTTP: POST /v1/streams/STREAM/records, described at /docs.
 
-    Answers when Kafka has acknowledged. SIGTERM or Ctrl-C finishes what was
-    begun. One process: run several behind a balancer for more.
+    Answers when Kafka has acknowledged. SIGTERM or Ctrl-C finishes requests
+    in progress first. One process: run several behind a load balancer for more.
 
     [dim]Examples:[/]
       ingest serve --new-key shop             prints a key, and its HTTP_API_KEYS entry
@@ -48,7 +48,7 @@ def _show_new_key(terminal: Terminal, name: str) -> None:
     if not re.fullmatch(r"[\w.@-]+", name):
         raise typer.BadParameter("use letters, digits and _ . @ -", param_hint="--new-key")
     key, digest = new_key()
-    terminal.say("the key, shown only now; give it to the client:")
+    terminal.say("the key, which is not shown again; give it to the client:")
     typer.echo(key)
     terminal.say("its entry in HTTP_API_KEYS (entries are separated by commas):")
     typer.echo(f"{name}:{digest}")

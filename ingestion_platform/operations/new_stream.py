@@ -222,7 +222,7 @@ def _check_free(folder: Path, stream: str, topic: str, table: str) -> None:
     Raises:
         ContractError: it is taken; says by whom.
     """
-    from ingestion_platform.streams import declared_streams, folded, folders
+    from ingestion_platform.streams import declared_streams, folders, normalized
 
     roots = dict.fromkeys(each.resolve() for each in (*folders(), folder))
     for other in declared_streams(*roots).values():
@@ -232,7 +232,7 @@ def _check_free(folder: Path, stream: str, topic: str, table: str) -> None:
             ("the table", table, other.contract.table, "choose another STREAM, or `physicalName`"),
         )
         for what, wanted, has, action in taken:
-            if folded(wanted) == folded(has):
+            if normalized(wanted) == normalized(has):
                 where = str(other.contract_file)
                 said = "" if wanted == has else f" as {has!r}, which some readers take for equal"
                 problem = f"{what} {wanted!r} is taken by stream {other.name}{said}"

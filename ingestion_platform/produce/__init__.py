@@ -1,1 +1,1 @@
-"""Producing records: keys, defaults, delivery; simulators of the example domains."""
+"""Produce records to topics: keys, defaults, delivery, labelled files, simulators."""

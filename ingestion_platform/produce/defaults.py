@@ -1,6 +1,6 @@
-"""What the HTTP and Python sources fill into a record where its producer said nothing.
+"""Fill the contract's defaults into records of the HTTP API and the Python client.
 
-What comes by the topic or in files is kept as it was sent.
+Records from topics and files stay as they were sent.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ingestion_platform.contract.model import Contract
 
 
 def completer(contract: Contract) -> Callable[[bytes], bytes]:
-    """How to fill the defaults of a contract into a record: the bytes with, or without, them.
+    """Return a function that fills a contract's defaults into the bytes of a record.
 
-    A record that lacks nothing stays as it is, byte for byte; so does one that is no JSON object
-    or names a field twice, for the contract to refuse.
+    A record with all fields stays the same bytes. So does one that is no JSON object or has a
+    field twice: the contract rejects it.
     """
     names = [field.name for field in contract.fields if field.default is not None]
     if not names:

@@ -1,4 +1,4 @@
-"""The Kafka key of a record: every source and simulator that gives one decides it here."""
+"""The Kafka key of a record, for the HTTP API, the client, the loader and the simulators."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 from ingestion_platform.streams import Stream
 
 KeyOf = Callable[[bytes], bytes | None]
-"""From a record's value to its key."""
+"""Function from a record's value to its key."""
 
 
 def key_of(stream: Stream, field: str | None = None) -> KeyOf:
-    """How the stream's records are keyed: by `field`, or else by the stream's own `key_field`.
+    """Return the function from a record's value to its key, the value of a field.
 
-    The key is the field's value: text as it is, anything else as its JSON text. It is None where
-    there is no such field, or it is null, or the record is no JSON object.
+    The field is `field`, or else the stream's `key_field`. Text is used as it is, any other value
+    as its JSON text. The key is None if the field is missing or null, or the record is no JSON
+    object.
 
     Raises:
         ContractError: the stream's contract, or its `key`, cannot be used.
@@ -31,11 +32,11 @@ def key_of(stream: Stream, field: str | None = None) -> KeyOf:
 
     def key(value: bytes) -> bytes | None:
         try:
-            found = bytes(decode(value).key)
-            if found[:1] == b'"':
-                return msgspec.json.decode(found, type=str).encode()
+            raw = bytes(decode(value).key)
+            if raw[:1] == b'"':
+                return msgspec.json.decode(raw, type=str).encode()
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
-        return None if found == b"null" else found
+        return None if raw == b"null" else raw
 
     return key

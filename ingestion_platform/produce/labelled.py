@@ -1,7 +1,7 @@
-"""Records of JSON Lines files, sorted into folders by type and label, as one mixed stream.
+"""Read JSON Lines files in folders by type and label, as one mixed sequence of records.
 
-`<folder>/<type>/<label>/*.jsonl`: which types and labels there are, and what identifies a record,
-the streams' contracts say. Sending the records is `produce`'s.
+The files are `<folder>/<type>/<label>/*.jsonl`. The contracts of the streams have the types, the
+labels, and the field that identifies a record.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import Stream
 
 TYPE, LABEL = "data_type", "data_label"
-"""The fields of a contract whose allowed values are the names of the folders; labels stand in the
-order in which later ones supersede earlier ones."""
+"""Fields whose allowed values in the contract are the names of folders; later labels supersede
+earlier ones."""
 SOURCE, RUN, TIME = "source_file", "ingestion_id", "timestamp"
 ID = "id"
-"""What the files call a record's identity, where they do not use the contract's name for it."""
+"""The field that identifies a record in the files, if they lack the contract's primary key."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is not a record, and why."""
+    """A line that is not a record, and the reason."""
 
     file: Path
     number: int
@@ -45,19 +45,19 @@ class BadLine:
 
 
 class _Source(NamedTuple):
-    """A file and what its place says of its records."""
+    """A file, and what its folder and stream say of its records."""
 
     file: Path
     name: str  # below the folder, with / on every machine
     kind: str
     label: str
-    identity: str  # name of the field
+    id_field: str
     topic: str
     key: KeyOf
 
 
 class _Line(NamedTuple):
-    """Where a record is: its bytes are read again when it is its turn."""
+    """The place of a record, whose bytes are read again when it is sent."""
 
     source: _Source
     number: int
@@ -67,55 +67,55 @@ class _Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """The records of a folder, and the lines that are none."""
+class LabelledRecords:
+    """The records of a folder, and the lines that are no records."""
 
     lines: Sequence[_Line]
     bad: Sequence[BadLine]
     _run: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def records(self, seed: int) -> Iterator[Record]:
-        """All records in an order that the seed decides, each cleaned and enriched when taken.
+        """Yield all records in an order by the seed, each cleaned and enriched when it is taken.
 
         Types, labels and files are mixed at random, but versions of one record stay in the order
-        of their labels, files and lines: no change arrives before what it changes.
+        of their labels, files and lines: no change comes before the version that it changes.
 
         Raises:
             Permanent: a file was changed meanwhile.
         """
         last = datetime.min.replace(tzinfo=UTC)
         for line in _mixed(self.lines, seed):
-            # Strictly later each time, so that the latest version is never in doubt.
+            # Strictly increasing, so that one version is the latest.
             last = max(datetime.now(UTC), last + timedelta(microseconds=1))
             yield _record(line, _read(line), self._run, last)
 
 
-def find(folder: Path, streams: Sequence[Stream]) -> Found:
-    """Look through the files that hold records of the streams.
+def find(folder: Path, streams: Sequence[Stream]) -> LabelledRecords:
+    """Scan the files of the streams for records.
 
     Raises:
-        Permanent: a stream's records are not sorted by type and label; the folder or its files
-            are missing; a folder has a name that is no label.
+        Permanent: a stream's contract has no type, labels or primary key; the folder or its files
+            are missing; a folder's name is no label.
     """
     if not folder.is_dir():
-        raise Permanent(f"{folder} is not a folder", action="give the one above the types' folders")
+        raise Permanent(f"{folder} is not a folder", action="give the parent of the types' folders")
     sources = [source for stream in streams for source in _sources(folder, stream)]
     if not sources:
-        wanted = ", ".join(f"{_folder(stream)}/<label>/*.jsonl" for stream in streams)
-        raise Permanent(f"no files in {folder}", action=f"put them at {wanted} below it")
+        places = ", ".join(f"{_folder(stream)}/<label>/*.jsonl" for stream in streams)
+        raise Permanent(f"no files in {folder}", action=f"put them at {places} below it")
     lines: list[_Line] = []
     bad: list[BadLine] = []
     for source in sources:
-        for found in _scan(source):
-            if isinstance(found, BadLine):
-                bad.append(found)
+        for line in _scan(source):
+            if isinstance(line, BadLine):
+                bad.append(line)
             else:
-                lines.append(found)
-    return Found(lines, bad)
+                lines.append(line)
+    return LabelledRecords(lines, bad)
 
 
 def clean(value: Any) -> Any:
-    """A JSON value with its strings stripped and empty ones null, at any depth."""
+    """Return a JSON value with all strings stripped, and null for empty ones, at any depth."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, dict):
@@ -126,7 +126,7 @@ def clean(value: Any) -> Any:
 
 
 def _sources(folder: Path, stream: Stream) -> Iterator[_Source]:
-    """The files of a stream, by label, then by name."""
+    """Yield the files of a stream, by label, then by name."""
     contract, kind = stream.contract, _folder(stream)
     labels = contract.column(LABEL).allowed
     present = {file.parent.name for file in (folder / kind).glob("*/*.jsonl")}
@@ -143,13 +143,17 @@ def _sources(folder: Path, stream: Stream) -> Iterator[_Source]:
 
 
 def _folder(stream: Stream) -> str:
-    """The folder of a stream's type, by its contract."""
+    """Return the folder of a stream's type.
+
+    Raises:
+        Permanent: the contract has no such fields.
+    """
     fields = {f.name: f for f in stream.contract.fields}
     kind, label = fields.get(TYPE), fields.get(LABEL)
-    sorted_so = kind and len(kind.allowed) == 1 and label and label.allowed
-    if not sorted_so or len(stream.contract.primary_key) != 1:
+    usable = kind and len(kind.allowed) == 1 and label and label.allowed
+    if not usable or len(stream.contract.primary_key) != 1:
         raise Permanent(
-            f"the records of {stream.name} are not sorted into folders by type and label",
+            f"the contract of {stream.name} has no types and labels for folders of files",
             action=f"give its contract one {TYPE}, some {LABEL}s and a primaryKey, or use --count",
         )
     assert kind is not None
@@ -161,9 +165,9 @@ def _scan(source: _Source) -> Iterator[_Line | BadLine]:
     with source.file.open("rb") as file:
         for number, text in enumerate(file, start=1):
             try:
-                # An empty line is none, such as the one at the end.
+                # Empty lines are skipped.
                 if text.strip() and text.strip() != _BOM:
-                    identity = _identity(_fields(text), source.identity)
+                    identity = _identity(_fields(text), source.id_field)
                     yield _Line(source, number, offset, len(text), identity)
             except ValueError as error:
                 yield BadLine(source.file, number, str(error))
@@ -189,7 +193,7 @@ def _identity(fields: dict[str, Any], name: str) -> int | str:
 
 
 def _mixed(lines: Sequence[_Line], seed: int) -> Iterator[_Line]:
-    """The lines in random order, those of one identity in the order given."""
+    """Yield the lines in random order, those of one identity in the given order."""
     versions: dict[tuple[str, str], list[_Line]] = defaultdict(list)
     turns = []
     for line in lines:
@@ -197,7 +201,7 @@ def _mixed(lines: Sequence[_Line], seed: int) -> Iterator[_Line]:
         versions[turn].append(line)
         turns.append(turn)
     Random(seed).shuffle(turns)
-    following = {turn: iter(found) for turn, found in versions.items()}
+    following = {turn: iter(queue) for turn, queue in versions.items()}
     for turn in turns:
         yield next(following[turn])
 
@@ -207,10 +211,10 @@ def _read(line: _Line) -> dict[str, Any]:
         with line.source.file.open("rb") as file:
             file.seek(line.offset)
             fields = _fields(file.read(line.size))
-        if _identity(fields, line.source.identity) == line.identity:
+        if _identity(fields, line.source.id_field) == line.identity:
             return fields
     except (OSError, ValueError):
-        pass  # it was readable a moment ago
+        pass  # it was readable before
     raise Permanent(
         f"{line.source.file}:{line.number}: was changed while it was read", action="run again"
     )
@@ -219,7 +223,7 @@ def _read(line: _Line) -> dict[str, Any]:
 def _record(line: _Line, fields: dict[str, Any], run: str, time: datetime) -> Record:
     source = line.source
     enriched = clean(fields) | {
-        source.identity: line.identity,
+        source.id_field: line.identity,
         TYPE: source.kind,
         LABEL: source.label,
         SOURCE: source.name,

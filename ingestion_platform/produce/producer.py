@@ -1,7 +1,4 @@
-"""Producing records to a topic: fast, in order per key, without duplicates, every failure told.
-
-What the records are is their maker's business (a simulator, a file loader, the HTTP API).
-"""
+"""Produce records to topics: in order per key, without duplicates, with every failure reported."""
 
 from __future__ import annotations
 
@@ -25,20 +22,20 @@ _TUNING: dict[str, str | int] = {
     "batch.num.messages": 100_000,
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 262_144,
-    # Time is kept here: a record that expired alone would let later ones of its key overtake it.
+    # No expiry: a record that expires alone would be overtaken by later ones of its key.
     "message.timeout.ms": 0,
 }
-# Retries then happen inside librdkafka, in order and without duplicates.
+# librdkafka retries in order and without duplicates.
 _GUARANTEES: dict[str, str | int] = {"enable.idempotence": "true", "acks": "all"}
 
-_CHUNK = 1000  # records sent between two looks at callbacks and clock
-_TICK = 0.02  # seconds of records sent at once when there is a rate
-_BACKLOG = 0.5  # seconds of delay that a rate may make up for
+_CHUNK = 1000  # records sent between two polls
+_TICK = 0.02  # seconds of a rate that are sent at once
+_BACKLOG = 0.5  # seconds of delay that are caught up at most
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A record that was not acknowledged, and why."""
+    """A record that was not acknowledged, and the reason."""
 
     record: Record
     reason: str
@@ -46,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of the records that were taken from the input."""
+    """The outcome of `produce`, for the records that it took from its input."""
 
     sent: int
     delivered: int
@@ -66,16 +63,15 @@ def produce(
 ) -> Report:
     """Send the records and wait until each is acknowledged by all replicas, or has failed.
 
-    They go to `topic`, but for those that name one of their own. Deliveries that fail in passing
-    are retried for as long as anything gets through; records of one key are never reordered. When
-    nothing is acknowledged for `patience` seconds, everything outstanding is given up and no
-    further record is taken: the report then has failures, and fewer sent than there were. `rate` is
-    in records per second, evenly spaced. `on_progress` gets the number delivered so far, a few
-    times a second.
+    They go to `topic`, unless they have a topic of their own. Transient failures are retried as
+    long as other records are acknowledged; records of one key are never reordered. If nothing is
+    acknowledged for `patience` seconds, all outstanding records fail and no further one is taken
+    from the input. `rate` is in records per second, evenly spaced. `on_progress` gets the number
+    delivered so far, a few times a second.
 
     Raises:
-        SourceUnavailable: the embedded broker is meant, and does not run.
-        SettingError: a KAFKA_<PROPERTY> that librdkafka refuses.
+        SourceUnavailable: the embedded broker is needed, and does not run.
+        SettingError: librdkafka rejects a KAFKA_<PROPERTY>.
     """
     began = time.monotonic()
     delivery = _Delivery(settings, topic, on_progress, patience)
@@ -88,7 +84,7 @@ def produce(
             if delivery.given_up:
                 break
     finally:
-        # Also when the input raises: what was taken from it before is delivered.
+        # Deliver what was sent before, also if the input raises.
         delivery.finish()
     return Report(
         sent=delivery.sent,
@@ -99,7 +95,7 @@ def produce(
 
 
 def _turns(rate: float | None, wait: Callable[[float], None]) -> Iterator[int]:
-    """How many records to send now, again and again; `wait`s until it is their turn."""
+    """Yield how many records to send next, at the pace of `rate`; call `wait` in between."""
     size = _CHUNK if rate is None else min(_CHUNK, max(1, int(rate * _TICK)))
     due = time.monotonic()
     while True:
@@ -112,7 +108,7 @@ def _turns(rate: float | None, wait: Callable[[float], None]) -> Iterator[int]:
 
 @dataclass
 class _Delivery:
-    """The state of one `produce`: librdkafka's producer and what it has told so far."""
+    """The state of one `produce`: librdkafka's producer, and its reports so far."""
 
     settings: Settings
     topic: str
@@ -121,32 +117,32 @@ class _Delivery:
     sent: int = 0
     failed: list[Failure] = field(default_factory=list)
     given_up: str = ""
-    """Why nothing more can be sent; empty while it can."""
+    """Why nothing more can be sent; empty as long as records can be sent."""
     _producer: Producer = field(init=False)
     _last_error: str = "no broker answered"
     _settled: int = 0
     _settled_at: float = field(default_factory=time.monotonic)
-    _told_at: float = 0.0
+    _reported_at: float = 0.0
 
     def __post_init__(self) -> None:
         from confluent_kafka import Producer
 
         config: dict[str, Any] = {
             **_TUNING,
-            # A Kafka server checks lz4 at half the cost; the embedded broker checks nothing, and
-            # in zstd it keeps thirteen times the records.
+            # A Kafka server validates lz4 at half the cost. The embedded broker validates
+            # nothing, and holds thirteen times the records in zstd.
             "compression.type": "zstd" if self.settings.embedded else "lz4",
             **client_config(self.settings, **_GUARANTEES),
             "error_cb": self._on_error,
             "on_delivery": self._on_report,
-            # A call into Python for each success would cost much of the speed; a record that
-            # left the queue without a failure report is acknowledged.
+            # Only failures are reported, for speed: a record that left the queue without a
+            # report is acknowledged.
             "delivery.report.only.error": True,
         }
         self._producer = checked(lambda: Producer(config))
 
     def send(self, records: Iterable[Record]) -> int:
-        """Queue the records, waiting while the queue is full; how many there were."""
+        """Queue the records, waiting while the queue is full; return their number."""
         from confluent_kafka import KafkaException
 
         before = self.sent
@@ -159,7 +155,7 @@ class _Delivery:
         return self.sent - before
 
     def serve(self, timeout: float) -> None:
-        """Take delivery reports for at most `timeout` seconds; notice a stall; tell progress."""
+        """Poll delivery reports for at most `timeout` seconds; detect a stall; report progress."""
         self._producer.poll(timeout)
         now = time.monotonic()
         outstanding = len(self._producer)
@@ -169,8 +165,8 @@ class _Delivery:
         elif now - self._settled_at > self.patience:
             waited = f"nothing was acknowledged for {self.patience:.0f} s"
             self.given_up = self.given_up or f"{waited}: {self._last_error}"
-        if self.on_progress is not None and now - self._told_at > 0.2:
-            self._told_at = now
+        if self.on_progress is not None and now - self._reported_at > 0.2:
+            self._reported_at = now
             self.on_progress(settled - len(self.failed))
 
     def finish(self) -> None:
@@ -186,13 +182,13 @@ class _Delivery:
     def _enqueue(self, record: Record) -> None:
         key, value, headers, stamp, _, topic = record
         if headers:
-            # The message in a delivery report has no headers: remember the record itself.
-            told = partial(self._on_failure, record)
+            # The message in a delivery report has no headers: pass the record itself.
+            on_delivery = partial(self._on_failure, record)
             self._producer.produce(
                 topic or self.topic,
                 value,
                 key,
-                on_delivery=told,
+                on_delivery=on_delivery,
                 timestamp=stamp or 0,
                 headers=list(headers),
             )
@@ -200,7 +196,7 @@ class _Delivery:
             self._producer.produce(topic or self.topic, value, key, timestamp=stamp or 0)
 
     def _enqueue_later(self, record: Record, error: Exception) -> None:
-        """Try again while the queue is full; note any other rejection as the record's failure."""
+        """Retry while the queue is full; any other error is the record's failure."""
         from confluent_kafka import KafkaException
 
         while isinstance(error, BufferError) and not self.given_up:

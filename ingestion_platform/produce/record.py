@@ -1,4 +1,4 @@
-"""The record that is produced to a topic; what is read back from one has its own types."""
+"""The record that is produced to a topic; records read from a topic have other types."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Record(NamedTuple):
-    """One record on its way to a topic. A named tuple: one is made per record produced."""
+    """A record to produce. A named tuple, since millions are made."""
 
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp_ms: int | None = None
-    """Milliseconds since the epoch; None lets the producer take the present time."""
+    """Milliseconds since the epoch; None for the time of sending."""
     fault: str | None = None
-    """What a simulator broke about the record, None for a good one; never sent."""
+    """The simulator's name of what is broken about the record; None for a valid one. Never sent."""
     topic: str | None = None
-    """Where it belongs; None leaves that to `produce`, which is told a topic."""
+    """The topic; None for the default topic of `produce`."""

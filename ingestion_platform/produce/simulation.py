@@ -1,6 +1,6 @@
-"""What simulators share: draws of choices, moments and ids, and records broken on purpose.
+"""The kit of simulators: random choices, times and ids, and records broken on purpose.
 
-What a domain's records look like is in its own module.
+The records of a domain are in its `simulator.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ingestion_platform.produce.record import Record
 
 Ints = npt.NDArray[np.int64]
 
-# Stands in a text for bytes that no JSON writer would produce.
+# A placeholder in texts for bytes that no JSON writer would produce.
 _MARK = "\ue000"
 
 _NOT_JSON = (
@@ -51,31 +51,31 @@ _BAD_JSON_TEXT = ("{complaint_type: Water Supply}", "{'a': 1}", '{"a": 1', '{"a"
 
 @dataclass(frozen=True)
 class Shape:
-    """The fields of a good record that faults may hit, so that the result is surely bad."""
+    """The fields of a valid record that faults may change, so that the result is surely invalid."""
 
     required: tuple[str, ...]
-    """Must be there, and not null."""
+    """Fields that must be present and not null."""
     texts: tuple[str, ...]
-    """Strings; no other JSON type will do."""
+    """Fields that must be strings."""
     numbers: tuple[str, ...] = ()
     enums: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     timestamps: tuple[str, ...] = ()
     days: tuple[tuple[str, str], ...] = ()
-    """Pairs of a date field and the timestamp field whose day it must be."""
+    """Pairs of a date field and the timestamp field of the same day."""
     json_texts: tuple[str, ...] = ()
-    """An object, or a string that holds JSON."""
+    """Fields that must be an object, or a string that holds JSON."""
     limits: tuple[tuple[str, str], ...] = ()
-    """Pairs of number fields, the first of which never exceeds the second."""
+    """Pairs of number fields; the first must not exceed the second."""
     rejected: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    """Fields, each with values that their contract refuses for other reasons."""
+    """Fields with values that the contract rejects for other reasons."""
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """One stream: its good records, from (count, seed, start in UTC, days), and their shape.
+    """The simulator of a stream: valid records by (count, seed, UTC start, days), and their shape.
 
-    The records have no keys: their stream's declaration gives them.
+    The records have no keys: `simulate` sets them by the stream's declaration.
     """
 
     records: Callable[[int, int, datetime, float], Iterator[Record]]
@@ -83,21 +83,21 @@ class Simulator:
 
 
 def choose(rng: np.random.Generator, weights: Sequence[float], count: int) -> Ints:
-    """`count` indices into `weights`, each as likely as its weight says."""
+    """Draw `count` indices into `weights`, each with the probability of its weight."""
     total = np.cumsum(np.asarray(weights, dtype=float))
     drawn: Ints = np.searchsorted(total, rng.random(count) * total[-1], side="right")
     return drawn
 
 
 def run_number(seed: int, start: datetime) -> int:
-    """Five digits for the ids of a run: runs of other arguments are about other things."""
+    """Return a number of five digits for the ids of a run, by its arguments."""
     return zlib.crc32(f"{seed} {start.isoformat()}".encode()) % 100_000
 
 
 def moments(
     rng: np.random.Generator, count: int, start: datetime, seconds: int, by_hour: Sequence[float]
 ) -> Ints:
-    """Seconds since `start`, within the span, more of them at the busy hours of the UTC day."""
+    """Draw `count` seconds since `start` within the span, weighted by the hour of the UTC day."""
     midnight = start.hour * 3600 + start.minute * 60 + start.second
     edges = np.unique(np.clip(np.arange(-midnight, seconds + 3600, 3600), 0, seconds))
     weights = np.take(by_hour, (midnight + edges[:-1]) // 3600 % 24) * np.diff(edges)
@@ -106,14 +106,14 @@ def moments(
 
 
 def with_repeats(rng: np.random.Generator, count: int, repeats: int) -> Ints:
-    """Positions of `count` events in order, `repeats` of them twice, the second soon after."""
+    """Return the positions of `count` events in order, `repeats` of them again soon after."""
     twice = rng.integers(max(count, 1), size=repeats)
     turn = np.concatenate([np.arange(count), twice + rng.integers(1, 20, size=repeats) + 0.5])
     return np.concatenate([np.arange(count), twice])[np.argsort(turn, kind="stable")]
 
 
 def uuids(rng: np.random.Generator, count: int) -> list[str]:
-    """Random UUIDs (version 4)."""
+    """Draw UUIDs (version 4)."""
     digits = rng.bytes(16 * count).hex()
     return [
         f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}-"
@@ -123,12 +123,12 @@ def uuids(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def texts(parts: Iterable[str]) -> npt.NDArray[np.object_]:
-    """A table of texts to index by an array of numbers."""
+    """Return an array of texts, to be indexed by arrays of numbers."""
     return np.array(list(parts), dtype=object)
 
 
 def instants(start: datetime, milliseconds: Ints) -> list[str]:
-    """Instants so long after `start`, in ISO 8601 with milliseconds."""
+    """Return the times so many milliseconds after `start`, in ISO 8601 with milliseconds."""
     epoch = np.datetime64(int(start.timestamp() * 1000), "ms")
     written: list[str] = np.datetime_as_string(epoch + milliseconds, timezone="UTC").tolist()
     return written
@@ -137,7 +137,7 @@ def instants(start: datetime, milliseconds: Ints) -> list[str]:
 def with_faults(
     records: Iterator[Record], count: int, ratio: float, seed: int, shape: Shape
 ) -> Iterator[Record]:
-    """The `count` records, `round(count * ratio)` of them broken; all ways are equally frequent."""
+    """Yield `count` records, `round(count * ratio)` of them broken, each fault equally often."""
     rng = Random(f"faults {seed}")
     faults = list(faults_of(shape).items())
     rng.shuffle(faults)
@@ -152,11 +152,11 @@ def with_faults(
 
 
 Fault = Callable[[Random, bytes], bytes]
-"""Makes a bad value of a good one, a JSON object."""
+"""Makes an invalid value of a valid one, a JSON object."""
 
 
 def faults_of(shape: Shape) -> Mapping[str, Fault]:
-    """The ways to break records of the shape, by name: of the text first, then of the fields."""
+    """Return the faults for records of the shape by name: of the JSON text, then of fields."""
     field_faults: dict[str, tuple[Sequence[Any], Callable[..., None]]] = {
         "missing_field": (shape.required, _drop),
         "null_field": (shape.required, _nullify),
@@ -190,7 +190,7 @@ def _dump(fields: Mapping[str, Any]) -> str:
 
 
 def _editing(targets: Sequence[Any], edit: Callable[..., None]) -> Fault:
-    """A fault that edits one of the target fields, the rest staying as it is."""
+    """Return a fault that edits one of the target fields."""
 
     def fault(rng: Random, value: bytes) -> bytes:
         fields = json.loads(value)
@@ -201,7 +201,7 @@ def _editing(targets: Sequence[Any], edit: Callable[..., None]) -> Fault:
 
 
 def _marking(targets: Sequence[str], replacements: Sequence[bytes]) -> Fault:
-    """A fault that puts bytes into a string field which must not stand there."""
+    """Return a fault that puts bytes into a string field that JSON does not allow there."""
     mark = _editing(targets, lambda _, fields, name: fields.update({name: fields[name] + _MARK}))
 
     def fault(rng: Random, value: bytes) -> bytes:
@@ -211,7 +211,7 @@ def _marking(targets: Sequence[str], replacements: Sequence[bytes]) -> Fault:
 
 
 def _number_breaking(shape: Shape) -> Fault:
-    """A fault that puts a bare NaN or infinity where JSON has a value, deep inside if possible."""
+    """Return a fault that sets a value to NaN or infinity, in a nested object if possible."""
 
     def edit(rng: Random, fields: dict[str, Any], name: str) -> None:
         fields[name] = {"score": _MARK} if name in shape.json_texts else _MARK
@@ -225,7 +225,7 @@ def _number_breaking(shape: Shape) -> Fault:
 
 
 def _duplicating(targets: Sequence[str]) -> Fault:
-    """A fault that names a key a second time, in front or behind, with another value."""
+    """Return a fault that adds a key a second time, in front or at the end, with another value."""
 
     def fault(rng: Random, value: bytes) -> bytes:
         pair = f'"{rng.choice(targets)}":"another"'.encode()

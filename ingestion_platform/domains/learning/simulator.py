@@ -1,7 +1,8 @@
-"""A learning platform (six streams): students who sign in, watch, answer, and are written to.
+"""Simulators of the learning platform: students sign in, watch, answer and get notifications.
 
-All six tell of the same visits of the same students: with equal seed, start and days, a video is
-watched in a session that auth_events opens. A stream with fewer records knows fewer students.
+All six streams describe the same visits of the same students: with equal seed, start and days, a
+video is watched in a session that auth_events opens. A stream with fewer records has fewer
+students.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ingestion_platform.produce.simulation import (
 )
 
 COURSES, LESSONS = 40, 12
-BLOCK, VISITS = 512, 8  # students drawn at once; visits that a student makes at most
+BLOCK, VISITS = 512, 8  # students drawn at once; most visits of a student
 LATE, DUPLICATES = 0.005, 0.001
 DEVICES = {"mobile": 48, "desktop": 40, "tablet": 12}
 RATES = {1: 60, 1.25: 20, 1.5: 15, 2: 5}
@@ -48,7 +49,7 @@ Columns = dict[str, Ints]
 
 
 class Moment(IntEnum):
-    """What may happen around and in a visit, in the order of time; grades come when they come."""
+    """Events of a visit and around it, in the order of time (grades come at any later time)."""
 
     SENT = 0  # a notification, which may bring the student
     OPENED = auto()
@@ -78,7 +79,7 @@ class Moment(IntEnum):
 
 _VISIT = slice(Moment.ENTER, Moment.GRADE)
 _SECOND = Moment.PLAY_2 - Moment.PLAY
-# Median seconds since what came before, where nothing else decides it.
+# Median seconds since the event before; playback decides the others.
 _PAUSES = {
     Moment.PROFILE: 60, Moment.ENROL: 40, Moment.OPEN: 15, Moment.DOWNLOAD: 30, Moment.PLAY: 20,
     Moment.RESUME: 45, Moment.PLAY_2: 30, Moment.RESUME_2: 45, Moment.START: 60,
@@ -88,25 +89,25 @@ _PAUSES = {
 
 @dataclass(frozen=True)
 class _Visits:
-    """The visits of a block of students: student by student, each one's in the order of time."""
+    """The visits of a block of students, ordered by student, then by time."""
 
-    facts: Columns
+    attributes: Columns
     """student, number (of the visit), fresh (the first of one who signs up), course, lesson,
     device, rate, assignment (else a quiz), timed_out."""
     shares: Floats
-    """2 x visits: share of the highest score, when graded and when graded again."""
+    """2 x visits: share of the highest score, by the first and by a second grading."""
     position: Ints
-    """visits x moments: place in the video after it, in milliseconds."""
+    """visits x moments: position in the video after the event, in milliseconds."""
     seek_from: Ints
-    """visits x 2 videos: the place that a jump leaves."""
+    """visits x 2 videos: position in the video before a jump, in milliseconds."""
     present: Flags
-    """visits x moments: whether it happens, given time enough."""
+    """visits x moments: whether the event happens, if the span is long enough."""
     time: Ints
     """visits x moments: milliseconds since the start of the span."""
 
 
 def _visits(seed: int, block: int, start: datetime, seconds: int) -> _Visits:
-    """The same for every stream, whatever its count."""
+    """Draw the visits of a block; they are the same for every stream and count."""
     rng = np.random.default_rng([seed, block])
     pace = min(1.0, seconds / 86_400)  # short spans hold whole visits too
     visits = np.minimum(rng.geometric(0.35, BLOCK), VISITS)
@@ -114,7 +115,7 @@ def _visits(seed: int, block: int, start: datetime, seconds: int) -> _Visits:
     size = len(student)
     new = (rng.random(BLOCK) < 0.2)[student]
     usual, other = rng.integers(COURSES, size=(2, BLOCK))[:, student]
-    facts = {
+    attributes = {
         "student": student + block * BLOCK,
         "number": number,
         "fresh": (new & (number == 0)).astype(np.int64),
@@ -125,33 +126,33 @@ def _visits(seed: int, block: int, start: datetime, seconds: int) -> _Visits:
         "assignment": (rng.random(size) < 0.3).astype(np.int64),
         "timed_out": (rng.random(size) < 0.2).astype(np.int64),
     }
-    position, seek_from = _playback(rng, facts)
-    completes = position[:, Moment.END] == _duration(facts, 0)
-    present = _presence(rng, facts["fresh"] == 1, completes)
-    present[:, Moment.ENROL] = new & _first_use(student, number, facts["course"])
-    delay = _delays(rng, facts, position, seek_from, present) * pace
+    position, seek_from = _playback(rng, attributes)
+    completes = position[:, Moment.END] == _duration(attributes, 0)
+    present = _presence(rng, attributes["fresh"] == 1, completes)
+    present[:, Moment.ENROL] = new & _first_use(student, number, attributes["course"])
+    delay = _delays(rng, attributes, position, seek_from, present) * pace
     steps = np.where(present, np.ceil(delay), 0).astype(np.int64)[:, _VISIT]
     begin = moments(rng, size, start, seconds, _BY_HOUR) * 1000 + rng.integers(1000, size=size)
-    begin = _apart(student, number, begin, steps.sum(axis=1) + round(60_000 * pace))
+    begin = _without_overlap(student, number, begin, steps.sum(axis=1) + round(60_000 * pace))
     time = np.zeros((size, len(Moment)), dtype=np.int64)
     time[:, _VISIT] = begin[:, None] + np.cumsum(steps, axis=1)
-    _set_around(rng, time, facts["assignment"], pace)
-    return _Visits(facts, _shares(rng, student), position, seek_from, present, time)
+    _set_notifications_and_grades(rng, time, attributes["assignment"], pace)
+    return _Visits(attributes, _shares(rng, student), position, seek_from, present, time)
 
 
-def _duration(facts: Columns, view: int | Ints) -> Ints:
-    """Of the first (0) or second (1) video of visits, or of events, in milliseconds."""
-    duration: Ints = _DURATIONS[facts["course"], (facts["lesson"] + view) % LESSONS]
+def _duration(attributes: Columns, view: int | Ints) -> Ints:
+    """Return the length of the first (0) or second (1) video of each row, in milliseconds."""
+    duration: Ints = _DURATIONS[attributes["course"], (attributes["lesson"] + view) % LESSONS]
     return duration
 
 
-def _playback(rng: np.random.Generator, facts: Columns) -> tuple[Ints, Ints]:
-    """Places in both videos after each moment, and those that jumps leave."""
-    size = len(facts["student"])
+def _playback(rng: np.random.Generator, attributes: Columns) -> tuple[Ints, Ints]:
+    """Return the positions in both videos after each moment, and those before jumps."""
+    size = len(attributes["student"])
     position = np.zeros((size, len(Moment)), dtype=np.int64)
     seek_from = np.zeros((size, 2), dtype=np.int64)
     for view in (0, 1):
-        duration = _duration(facts, view)
+        duration = _duration(attributes, view)
         begin = (rng.random(size) < 0.25) * rng.random(size) * 0.5 * duration
         share = np.where(rng.random(size) < 0.6, 1, rng.random(size))
         end = begin + (duration - begin) * share
@@ -192,7 +193,7 @@ def _presence(rng: np.random.Generator, fresh: Flags, completes: Flags) -> Flags
 
 
 def _first_use(student: Ints, number: Ints, course: Ints) -> Flags:
-    """Whether a visit is the first in which its student meets its course."""
+    """Return whether a visit is its student's first to its course."""
     met = np.full((BLOCK, VISITS), -1)
     met[student, number] = course
     seen = [(met[:, :k] == met[:, k : k + 1]).any(axis=1) for k in range(VISITS)]
@@ -201,18 +202,18 @@ def _first_use(student: Ints, number: Ints, course: Ints) -> Flags:
 
 
 def _delays(
-    rng: np.random.Generator, facts: Columns, position: Ints, seek_from: Ints, present: Flags
+    rng: np.random.Generator, attributes: Columns, position: Ints, seek_from: Ints, present: Flags
 ) -> Floats:
-    """Milliseconds to each moment of a visit from the one before, at full pace.
+    """Return the milliseconds from each moment of a visit to the next, at full pace.
 
-    A player shows what lies between two positions in the time between them, at its rate; at a
-    lower pace (spans of less than a day) it seems to run faster.
+    Playback between two positions takes their distance divided by the rate. In spans of less than
+    a day all delays are shortened, so that playback seems faster.
     """
     delay = np.zeros(position.shape)
     for moment, median in _PAUSES.items():
         delay[:, moment] = rng.lognormal(np.log(median * 1000), 0.6, len(delay))
-    delay[:, Moment.LEAVE] += facts["timed_out"] * 1_800_000
-    rate = np.array(list(RATES))[facts["rate"]]
+    delay[:, Moment.LEAVE] += attributes["timed_out"] * 1_800_000
+    rate = np.array(list(RATES))[attributes["rate"]]
     for view in (0, 1):
         play = Moment.PLAY + view * _SECOND
         begin, pause, _, there, end = position[:, play : play + 5].T
@@ -224,29 +225,31 @@ def _delays(
     return delay
 
 
-def _apart(student: Ints, number: Ints, begin: Ints, length: Ints) -> Ints:
-    """Beginnings of each student's visits in order, none before the one ahead of it has ended."""
+def _without_overlap(student: Ints, number: Ints, begin: Ints, length: Ints) -> Ints:
+    """Return the beginnings of each student's visits, delayed so that visits do not overlap."""
     begins = np.full((BLOCK, VISITS), np.iinfo(np.int64).max // 2)
     lengths = np.zeros((BLOCK, VISITS), dtype=np.int64)
     begins[student, number], lengths[student, number] = begin, length
     begins.sort(axis=1)
     for k in range(1, VISITS):
         begins[:, k] = np.maximum(begins[:, k], begins[:, k - 1] + lengths[:, k - 1])
-    apart: Ints = begins[student, number]
-    return apart
+    separate: Ints = begins[student, number]
+    return separate
 
 
-def _set_around(rng: np.random.Generator, time: Ints, assignment: Ints, pace: float) -> None:
-    """Set when notifications come, before the visit, and grades, after it."""
+def _set_notifications_and_grades(
+    rng: np.random.Generator, time: Ints, assignment: Ints, pace: float
+) -> None:
+    """Set the times of notifications, before the visit, and of grades, after it."""
 
-    def some(median: float | Floats) -> Ints:
+    def draw(median: float | Floats) -> Ints:
         return np.ceil(rng.lognormal(np.log(median * 1000 * pace), 0.7, len(time))).astype(np.int64)
 
     for moment, median in ((Moment.CLICKED, 4), (Moment.OPENED, 20), (Moment.SENT, 2400)):
-        time[:, moment] = np.maximum(time[:, moment + 1] - some(median), 0)
-    # The platform grades quizzes at once, teachers grade assignments within hours.
-    time[:, Moment.GRADE] = time[:, Moment.SUBMIT] + some(np.where(assignment, 14_400, 1.5))
-    time[:, Moment.REGRADE] = time[:, Moment.GRADE] + some(21_600)
+        time[:, moment] = np.maximum(time[:, moment + 1] - draw(median), 0)
+    # Quizzes are graded at once, assignments within hours.
+    time[:, Moment.GRADE] = time[:, Moment.SUBMIT] + draw(np.where(assignment, 14_400, 1.5))
+    time[:, Moment.REGRADE] = time[:, Moment.GRADE] + draw(21_600)
 
 
 def _shares(rng: np.random.Generator, student: Ints) -> Floats:
@@ -258,14 +261,14 @@ def _shares(rng: np.random.Generator, student: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Which moments of visits a stream tells of, and how."""
+    """A stream: the moments that are its events, and how they are rendered."""
 
-    told: tuple[Moment, ...]
+    kinds: tuple[Moment, ...]
     columns: Callable[[_Visits, Ints, Ints], Columns]
-    """What `render` needs of events, which are given as arrays of visits and moments. `special`
-    is 1 where the event has its other name."""
+    """Return the columns that `render` needs, from arrays of visits and moments. `special` is 1
+    for the second event type of a moment."""
     render: Callable[[Columns, list[str]], Iterator[str]]
-    """The topic's own members of events as JSON, given their columns and their visits' ids."""
+    """Return the fields of the topic as JSON, from the columns of events and their visits' ids."""
     shape: Shape
 
 
@@ -279,7 +282,7 @@ def _records(
     events = _events(stream, rng, distinct, seed, start, int(days * 86_400))
     ids = np.array(uuids(rng, distinct), dtype=object)
     positions = with_repeats(rng, distinct, count - distinct)
-    # A repeat is stamped when it arrives, which is not before what arrived ahead of it.
+    # A repeat has the time of its own arrival.
     stamps = np.maximum.accumulate(events["arrival"][positions]) + int(start.timestamp()) * 1000
     run = run_number(seed, start)
     for low in range(0, count, 8192):
@@ -291,35 +294,37 @@ def _records(
 def _events(
     stream: _Stream, rng: np.random.Generator, count: int, seed: int, start: datetime, seconds: int
 ) -> Columns:
-    """The first `count` events by arrival, of no more students than needed."""
+    """Return the first `count` events by arrival, of as few blocks of students as possible."""
     blocks: list[Columns] = []
     found = 0
     while found < count:
         visits = _visits(seed, len(blocks), start, seconds)
-        blocks.append(_of_block(stream, rng, visits, seconds))
+        blocks.append(_block_events(stream, rng, visits, seconds))
         found += len(blocks[-1]["student"])
     events = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    # Students are complete and few too many: leaving out the last keeps the end of the span.
-    kept = events["student"] <= events["student"][count - 1]
-    # Stable: what arrives at once stays in its order.
-    order = np.flatnonzero(kept)[np.argsort(events["arrival"][kept], kind="stable")][:count]
+    # Drop whole students, so that the events reach the end of the span.
+    complete = events["student"] <= events["student"][count - 1]
+    # Stable: events that arrive together stay in order.
+    order = np.flatnonzero(complete)[np.argsort(events["arrival"][complete], kind="stable")][:count]
     return {name: column[order] for name, column in events.items()}
 
 
-def _of_block(stream: _Stream, rng: np.random.Generator, visits: _Visits, seconds: int) -> Columns:
-    told = np.array(stream.told)
-    present, time = visits.present[:, told], visits.time[:, told]
+def _block_events(
+    stream: _Stream, rng: np.random.Generator, visits: _Visits, seconds: int
+) -> Columns:
+    kinds = np.array(stream.kinds)
+    present, time = visits.present[:, kinds], visits.time[:, kinds]
     latency = rng.exponential(800, time.shape)
-    # Late ones hold up what follows in their visit: devices keep the order.
+    # A late event delays those after it in its visit: devices keep the order.
     late = rng.random(time.shape) < LATE
     latency += late * rng.lognormal(np.log(2 * 3_600_000), 1, time.shape)
     arrival = np.where(present, time + latency.astype(np.int64), 0)
     arrival = np.maximum.accumulate(arrival, axis=1)
     visit, column = np.nonzero(present & (arrival <= seconds * 1000))
-    moment = told[column]
+    moment = kinds[column]
     return {
         "special": np.zeros_like(visit),
-        **_facts("student", "number", "device")(visits, visit, moment),
+        **_attributes("student", "number", "device")(visits, visit, moment),
         **stream.columns(visits, visit, moment),
         "moment": moment,
         "time": time[visit, column],
@@ -338,7 +343,7 @@ _NAMES = dict.fromkeys(Moment, "pause") | {
 }  # fmt: skip
 _SPECIAL = dict.fromkeys(Moment, "complete") | {Moment.ENTER: "signup", Moment.PROFILE: "created"}
 _OUTSIDE = {Moment.SENT, Moment.OPENED, Moment.CLICKED, Moment.GRADE, Moment.REGRADE}
-_REMOTE = {Moment.SENT, Moment.GRADE, Moment.REGRADE}  # the student's device has no part in it
+_REMOTE = {Moment.SENT, Moment.GRADE, Moment.REGRADE}  # not from the student's device
 _TYPES = texts(
     f'"event_type":"{names[moment]}"' for names in (_NAMES, _SPECIAL) for moment in Moment
 )
@@ -381,8 +386,8 @@ def _rendered(
     ]
 
 
-def _facts(*names: str) -> Callable[[_Visits, Ints, Ints], Columns]:
-    return lambda visits, visit, _: {name: visits.facts[name][visit] for name in names}
+def _attributes(*names: str) -> Callable[[_Visits, Ints, Ints], Columns]:
+    return lambda visits, visit, _: {name: visits.attributes[name][visit] for name in names}
 
 
 def _rows(events: Columns, *names: str) -> Iterator[tuple[int, ...]]:
@@ -394,8 +399,8 @@ def _optional(text: str | None) -> str:
 
 
 def _auth_columns(visits: _Visits, visit: Ints, moment: Ints) -> Columns:
-    facts = _facts("fresh", "timed_out")(visits, visit, moment)
-    return {**facts, "special": facts["fresh"] * (moment == Moment.ENTER)}
+    attributes = _attributes("fresh", "timed_out")(visits, visit, moment)
+    return {**attributes, "special": attributes["fresh"] * (moment == Moment.ENTER)}
 
 
 _AGENTS = ("LearnApp/5.2 (Android 16)", "Mozilla/5.0 (X11; Linux x86_64)", "LearnApp/5.1 (iPadOS)")
@@ -417,11 +422,11 @@ def _auth(events: Columns, _: list[str]) -> Iterator[str]:
 
 
 def _assessment_columns(visits: _Visits, visit: Ints, moment: Ints) -> Columns:
-    facts = _facts("course", "lesson", "assignment")(visits, visit, moment)
+    attributes = _attributes("course", "lesson", "assignment")(visits, visit, moment)
     share = visits.shares[(moment == Moment.REGRADE).astype(np.int64), visit]
-    # In quarters of a point; none before the grade.
-    quarters = np.round(share * np.where(facts["assignment"], 400, 40)).astype(np.int64)
-    return {**facts, "quarters": np.where(moment >= Moment.GRADE, quarters, -1)}
+    # In quarters of a point; -1 before the grade.
+    quarters = np.round(share * np.where(attributes["assignment"], 400, 40)).astype(np.int64)
+    return {**attributes, "quarters": np.where(moment >= Moment.GRADE, quarters, -1)}
 
 
 def _assessment(events: Columns, visits: list[str]) -> Iterator[str]:
@@ -438,14 +443,14 @@ def _assessment(events: Columns, visits: list[str]) -> Iterator[str]:
 
 
 def _video_columns(visits: _Visits, visit: Ints, moment: Ints) -> Columns:
-    facts = _facts("course", "lesson", "rate")(visits, visit, moment)
+    attributes = _attributes("course", "lesson", "rate")(visits, visit, moment)
     view = (moment >= Moment.PLAY_2).astype(np.int64)
     step = moment - view * _SECOND
-    duration, position = _duration(facts, view), visits.position[visit, moment]
+    duration, position = _duration(attributes, view), visits.position[visit, moment]
     return {
-        **facts,
+        **attributes,
         "special": ((step == Moment.END) & (position == duration)).astype(np.int64),
-        "video": (facts["lesson"] + view) % LESSONS,
+        "video": (attributes["lesson"] + view) % LESSONS,
         "duration": duration,
         "position": position,
         "seek_from": np.where(step == Moment.SEEK, visits.seek_from[visit, view], -1),
@@ -488,13 +493,13 @@ _INTERESTS = ("python", "statistics", "design", "writing", "physics", "economics
 
 
 def _profile_columns(visits: _Visits, visit: Ints, moment: Ints) -> Columns:
-    return {"special": visits.facts["fresh"][visit]}
+    return {"special": visits.attributes["fresh"][visit]}
 
 
 def _profile(events: Columns, _: list[str]) -> Iterator[str]:
     for student, number in _rows(events, "student", "number"):
         name = f"{_FIRST[student % 10]} {_LAST[student % 9]}"
-        # What changes from visit to visit is what the student wants to hear of.
+        # Only interests change from visit to visit.
         step = 1 + number % 3
         interests = (f'"{_INTERESTS[(student + step * k) % 7]}"' for k in range(student % 4))
         yield (
@@ -513,11 +518,11 @@ def _notification(events: Columns, visits: list[str]) -> Iterator[str]:
     for visit, (student, number, course, moment) in zip(visits, rows, strict=True):
         campaign = _CAMPAIGNS[(student + number) % 4]
         about = None if campaign == "weekly_digest" else f"CRS_{course:03d}"
-        segment = f"https://learn.example.org/courses/{about or ''}"
+        url = f"https://learn.example.org/courses/{about or ''}"
         yield (
             f'"notification_id":"NTF_{visit}","channel":"{_CHANNELS[(student + number) % 5]}",'
             f'"campaign":"{campaign}","course_id":{_optional(about)},'
-            f'"link_url":{_optional(segment if moment == Moment.CLICKED else None)}'
+            f'"link_url":{_optional(url if moment == Moment.CLICKED else None)}'
         )
 
 
@@ -527,7 +532,7 @@ _ENVELOPE = ("event_id", "event_type", "timestamp", "user_id")
 def _shape(
     *texts: str, enums: tuple[str, ...] = (), rejected: dict[str, tuple[Any, ...]], **others: Any
 ) -> Shape:
-    """The envelope's, the topic's own required strings `texts`, and what else there is."""
+    """Return the shape of the envelope with the topic's required strings and other fields."""
     wrong = {"event_id": ("17", "g" * 36), "timestamp": ("1999-12-31T23:59:59Z",), **rejected}
     return Shape(
         required=(*_ENVELOPE, *texts),
@@ -571,7 +576,7 @@ _STREAMS = {
     ),
     "course_events": _Stream(
         (Moment.ENROL, Moment.OPEN, Moment.DOWNLOAD, Moment.FINISH),
-        _facts("course", "lesson"),
+        _attributes("course", "lesson"),
         _course,
         _shape(
             *("session_id", "course_id"),
@@ -595,7 +600,7 @@ _STREAMS = {
     ),
     "notification_events": _Stream(
         (Moment.SENT, Moment.OPENED, Moment.CLICKED),
-        _facts("course"),
+        _attributes("course"),
         _notification,
         _shape(
             *("notification_id", "channel", "campaign"),

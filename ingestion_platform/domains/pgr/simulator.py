@@ -1,6 +1,6 @@
-"""Civic grievances (stream pgr_events): case histories of complaints, from submission to closing.
+"""Simulator of civic grievances: case histories of complaints, from submission to closing.
 
-Whole spans are drawn as arrays, about 150 bytes an event, and rendered to JSON bit by bit.
+A whole span is drawn as arrays, about 150 bytes an event, and rendered to JSON in chunks.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ SHAPE = Shape(
     json_texts=("attributes_json",),
 )
 
-# Places are numbered through: five localities to a ward, twelve wards to a tenant.
+# A place is a locality: five to a ward, twelve wards to a tenant.
 TENANTS, WARDS, LOCALITIES = 8, 12, 5
 CITIZENS, EMPLOYEES = 20_000, 50  # employees: per tenant
 _PLACES = TENANTS * WARDS * LOCALITIES
 
 CHANNELS = {"MOBILE": 45, "WEB": 25, "WHATSAPP": 14, "IVR": 12, "COUNTER": 4}
-_OFFICE = list(CHANNELS).index("WEB")  # where employees and the system itself act
+_OFFICE = list(CHANNELS).index("WEB")  # channel of employees and of the system
 SLA_HOURS = {"LOW": 168, "MEDIUM": 72, "HIGH": 24, "CRITICAL": 8}
-# Complaint type: its share, and how its priorities are mixed (in the order of SLA_HOURS).
+# Complaint type: its weight, and the weights of its priorities (in the order of SLA_HOURS).
 COMPLAINTS: dict[str, tuple[float, tuple[float, ...]]] = {
     "Water Supply": (22, (10, 55, 28, 7)),
     "Garbage Collection": (18, (30, 55, 14, 1)),
@@ -78,14 +78,14 @@ _PAYLOADS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One event that a case may go through: who does it, and when."""
+    """A step of a case: its event, who acts, and when."""
 
     event_type: str
     status: str
     actors: tuple[str, str]
-    """The usual actor type and the other one; the usual one acts in two of three cases."""
+    """The usual actor type, which acts in two of three cases, and the other one."""
     delay: float
-    """Median time since the step before, as a share of the SLA; the spread is log-normal."""
+    """Median time since the step before, as a share of the SLA; log-normal."""
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,12 +106,12 @@ _SPREAD = 0.9  # sigma of the log-normal delays
 
 @dataclass(frozen=True)
 class _Events:
-    """Columns of the events, in order of arrival. Times count from the start of the span."""
+    """Columns of events. Times count from the start of the span."""
 
     case: Ints
     step: Ints
-    second: Ints  # when it happened
-    arrival: Ints  # when the topic gets it, milliseconds
+    second: Ints  # of the event
+    arrival: Ints  # in the topic, milliseconds
     kind: Ints
     place: Ints
     channel: Ints
@@ -133,7 +133,7 @@ SIMULATORS = {"pgr_events": Simulator(_records, SHAPE)}
 
 
 def _history(rng: np.random.Generator, count: int, start: datetime, days: float) -> _Events:
-    """Cases whose events arrive within the span: at least `count` events, few more."""
+    """Draw cases until `count` events or a few more arrive within the span."""
     seconds = int(days * 86_400)
     blocks: list[_Events] = []
     cases = missing = 0
@@ -142,13 +142,13 @@ def _history(rng: np.random.Generator, count: int, start: datetime, days: float)
         block = _block(rng, size, start, seconds, first=cases)
         blocks.append(block)
         cases += size
-    return _joined(blocks)
+    return _concatenated(blocks)
 
 
 def _block(
     rng: np.random.Generator, size: int, start: datetime, seconds: int, *, first: int
 ) -> _Events:
-    """The events of `size` cases, numbered from `first`; a case's own are in order."""
+    """Draw the events of `size` cases, numbered from `first`; those of a case are in order."""
     kind = choose(rng, [share for _, _, share in _KINDS], size)
     sla = np.array([SLA_HOURS[priority] for _, priority, _ in _KINDS])[kind]
     present = _path(rng, size)
@@ -157,7 +157,7 @@ def _block(
     delay[:, 0] = moments(rng, size, start, seconds, _BY_HOUR)
     second = np.cumsum(np.where(present, delay, 0), axis=1)
     latency = rng.exponential(800, present.shape)
-    # Late ones hold up what follows in their case: senders keep the order of a case.
+    # A late event delays those after it in its case: senders keep the order of a case.
     late = rng.random(present.shape) < LATE
     latency += late * rng.lognormal(np.log(2 * 3_600_000), 1, present.shape)
     arrival = np.where(present, second * 1000 + latency.astype(np.int64), 0)
@@ -187,7 +187,7 @@ _PLACE_WEIGHTS = [
 
 
 def _path(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
-    """Which of the steps each case goes through, given time enough."""
+    """Return cases x steps: whether the case has the step, if the span is long enough."""
     chance = rng.random((5, size))
     rejected = chance[0] < 0.06
     assigned = ~rejected | (chance[1] < 0.6)
@@ -200,7 +200,7 @@ def _path(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     return np.column_stack([*columns, reopened, reopened, reopened, closed])
 
 
-def _joined(blocks: list[_Events]) -> _Events:
+def _concatenated(blocks: list[_Events]) -> _Events:
     columns = {
         name: np.concatenate([getattr(block, name) for block in blocks])
         for name in _Events.__dataclass_fields__
@@ -209,11 +209,11 @@ def _joined(blocks: list[_Events]) -> _Events:
 
 
 def _ordered(events: _Events, count: int) -> _Events:
-    """The first `count` events by arrival; numbers cases in order of submission."""
-    # Cases are complete and few too many: leaving out the last ones keeps the end of the span.
-    kept = events.case <= events.case[count - 1]
-    # Stable: events of a case that arrive at once stay in their order.
-    order = np.flatnonzero(kept)[np.argsort(events.arrival[kept], kind="stable")][:count]
+    """Return the first `count` events by arrival, with cases numbered by their first arrival."""
+    # Drop whole cases, so that the events reach the end of the span.
+    complete = events.case <= events.case[count - 1]
+    # Stable: events of a case that arrive together stay in order.
+    order = np.flatnonzero(complete)[np.argsort(events.arrival[complete], kind="stable")][:count]
     columns = {name: getattr(events, name)[order] for name in _Events.__dataclass_fields__}
     _, first, case = np.unique(columns["case"], return_index=True, return_inverse=True)
     rank = np.empty_like(first)
@@ -228,7 +228,7 @@ def _rendered(
     as_text = (rng.random(count) < AS_TEXT).astype(np.int64)
     payload = rng.integers(1, len(_PAYLOADS), size=count) * (rng.random(count) < WITH_PAYLOAD)
     epoch = int(start.timestamp())
-    # A repeat is stamped when it arrives, which is not before what arrived ahead of it.
+    # A repeat has the time of its own arrival.
     stamps = np.maximum.accumulate(events.arrival[positions]) + epoch * 1000
     tables = _Tables(start, int(events.second.max()))
     for low in range(0, len(positions), 8192):
@@ -255,13 +255,13 @@ _ROLES = np.array([[_ROLE_NAMES.index(actor) for actor in step.actors[::-1]] for
 
 
 def _actor(role: Ints, citizen: Ints, employee: Ints) -> Ints:
-    """Index into the table of actors, which has citizens, then employees, then the system."""
+    """Return indexes into the table of actors: citizens, then employees, then the system."""
     system = np.full_like(role, CITIZENS + TENANTS * EMPLOYEES)
     return np.choose(role, [citizen, CITIZENS + employee, system])
 
 
 class _Tables:
-    """Everything that a record is put together from, as JSON text: arrays to index."""
+    """The parts of records as JSON text, in arrays to index."""
 
     def __init__(self, start: datetime, last_second: int) -> None:
         midnight = start.replace(hour=0, minute=0, second=0)
@@ -307,7 +307,7 @@ class _Tables:
         )
 
     def times(self, seconds: Ints) -> list[str]:
-        """Date and time of events, from their seconds since the start."""
+        """Return date and time of events as JSON, from their seconds since the start."""
         clock = seconds + self._offset
         minute = self._minutes[clock // 60 % 1440]
         times: list[str] = (
@@ -317,7 +317,7 @@ class _Tables:
 
 
 def _forms(**attributes: Any) -> tuple[str, str]:
-    """The attributes as a JSON object, and as a JSON string that holds the object's text."""
+    """Return the attributes as a JSON object, and as a JSON string of the object's text."""
     return json.dumps(attributes, separators=(",", ":")), json.dumps(json.dumps(attributes))
 
 

@@ -1,8 +1,8 @@
-"""A recommendation shop (three streams): users, products, and what the users do with them.
+"""Simulators of the recommendation shop: users, products and transactions.
 
-One world for all seeds: user and item numbers, and who likes which category, never change, so any
-transactions refer to users and items that recomart_users and recomart_products tell of (all of
-them, once those have USERS and ITEMS records; the busiest come first).
+Users, items and their preferences are the same for all seeds, so that transactions refer to users
+and items of the other two streams (to all of them, once those have USERS and ITEMS records; the
+busiest come first).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BRANDS = ("Alder", "Brightwell", "Corvo", "Dunlin", "Elmhurst", "Fennick", None)
 
 VIEW, CART, PURCHASE = "view", "add_to_cart", "purchase"
 MODES = (VIEW, VIEW, VIEW, CART, PURCHASE)
-"""The steps of a visit to an item. A user looks before carting, and carts before buying."""
+"""The steps of a visit to an item: a user views before carting, and carts before buying."""
 RATINGS = {1: 4, 2: 7, 3: 17, 4: 37, 5: 35}
 RATED, WITHOUT_TIME, DUPLICATES = 0.35, 0.02, 0.001
 
@@ -90,15 +90,15 @@ def _product(number: int) -> State:
     }
 
 
-def _user_again(rng: Random, user: State) -> State:
-    """A user who grew older or came with another device."""
+def _changed_user(rng: Random, user: State) -> State:
+    """Return a user one year older, or with another device."""
     if rng.random() < 0.5:
         return user | {"age": user["age"] + 1}
     return user | {"device": rng.choice([d for d in DEVICES if d != user["device"]])}
 
 
-def _product_again(rng: Random, item: State) -> State:
-    """An item that was repriced, rated, sold out or delivered."""
+def _changed_product(rng: Random, item: State) -> State:
+    """Return an item with another price, rating or stock."""
     change = rng.random()
     if change < 0.5:
         price = round(item["price"] * rng.uniform(0.8, 1.2), 2)
@@ -116,17 +116,17 @@ def _versions(
     days: float,
     *,
     size: int,
-    first: Callable[[int], State],
-    again: Callable[[Random, State], State],
+    new: Callable[[int], State],
+    changed: Callable[[Random, State], State],
 ) -> Iterator[Record]:
-    """Each of `size` things once, in the order of their numbers, then changes of some of them."""
+    """Yield each of `size` users or items once, in order of their numbers, then random changes."""
     rng = Random(f"versions {seed} {start.isoformat()}")
     begin, span = int(start.timestamp() * 1000), days * 86_400_000
-    present: dict[int, State] = {}
+    latest: dict[int, State] = {}
     for turn in range(count):
         number = turn if turn < size else rng.randrange(size)
-        present[number] = again(rng, present[number]) if turn >= size else first(number)
-        value = present[number]
+        latest[number] = changed(rng, latest[number]) if turn >= size else new(number)
+        value = latest[number]
         stamp = begin + int(span * (turn + rng.random()) / count)
         yield Record(None, json.dumps(value, separators=(",", ":")).encode(), (), stamp)
 
@@ -138,7 +138,7 @@ def _transactions(count: int, seed: int, start: datetime, days: float) -> Iterat
     repeats = round(count * DUPLICATES)
     events = _visits(rng, count - repeats, start, int(days * 86_400))
     positions = with_repeats(rng, count - repeats, repeats)
-    # A repeat is stamped when it arrives, which is not before what arrived ahead of it.
+    # A repeat has the time of its own arrival.
     stamps = np.maximum.accumulate(events["time"][positions]) + int(start.timestamp() * 1000)
     values = _rendered(events, start)
     for position, stamp in zip(positions.tolist(), stamps.tolist(), strict=True):
@@ -148,12 +148,12 @@ def _transactions(count: int, seed: int, start: datetime, days: float) -> Iterat
 def _visits(
     rng: np.random.Generator, count: int, start: datetime, seconds: int
 ) -> Mapping[str, Ints]:
-    """The first `count` steps of visits that happen within the span, in order of time."""
+    """Return the first `count` steps of visits within the span, in order of time."""
     blocks: list[dict[str, Ints]] = []
     while (missing := count - sum(len(block["time"]) for block in blocks)) > 0:
         blocks.append(_block(rng, missing // 2 + 16, start, seconds))
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    # Stable: steps of one visit stay in their order.
+    # Stable: steps of one visit stay in order.
     order = np.argsort(columns["time"], kind="stable")[:count]
     return {name: column[order] for name, column in columns.items()}
 
@@ -161,7 +161,7 @@ def _visits(
 def _block(rng: np.random.Generator, size: int, start: datetime, seconds: int) -> dict[str, Ints]:
     user = choose(rng, [1 / (20 + n) for n in range(USERS)], size)
     item = choose(rng, [1 / (10 + n) for n in range(ITEMS)], size)
-    # Every other visit is to the category that the user likes best.
+    # Half of the visits are to the user's preferred category.
     liked = item // len(CATEGORIES) * len(CATEGORIES) + user % len(CATEGORIES)
     item = np.where((rng.random(size) < 0.5) & (liked < ITEMS), liked, item)
     chance = rng.random((4, size))
@@ -188,7 +188,7 @@ def _block(rng: np.random.Generator, size: int, start: datetime, seconds: int) -
 
 
 def _rendered(events: Mapping[str, Ints], start: datetime) -> list[bytes]:
-    """The value of each event; fields that an event lacks are left out."""
+    """Return the value of each event, without the fields that it lacks."""
     columns = [events[name].tolist() for name in ("user", "item", "step", "rating", "timed")]
     return [
         (
@@ -206,10 +206,10 @@ def _rendered(events: Mapping[str, Ints], start: datetime) -> list[bytes]:
 
 SIMULATORS = {
     "recomart_users": Simulator(
-        partial(_versions, size=USERS, first=_user, again=_user_again), USER_SHAPE
+        partial(_versions, size=USERS, new=_user, changed=_changed_user), USER_SHAPE
     ),
     "recomart_products": Simulator(
-        partial(_versions, size=ITEMS, first=_product, again=_product_again), PRODUCT_SHAPE
+        partial(_versions, size=ITEMS, new=_product, changed=_changed_product), PRODUCT_SHAPE
     ),
     "recomart_transactions": Simulator(_transactions, TRANSACTION_SHAPE),
 }

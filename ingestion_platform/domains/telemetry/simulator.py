@@ -1,7 +1,7 @@
-"""Telemetry: readings of sensors (sensor_readings), and what services log (app_logs).
+"""Simulators of telemetry: sensor_readings and app_logs.
 
-Sensors keep to their own rhythm and follow the time of day; log entries follow requests from
-service to service, some of which fail.
+Each sensor reads at its own interval, and its values follow the time of day. Log entries follow
+requests from service to service, some of which fail.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LOGS = Shape(
 
 @dataclass(frozen=True)
 class Metric:
-    """What a kind of sensor measures: a level of its own, a daily swing, and noise."""
+    """What sensors of a kind measure: a level per sensor, a daily swing, and noise."""
 
     name: str
     unit: str
@@ -71,7 +71,7 @@ METRICS = (
 )
 # Sensors measure three metrics of a room, or one of a machine.
 _KINDS = ((0, 1, 2), (3,), (4,))
-_PER_SERIES = 50  # readings of a sensor's metric, at least, before there are more sensors
+_PER_SERIES = 50  # readings per series (a sensor's metric), before another one is added
 _MOST_SERIES = 1000
 ANOMALIES = 0.002
 
@@ -82,10 +82,10 @@ def _readings(count: int, seed: int, start: datetime, days: float) -> Iterator[R
     rng = np.random.default_rng([seed, 1])
     distinct = count - round(count * DUPLICATES)
     sensor, metric = _series(min(max(distinct // _PER_SERIES, 1), _MOST_SERIES))
-    # Three in a hundred are lost on the way.
+    # Three in a hundred readings are lost.
     ticks = int(distinct / 0.97 / len(sensor)) + 1
-    found = np.sort(rng.choice(ticks * len(sensor), distinct, replace=False))
-    tick, series = np.divmod(found, len(sensor))
+    sent = np.sort(rng.choice(ticks * len(sensor), distinct, replace=False))
+    tick, series = np.divmod(sent, len(sensor))
     span = int(days * 86_400_000)
     phase = rng.random(len(sensor))[series]
     time = ((tick + phase * 0.98 + rng.random(distinct) * 0.02) / ticks * span).astype(np.int64)
@@ -102,11 +102,11 @@ def _readings(count: int, seed: int, start: datetime, days: float) -> Iterator[R
     for low in range(0, count, 8192):
         at = positions[low : low + 8192]
         chunk = {name: column[at] for name, column in events.items()}
-        yield from _read(chunk, stamps[low : low + 8192].tolist(), start, run)
+        yield from _rendered_readings(chunk, stamps[low : low + 8192].tolist(), start, run)
 
 
 def _series(count: int) -> tuple[Ints, Ints]:
-    """Sensor and metric of each of the first series."""
+    """Return sensor and metric of the first `count` series."""
     pairs = [
         (sensor, metric)
         for sensor in range(count)
@@ -119,7 +119,7 @@ def _series(count: int) -> tuple[Ints, Ints]:
 def _values(
     rng: np.random.Generator, series: Ints, metric: Ints, time: Ints, start: datetime
 ) -> Ints:
-    """Readings of the series at the times, in hundredths."""
+    """Return the values of series at the given times, in hundredths."""
 
     def of(attribute: str) -> Floats:
         table = np.array([getattr(each, attribute) for each in METRICS], dtype=float)
@@ -129,7 +129,7 @@ def _values(
     level = (rng.normal(0, 1, len(metric))[series]) * of("spread") + of("level")
     seconds = start.hour * 3600 + start.minute * 60 + start.second
     day = (time / 1000 + seconds) / 86_400
-    # Warmest, and busiest, at three in the afternoon.
+    # Highest at three in the afternoon.
     swing = np.cos((day - 15 / 24) * 2 * np.pi) * of("swing")
     noise = rng.normal(0, 1, len(time)) * of("noise")
     noise *= np.where(rng.random(len(time)) < ANOMALIES, 25, 1)
@@ -138,7 +138,7 @@ def _values(
 
 
 def _latency(rng: np.random.Generator, count: int) -> Ints:
-    """Milliseconds from an event to the topic; a few wait for hours in a buffer."""
+    """Return the milliseconds from an event to its arrival in the topic; hours for a few."""
     latency = rng.exponential(300, count)
     latency += (rng.random(count) < LATE) * rng.lognormal(np.log(3_600_000), 1, count)
     return latency.astype(np.int64)
@@ -148,7 +148,9 @@ _METRICS = texts(f'"metric":"{metric.name}"' for metric in METRICS)
 _UNITS = texts(f'"unit":"{metric.unit}"' for metric in METRICS)
 
 
-def _read(events: Columns, stamps: list[int], start: datetime, run: int) -> list[Record]:
+def _rendered_readings(
+    events: Columns, stamps: list[int], start: datetime, run: int
+) -> list[Record]:
     metric = events["metric"]
     columns = (
         events["sensor"].tolist(),
@@ -174,7 +176,7 @@ def _read(events: Columns, stamps: list[int], start: datetime, run: int) -> list
 _BY_HOUR = (3, 2, 1, 1, 1, 2, 4, 7, 9, 11, 12, 12, 13, 12, 12, 12, 12, 13, 14, 14, 12, 9, 7, 5)
 SERVICES = ("gateway", "catalog", "search", "cart", "checkout", "payments", "accounts", "mailer")
 _BEHIND = len(SERVICES) - 1  # services that the gateway calls
-# Of a hundred requests to each service that the gateway calls: how many fail.
+# Percent of requests that fail, by service that the gateway calls.
 _FAILURES = (1, 2, 1, 3, 6, 1, 4)
 HOSTS = 4  # per service
 _BLOCK = 1024
@@ -182,14 +184,14 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry that a request may leave: where, how severe, how likely and how long after."""
+    """A log entry of a request: its level, probability, and delay after the entry before."""
 
     level: str
     message: str
     likely: float
     delay: float  # milliseconds since the entry before, median
     behind: bool = True  # logged by the service behind the gateway
-    fails: bool | None = None  # only of requests that fail, or do not
+    fails: bool | None = None  # True: of failing requests only; False: of others only
 
 
 ENTRIES = (
@@ -202,7 +204,7 @@ ENTRIES = (
     Entry("ERROR", 'request failed: "bad gateway"', 0.7, 3, behind=False, fails=True),
     Entry("INFO", "request completed", 0.9, 3, behind=False, fails=False),
 )
-_RARE = 0.0005  # of requests bring their service down: their error is fatal
+_FATAL = 0.0005  # share of requests whose error is fatal
 
 
 def _logs(count: int, seed: int, start: datetime, days: float) -> Iterator[Record]:
@@ -217,25 +219,25 @@ def _logs(count: int, seed: int, start: datetime, days: float) -> Iterator[Recor
     for low in range(0, count, 8192):
         at = positions[low : low + 8192]
         chunk = {name: column[at] for name, column in events.items()}
-        yield from _logged(chunk, stamps[low : low + 8192].tolist(), start, run)
+        yield from _rendered_logs(chunk, stamps[low : low + 8192].tolist(), start, run)
 
 
 def _entries(rng: np.random.Generator, count: int, start: datetime, seconds: int) -> Columns:
-    """The first `count` entries by arrival, of no more requests than needed."""
+    """Return the first `count` entries by arrival, of as few blocks of requests as possible."""
     blocks: list[Columns] = []
     found = 0
     while found < count:
         blocks.append(_requests(rng, len(blocks) * _BLOCK, start, seconds))
         found += len(blocks[-1]["request"])
     events = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    # Requests are complete and few too many: leaving out the last keeps the end of the span.
-    kept = events["request"] <= events["request"][count - 1]
-    order = np.flatnonzero(kept)[np.argsort(events["arrival"][kept], kind="stable")][:count]
+    # Drop whole requests, so that the entries reach the end of the span.
+    complete = events["request"] <= events["request"][count - 1]
+    order = np.flatnonzero(complete)[np.argsort(events["arrival"][complete], kind="stable")][:count]
     return {name: column[order] for name, column in events.items()}
 
 
 def _requests(rng: np.random.Generator, first: int, start: datetime, seconds: int) -> Columns:
-    """The entries of a block of requests, numbered from `first`, that arrive within the span."""
+    """Draw the entries within the span of a block of requests, numbered from `first`."""
     behind = rng.integers(_BEHIND, size=_BLOCK)
     fails = rng.random(_BLOCK) * 100 < np.array(_FAILURES)[behind]
     begin = moments(rng, _BLOCK, start, seconds, _BY_HOUR) * 1000 + rng.integers(1000, size=_BLOCK)
@@ -245,7 +247,7 @@ def _requests(rng: np.random.Generator, first: int, start: datetime, seconds: in
     present &= rng.random(shape) < np.array([each.likely for each in ENTRIES])
     delay = rng.lognormal(0, 0.5, shape) * np.array([each.delay for each in ENTRIES])
     time = begin[:, None] + np.cumsum(np.where(present, np.ceil(delay), 0), axis=1).astype(np.int64)
-    # Late ones hold up what follows in their request.
+    # A late entry delays those after it in its request.
     arrival = np.where(present, time + _latency(rng, time.size).reshape(shape), 0)
     arrival = np.maximum.accumulate(arrival, axis=1)
     request, entry = np.nonzero(present & (arrival <= seconds * 1000))
@@ -256,14 +258,14 @@ def _requests(rng: np.random.Generator, first: int, start: datetime, seconds: in
         "entry": entry,
         "service": np.where(inside, behind[request] + 1, 0),
         "host": hosts[request, inside],
-        "fatal": (rng.random(_BLOCK) < _RARE).astype(np.int64)[request],
+        "fatal": (rng.random(_BLOCK) < _FATAL).astype(np.int64)[request],
         "duration": (time - begin[:, None])[request, entry],
         "time": time[request, entry],
         "arrival": arrival[request, entry],
     }
 
 
-def _logged(events: Columns, stamps: list[int], start: datetime, run: int) -> list[Record]:
+def _rendered_logs(events: Columns, stamps: list[int], start: datetime, run: int) -> list[Record]:
     levels = [[each.level, "FATAL" if each.level == "ERROR" else each.level] for each in ENTRIES]
     rows = zip(
         *(

@@ -1,6 +1,6 @@
-"""A media catalogue (three streams): invented films, series and people, and their changes.
+"""Simulators of the media catalogue: invented films, series and people, and their changes.
 
-Records are as the loader of labelled files sends them, enriched; a run's ids are its own.
+Records are enriched as those of labelled files (`produce.labelled`). Each run has its own ids.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from ingestion_platform.produce.record import Record
 from ingestion_platform.produce.simulation import Shape, Simulator, run_number
 
-NEW, OLD = 0.6, 0.3  # share of records that are no changes; of these, that were known before
-KNOWN = 5000  # titles that may still change
+NEW, OLD = 0.6, 0.3  # share of records that are no changes; share of these with label old
+KNOWN = 5000  # records that may still change
 
 _FIRST = ("Silent", "Copper", "Midnight", "Paper", "Northern", "Hollow", "Amber", "Second", "Blind")
 _SECOND = ("Harbour", "Orchard", "Signal", "Winter", "Station", "Garden", "Meridian", "River")
@@ -118,7 +118,7 @@ def _rated(rng: Random) -> Fields:
 
 
 def _changed(rng: Random, fields: Fields) -> Fields:
-    """A later version: attention moves, and votes come in."""
+    """Return a later version, with another popularity and more votes."""
     fields = fields | {"popularity": round(fields["popularity"] * rng.uniform(0.7, 1.6), 3)}
     if "vote_count" in fields:
         fields["vote_count"] += rng.randrange(1, 200)

@@ -100,7 +100,7 @@ def test_undelivered_records_fail_the_command(own: Ingest, monkeypatch: pytest.M
         (("no_such", "--data", str(DATA)), "no stream 'no_such'"),
         (("tmdb", "--data", str(DATA), "--bad-ratio", "0.1"), "simulated"),
         (("tmdb", "--data", "no such folder"), "is not a folder"),
-        (("recomart", "--data", str(DATA)), "are not sorted into folders"),
+        (("recomart", "--data", str(DATA)), "has no types and labels"),
     ],
 )
 def test_wrong_use_is_explained(bare: Ingest, arguments: tuple[str, ...], says: str) -> None:

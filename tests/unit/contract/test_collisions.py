@@ -14,7 +14,7 @@ from ingestion_platform.contract.lint import lint
 from ingestion_platform.errors import ContractError
 from ingestion_platform.settings import Settings
 from ingestion_platform.sinks.declare import declared_deliveries
-from ingestion_platform.streams import COMPONENT, declared_streams, drop_clash
+from ingestion_platform.streams import COMPONENT, declared_streams, file_conflict
 from ingestion_platform.warehouse.catalog import open_catalog
 from ingestion_platform.warehouse.tables import ensure_bronze
 from tests.support.testbed import PGR
@@ -143,7 +143,7 @@ def test_drop_zones_of_two_streams(
     """No file is taken by whichever of them looks first."""
     root = declare({"name": "x", "files": one}, {"name": "y", "files": other})
     x, y = declared_streams(root).values()
-    assert bool(drop_clash(x, y)) == bool(drop_clash(y, x)) == clash
+    assert bool(file_conflict(x, y)) == bool(file_conflict(y, x)) == clash
     found = [f for f in of_declarations() if "whichever looks first" in f.problem]
     assert len(found) == clash
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ingestion_platform.bronze.validate import Validator
 from ingestion_platform.errors import Permanent
-from ingestion_platform.produce.labelled import Found, clean, find
+from ingestion_platform.produce.labelled import LabelledRecords, clean, find
 from ingestion_platform.produce.record import Record
 from ingestion_platform.streams import Stream, declared_streams
 from tests.support.reasons import reason_texts
@@ -54,7 +54,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Callable[[], Found]:
+def found(tmp_path: Path) -> Callable[[], LabelledRecords]:
     """Looks through the folder `data` of the test."""
     return lambda: find(tmp_path / "data", streams())
 
