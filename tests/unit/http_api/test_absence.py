@@ -54,7 +54,7 @@ def frozen(settings: Settings) -> Iterator[None]:
         os.kill(address.pid, signal.SIGCONT)
 
 
-def test_a_api_without_kafka_starts_and_says_so(serve: Serve, own_broker: Settings) -> None:
+def test_api_starts_without_kafka(serve: Serve, own_broker: Settings) -> None:
     """It is alive and not ready; records get 503, rejected ones 422 all the same."""
     served = serve(own_broker)
     assert served.http.get("/healthz").status_code == 200
@@ -69,9 +69,7 @@ def test_a_api_without_kafka_starts_and_says_so(serve: Serve, own_broker: Settin
     assert served.api.counters.by_outcome()["failed"]["recomart_users"] == 1
 
 
-def test_the_api_finds_a_broker_that_comes_back_elsewhere(
-    serve: Serve, own_broker: Settings
-) -> None:
+def test_api_finds_broker_at_new_address(serve: Serve, own_broker: Settings) -> None:
     """Records are taken again after the broker was away, at another address too."""
     broker.start(own_broker.home)
     served = serve(own_broker)
@@ -85,9 +83,7 @@ def test_the_api_finds_a_broker_that_comes_back_elsewhere(
     assert len(served.sent("recomart_users")) == 1
 
 
-def test_a_broker_that_does_not_answer_gives_503_in_time(
-    serve: Serve, own_broker: Settings
-) -> None:
+def test_unresponsive_broker_gives_503_in_time(serve: Serve, own_broker: Settings) -> None:
     """No 2xx for what was not acknowledged, and no request waits beyond the settings."""
     broker.start(own_broker.home)
     served = serve(own_broker, ack_seconds=1)
@@ -107,9 +103,7 @@ def test_a_broker_that_does_not_answer_gives_503_in_time(
     assert served.api.counters.by_outcome()["accepted"]["recomart_users"] == 2
 
 
-def test_a_full_queue_gives_503_and_sends_nothing(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_queue_gives_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-pressure: what does not fit into the queue is rejected before any of it is sent."""
     monkeypatch.setattr("ingestion_platform.http_api.publish._QUEUE", 3)
     served = serve()
@@ -121,7 +115,7 @@ def test_a_full_queue_gives_503_and_sends_nothing(
     assert served.records("recomart_users", ONE).status_code == 201
 
 
-def test_an_unexpected_error_is_a_problem_without_its_words(
+def test_unexpected_error_hides_its_message(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 tells the kind of error only: what it says may hold a secret."""

@@ -126,7 +126,7 @@ def test_invalid_attributes(name: str, value: Any, code: str) -> None:
     assert fields(of(**{name: value})) == [(name, code)]
 
 
-def test_members_stand_once() -> None:
+def test_repeated_members_are_rejected() -> None:
     """A repeated attribute is ambiguous; one within the data is the record's affair."""
     text = json.dumps(LEAST)[:-1] + ', "id": "2"}'
     assert fields(structured(text.encode())) == [("id", "unique")]

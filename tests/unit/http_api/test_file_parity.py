@@ -102,7 +102,7 @@ def test_arrays_are_read_alike(tmp_path: Path, name: str) -> None:
     assert by_api(ARRAYS[name], "json") == by_file(ARRAYS[name], "json", tmp_path)
 
 
-def test_bad_lines_cost_themselves() -> None:
+def test_invalid_lines_are_rejected_alone() -> None:
     """Of the mixed body the good record stays."""
     found = by_api(BODIES["bad lines"], "jsonl")
     assert isinstance(found, list)

@@ -28,7 +28,7 @@ def client(local_settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("body", [json.dumps(USER), "[]", "not JSON"])
-def test_records_are_refused_with_the_way_to_go(client: TestClient, body: str) -> None:
+def test_records_are_refused_with_action(client: TestClient, body: str) -> None:
     """409, whatever is sent, and the action names the drop zone and the command."""
     answer = client.post(PATH, content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (409, "application/problem+json")
@@ -39,14 +39,14 @@ def test_records_are_refused_with_the_way_to_go(client: TestClient, body: str) -
     assert "`ingest load pgr_events FILE`" in problem["action"]
 
 
-def test_it_is_not_offered(client: TestClient) -> None:
+def test_path_is_not_described(client: TestClient) -> None:
     """The description has the paths that take records only."""
     paths = client.get("/openapi.json").json()["paths"]
     assert "/v1/streams/recomart_users/records" in paths
     assert PATH not in paths
 
 
-def test_others_are_served(client: TestClient) -> None:
+def test_other_streams_are_served(client: TestClient) -> None:
     """A stream with a topic is validated, and waits for its broker only."""
     answer = client.post("/v1/streams/recomart_users/records", json=USER | {"age": 0})
     assert answer.status_code == 422

@@ -62,7 +62,7 @@ def test_accept_headers(accept: str, takes: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/users", USERS, "/internal/ingest-user"])
-def test_content_types_are_the_same_everywhere(
+def test_all_paths_take_same_content_types(
     served: Served, path: str, kind: str, status: int
 ) -> None:
     """The shop's paths and those of streams take the same types and charsets."""
@@ -72,7 +72,7 @@ def test_content_types_are_the_same_everywhere(
         assert "application/json" in answer.headers["accept-post"]
 
 
-def test_shop_paths_take_one_record(served: Served) -> None:
+def test_own_paths_take_one_record(served: Served) -> None:
     """Two lines are one too many, an array is no record; an event is one."""
     two = f"{json.dumps(USER)}\n{json.dumps(USER)}\n"
     for body, kind, status in (
@@ -129,7 +129,7 @@ def test_documents_are_cached_by_clients(served: Served, path: str) -> None:
     assert other.status_code == 200
 
 
-def test_accept_is_followed_except_by_problems(served: Served) -> None:
+def test_problems_ignore_accept_header(served: Served) -> None:
     """406 before anything is done; a problem is sent as a problem."""
     for answer in (
         served.records("recomart_users", json.dumps(USER), accept="text/html"),

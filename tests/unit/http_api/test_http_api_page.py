@@ -70,7 +70,7 @@ def client(embedded_settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_every_example_gives_the_answer_that_the_page_shows(client: TestClient) -> None:
+def test_examples_give_answers_of_page(client: TestClient) -> None:
     """Status, headers and body, one example after the other."""
     number = 0
     for request, answer in examples():
@@ -85,7 +85,7 @@ def test_every_example_gives_the_answer_that_the_page_shows(client: TestClient) 
     assert number >= 12
 
 
-def test_every_endpoint_is_on_the_page(client: TestClient) -> None:
+def test_page_has_every_endpoint(client: TestClient) -> None:
     """Paths of the description, and whether they need a key."""
     table = TEXT.partition("## Endpoints")[2].partition("##")[0]
     rows = {
@@ -101,14 +101,14 @@ def test_every_endpoint_is_on_the_page(client: TestClient) -> None:
     assert {path for path, key in rows.items() if key == "no"} == set(rows) & OPEN
 
 
-def test_every_problem_is_on_the_page() -> None:
+def test_page_has_every_problem() -> None:
     """Kinds and statuses are those of the API."""
     table = TEXT.partition("## Problems")[2].partition("## Limits")[0]
     found = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", table, re.M)
     assert {kind: int(status) for status, kind in found} == {k: s for k, (s, _) in KINDS.items()}
 
 
-def test_every_limit_is_on_the_page() -> None:
+def test_page_has_every_limit() -> None:
     """Settings and their defaults are those of the API."""
     table = TEXT.partition("## Limits")[2].partition("## API keys")[0]
     found = {name: int(value) for name, value in re.findall(r"`(HTTP_API_\w+)` \| (\d+) ", table)}

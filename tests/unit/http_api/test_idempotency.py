@@ -22,7 +22,7 @@ def answer(status: int = 201, *, final: bool = True, body: bytes = b"{}") -> Ans
     return Answer(status, body, "application/json", {}, final)
 
 
-def test_a_retry_gets_the_same_answer_and_sends_nothing(served: Served) -> None:
+def test_retry_repeats_answer_and_sends_nothing(served: Served) -> None:
     """Status and body are equal, the answer says it is a replay, and the topic has one batch."""
     first = served.records("recomart_users", BATCH, idempotency_key="k-1")
     again = served.records("recomart_users", BATCH, idempotency_key="k-1")
@@ -37,7 +37,7 @@ def test_a_retry_gets_the_same_answer_and_sends_nothing(served: Served) -> None:
     assert len(served.sent("recomart_users")) == 20
 
 
-def test_a_rejection_is_remembered_too(served: Served) -> None:
+def test_rejection_is_repeated(served: Served) -> None:
     """The same bad record under the same key is counted once."""
     bad = json.dumps(USER | {"age": -1})
     answers = [served.records("recomart_users", bad, idempotency_key="k") for _ in range(3)]
@@ -45,7 +45,7 @@ def test_a_rejection_is_remembered_too(served: Served) -> None:
     assert served.api.counters.by_outcome()["rejected"]["recomart_users"] == 1
 
 
-def test_another_body_under_the_same_key_is_rejected(served: Served) -> None:
+def test_key_with_another_body_is_rejected(served: Served) -> None:
     """422: the key belongs to another request; what came first stays as it is."""
     served.records("recomart_users", BATCH, idempotency_key="k")
     for body, kind in ((BATCH + " ", "application/json"), (BATCH, "application/jsonl")):
@@ -65,13 +65,13 @@ def test_paths_do_not_share_keys(served: Served) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256])
-def test_a_malformed_key_is_rejected(served: Served, key: str) -> None:
+def test_malformed_key_is_rejected(served: Served, key: str) -> None:
     """400, and nothing is sent."""
     assert served.records("recomart_users", BATCH, idempotency_key=key).status_code == 400
     assert served.sent("recomart_users") == []
 
 
-def test_a_retry_sends_only_what_kafka_does_not_have(
+def test_retry_sends_unacknowledged_records_only(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a batch that was acknowledged in part, the rest is sent, once."""
@@ -97,7 +97,7 @@ def test_a_retry_sends_only_what_kafka_does_not_have(
     assert served.api.counters.by_outcome()["accepted"]["recomart_users"] == 10
 
 
-def test_requests_at_the_same_time_do_the_work_once() -> None:
+def test_concurrent_requests_do_work_once() -> None:
     """The second waits for the first, and a client that leaves does not undo it."""
 
     async def run() -> None:
@@ -122,7 +122,7 @@ def test_requests_at_the_same_time_do_the_work_once() -> None:
     asyncio.run(run())
 
 
-def test_an_answer_in_passing_is_not_kept() -> None:
+def test_transient_answer_is_not_stored() -> None:
     """What could not be done is done by the next request, with what was delivered before."""
 
     async def run() -> None:
@@ -140,7 +140,7 @@ def test_an_answer_in_passing_is_not_kept() -> None:
     asyncio.run(run())
 
 
-def test_an_error_leaves_no_trace() -> None:
+def test_error_is_not_stored() -> None:
     """A request that failed as a whole may come again under its key."""
 
     async def run() -> None:
@@ -159,7 +159,7 @@ def test_an_error_leaves_no_trace() -> None:
     asyncio.run(run())
 
 
-def test_memory_is_bounded_in_time_and_size() -> None:
+def test_answers_are_bounded_in_time_and_size() -> None:
     """Answers are forgotten when they are old, and the oldest first when there are too many."""
 
     async def run() -> None:

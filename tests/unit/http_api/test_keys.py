@@ -25,7 +25,7 @@ def keyed(serve: Serve) -> tuple[Served, str]:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer "])
-def test_a_key_opens_as_bearer_and_as_header(serve: Serve, scheme: str) -> None:
+def test_key_is_accepted_in_both_headers(serve: Serve, scheme: str) -> None:
     """Both ways of sending a key are known."""
     served, key = keyed(serve)
     body = json.dumps(USER)
@@ -45,7 +45,7 @@ def test_a_key_opens_as_bearer_and_as_header(serve: Serve, scheme: str) -> None:
         {"authorization": "Basic eDp4"},
     ],
 )
-def test_without_a_known_key_nothing_opens(serve: Serve, headers: dict[str, str]) -> None:
+def test_unknown_key_is_unauthorized(serve: Serve, headers: dict[str, str]) -> None:
     """401 before the body is read, for every path but health and description."""
     served, _ = keyed(serve)
     for path in ("/v1/streams/recomart_users/records", "/users", "/nothing"):
@@ -59,14 +59,14 @@ def test_without_a_known_key_nothing_opens(serve: Serve, headers: dict[str, str]
     assert served.sent("recomart_users") == []
 
 
-def test_the_hash_of_a_key_is_no_key(serve: Serve) -> None:
+def test_hash_of_key_is_unauthorized(serve: Serve) -> None:
     """Who has read the configuration cannot send."""
     served, key = keyed(serve)
     answer = served.records("recomart_users", json.dumps(USER), x_api_key=key_hash(key))
     assert answer.status_code == 401
 
 
-def test_the_access_log_names_the_client_and_no_secret(
+def test_access_log_has_client_but_no_secret(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One message per request, without key, body or query."""
@@ -87,7 +87,7 @@ def test_the_access_log_names_the_client_and_no_secret(
         assert secret not in json.dumps(line)
 
 
-def test_a_api_with_keys_but_none_set_does_not_start(local_settings: Settings) -> None:
+def test_api_without_keys_does_not_start(local_settings: Settings) -> None:
     """The error names the setting and the way to make a key."""
     with pytest.raises(SettingError, match="HTTP_API_KEYS") as caught:
         server.serve(local_settings, "127.0.0.1", 1)
@@ -103,9 +103,7 @@ def test_a_api_with_keys_but_none_set_does_not_start(local_settings: Settings) -
         (f"a:{'0' * 64},a:{'1' * 64}", "repeats"),
     ],
 )
-def test_malformed_keys_are_told_without_being_shown(
-    tmp_path: Path, value: str, problem: str
-) -> None:
+def test_malformed_keys_are_named_not_shown(tmp_path: Path, value: str, problem: str) -> None:
     """Somebody may have put a key where its hash belongs."""
     with pytest.raises(SettingError, match=problem) as caught:
         Settings.load({"HTTP_API_KEYS": value}, root=tmp_path)

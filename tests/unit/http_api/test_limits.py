@@ -41,7 +41,7 @@ def pieces(size: int, count: int) -> Iterator[bytes]:
         yield b" " * size
 
 
-def test_a_body_above_the_limit_is_rejected(serve: Serve) -> None:
+def test_body_above_limit_is_rejected(serve: Serve) -> None:
     """By its Content-Length, and as it arrives when it has none."""
     served = serve(max_body_bytes=1000)
     is_problem(served.records("recomart_users", " " * 1001), 413)
@@ -50,7 +50,7 @@ def test_a_body_above_the_limit_is_rejected(serve: Serve) -> None:
     assert len(served.sent("recomart_users")) == 1
 
 
-def test_an_oversize_body_without_length_is_not_read_to_its_end() -> None:
+def test_oversize_body_is_not_read_to_end() -> None:
     """What is held is bounded, however much a client is willing to send."""
     read = 0
 
@@ -66,7 +66,7 @@ def test_an_oversize_body_without_length_is_not_read_to_its_end() -> None:
     assert read == 11
 
 
-def test_a_slow_body_is_given_up() -> None:
+def test_slow_body_is_rejected() -> None:
     """A body that trickles in does not keep its place for ever."""
 
     async def slow() -> AsyncIterator[bytes]:
@@ -87,7 +87,7 @@ def test_too_many_records_are_rejected(serve: Serve) -> None:
     assert len(served.sent("recomart_users")) == 3
 
 
-def test_a_record_above_kafkas_limit_is_rejected_and_the_others_are_sent(serve: Serve) -> None:
+def test_record_above_kafka_limit_is_rejected_alone(serve: Serve) -> None:
     """It can never be delivered: the answer says so, instead of asking to try again."""
     served = serve()
     large = json.dumps(USER | {"more": "x" * 1_100_000})
@@ -112,7 +112,7 @@ def test_compressed_bodies(served: Served, coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_a_bomb_is_rejected(serve: Serve, coding: str) -> None:
+def test_decompression_bomb_is_rejected(serve: Serve, coding: str) -> None:
     """A small body of enormous content stops at the limit."""
     served = serve(max_body_bytes=1_000_000)
     content = b" " * 300_000_000
@@ -177,7 +177,7 @@ def depth(value: Any) -> int:
 
 
 @given(json_values, st.integers(1, 5))
-def test_depth_is_that_of_the_value(value: Any, limit: int) -> None:
+def test_depth_equals_nesting(value: Any, limit: int) -> None:
     """Brackets in strings do not count, however strings are escaped."""
     body = json.dumps(value, ensure_ascii=False).encode()
     if depth(value) > limit:
@@ -199,7 +199,7 @@ def test_checking_depth_takes_linear_time(start: bytes, repeated: bytes) -> None
     assert seconds(4_000_000) < 40 * max(seconds(400_000), 0.005)
 
 
-def test_the_rate_of_a_client_is_limited(serve: Serve) -> None:
+def test_client_rate_is_limited(serve: Serve) -> None:
     """429 with Retry-After once its records are used up; nothing of the batch is sent."""
     served = serve(rate_records=10, max_records=20)
     assert served.records("recomart_users", f"[{','.join([ONE] * 20)}]").status_code == 201
@@ -210,7 +210,7 @@ def test_the_rate_of_a_client_is_limited(serve: Serve) -> None:
     assert served.http.get("/health").status_code == 200
 
 
-def test_a_bucket_fills_with_time() -> None:
+def test_rate_refills_with_time() -> None:
     """Tokens come back at the rate, up to the burst, for each client apart."""
     now = 0.0
     rate = RateLimit("records", 10, clock=lambda: now)
@@ -239,7 +239,7 @@ def test_rate_allows_two_seconds_at_once(serve: Serve) -> None:
     assert other.sent("recomart_users") == []
 
 
-def test_body_has_least_rate() -> None:
+def test_body_has_minimum_rate() -> None:
     """It is given up when it falls behind, long before its time is over."""
 
     async def crawling() -> AsyncIterator[bytes]:
@@ -259,7 +259,7 @@ def test_body_has_least_rate() -> None:
         assert asyncio.run(read()) < 10
 
 
-def test_shares_are_bounded_and_come_back() -> None:
+def test_slots_are_limited_and_released() -> None:
     """A holder has its share, all have the total, and exempt networks only the total."""
     shares = ConcurrencyLimit("connections", 2, total=4, exempt=["10.0.0.0/8"])
     for holder in ("192.0.2.1", "192.0.2.1"):
@@ -290,7 +290,7 @@ def test_shares_are_bounded_and_come_back() -> None:
         ("", "unknown"),
     ],
 )
-def test_shares_go_by_network(address: str, network: str) -> None:
+def test_slots_are_counted_by_network(address: str, network: str) -> None:
     """An IPv6 address counts as its /64 network."""
     assert network_of(address) == network
 

@@ -32,7 +32,7 @@ def test_every_example_is_accepted(served: Served) -> None:
     assert sent == 3 * 5 + 4
 
 
-def test_answers_are_as_described(served: Served) -> None:
+def test_answers_match_their_schemas(served: Served) -> None:
     """Bodies of good, mixed and bad answers fit the schemas that the description gives them."""
     document = description(served)
     path = "/v1/streams/recomart_users/records"
@@ -48,7 +48,7 @@ def test_answers_are_as_described(served: Served) -> None:
 
 
 @pytest.mark.parametrize("stream", ["recomart_users", "recomart_transactions", "pgr_events"])
-def test_records_are_described_by_their_contract(served: Served, stream: str) -> None:
+def test_record_schemas_match_contracts(served: Served, stream: str) -> None:
     """Each stream's schema has the fields that its producers send, and says which are required."""
     schema = description(served)["components"]["schemas"][stream]
     fields = [f for f in served.streams[stream].contract.fields if f.derived is None]
@@ -81,7 +81,7 @@ def samples(served: Served, metric: str) -> dict[str, float]:
     return {labels: float(value) for labels, value in pairs}
 
 
-def test_a_request_id_is_given_or_kept(served: Served) -> None:
+def test_request_id_is_made_or_kept(served: Served) -> None:
     """Every answer can be found in the log; a client's own id is kept if it is harmless."""
     kept = served.http.get("/nothing", headers={"x-request-id": "abc-1"})
     assert kept.headers["x-request-id"] == "abc-1"

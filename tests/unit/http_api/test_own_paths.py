@@ -38,7 +38,7 @@ def test_health(served: Served) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "healthy"})
 
 
-def test_a_user_is_accepted_and_in_the_topic(served: Served) -> None:
+def test_user_is_accepted_and_in_topic(served: Served) -> None:
     """201 with the user's id, once the event is in Kafka."""
     answer = post(served, "/users", USER)
     assert (answer.status_code, answer.json()) == (201, {"status": "accepted", "user_id": 1001})
@@ -48,7 +48,7 @@ def test_a_user_is_accepted_and_in_the_topic(served: Served) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"timestamp": None}])
-def test_a_transaction_without_time_gets_the_present(served: Served, given: Any) -> None:
+def test_transaction_without_time_gets_present_time(served: Served, given: Any) -> None:
     """The API fills the default, and touches nothing else."""
     before = datetime.now(UTC)
     answer = post(served, "/transactions", VIEW | given)
@@ -61,7 +61,7 @@ def test_a_transaction_without_time_gets_the_present(served: Served, given: Any)
     assert message.key() == b"1001"
 
 
-def test_a_transaction_keeps_its_own_time(served: Served) -> None:
+def test_transaction_keeps_its_time(served: Served) -> None:
     """What the producer says stands, byte for byte."""
     body = json.dumps(VIEW | {"timestamp": "2026-11-20T10:00:00+02:00"})
     answer = served.http.post("/transactions", content=body)
@@ -84,7 +84,7 @@ def test_a_transaction_keeps_its_own_time(served: Served) -> None:
         ("/internal/ingest-transaction", VIEW | {"item_id": None}, "item_id"),
     ],
 )
-def test_a_rejected_record_names_its_field(
+def test_rejection_names_field(
     served: Served, tmp_path: Path, path: str, record: Any, field: str
 ) -> None:
     """422 names the field, and neither the topic nor the drop zone gets the record."""
@@ -95,7 +95,7 @@ def test_a_rejected_record_names_its_field(
     assert not (tmp_path / "drop zone").exists()
 
 
-def test_a_field_twice_is_rejected_on_the_shops_paths_too(served: Served) -> None:
+def test_repeated_field_is_rejected(served: Served) -> None:
     """Filling the timestamp must not repair what the contract refuses."""
     body = json.dumps(VIEW)[:-1] + ', "rating": 5}'
     answer = served.http.post("/transactions", content=body)
@@ -103,7 +103,7 @@ def test_a_field_twice_is_rejected_on_the_shops_paths_too(served: Served) -> Non
     assert answer.json()["errors"][0]["code"] == "uniqueKeys"
 
 
-def test_internal_paths_append_to_the_staging_files(served: Served, tmp_path: Path) -> None:
+def test_staging_paths_append_to_files(served: Served, tmp_path: Path) -> None:
     """One header, a line per record in the order of the contract, and nothing in the topics."""
     for i in range(3):
         answer = post(served, "/internal/ingest-user", USER | {"user_id": i, "unknown": 1})
@@ -120,7 +120,7 @@ def test_internal_paths_append_to_the_staging_files(served: Served, tmp_path: Pa
     assert served.sent("recomart_users") == []
 
 
-def test_a_staged_retry_writes_one_line(served: Served, tmp_path: Path) -> None:
+def test_staging_retry_writes_one_line(served: Served, tmp_path: Path) -> None:
     """Idempotency-Key holds for the internal paths as well."""
     for _ in range(3):
         headers = {"idempotency-key": "k"}
@@ -129,7 +129,7 @@ def test_a_staged_retry_writes_one_line(served: Served, tmp_path: Path) -> None:
     assert len(staged(tmp_path, "users_api_staging.csv")) == 2
 
 
-def test_a_drop_zone_in_an_object_store_is_said_to_be_impossible(
+def test_staging_into_object_store_gives_501(
     serve: Callable[..., Served], embedded_settings: Settings
 ) -> None:
     """Objects cannot be appended to: 501, naming the setting."""
@@ -140,7 +140,7 @@ def test_a_drop_zone_in_an_object_store_is_said_to_be_impossible(
     assert "DROP_URL" in answer.json()["action"]
 
 
-def test_a_drop_zone_that_cannot_be_written_is_a_problem(served: Served, tmp_path: Path) -> None:
+def test_unwritable_drop_zone_gives_503(served: Served, tmp_path: Path) -> None:
     """503 and a counted error; the record may be sent again."""
     (tmp_path / "drop zone").write_text("a file where a folder should be")
     answer = post(served, "/internal/ingest-user", USER)
@@ -149,7 +149,7 @@ def test_a_drop_zone_that_cannot_be_written_is_a_problem(served: Served, tmp_pat
     assert served.api.counters.by_outcome()["failed"]["recomart_users"] == 1
 
 
-def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_mix_lines(tmp_path: Path) -> None:
     """Writers at once, and somebody who takes the file away: no row is lost or torn, each file
     has one header."""
     file, rows = tmp_path / "drop" / "staging.csv", 40
@@ -178,7 +178,7 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
     assert sorted(found) == sorted([str(w), str(i), 'a,"b'] for w in range(4) for i in range(rows))
 
 
-def test_a_torn_line_is_mended(tmp_path: Path) -> None:
+def test_incomplete_line_is_removed(tmp_path: Path) -> None:
     """What a crash left of a line that nobody was told of is removed."""
     file = tmp_path / "users.csv"
     append_rows(file.parent, file.name, ["a", "b"], [{"a": 1, "b": None}])
@@ -188,7 +188,7 @@ def test_a_torn_line_is_mended(tmp_path: Path) -> None:
     assert file.read_text() == "a,b\n1,\n3,[1]\n"
 
 
-def test_a_torn_header_is_written_anew(tmp_path: Path) -> None:
+def test_incomplete_header_is_replaced(tmp_path: Path) -> None:
     """A file whose header was cut off begins again."""
     file = tmp_path / "users.csv"
     file.write_text("a,")

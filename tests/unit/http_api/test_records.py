@@ -29,7 +29,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
     return [USER | {"user_id": i} for i in range(count)]
 
 
-def test_one_record_is_in_kafka_as_it_was_sent(served: Served) -> None:
+def test_record_is_in_kafka_as_sent(served: Served) -> None:
     """The bytes are not changed on the way, and the answer says where they are."""
     body = b'  {"user_id" : 1001, "age":34,\n "gender":"F", "device":"Mobile", "more": [1.50]}  '
     answer = served.records("recomart_users", body)
@@ -46,7 +46,7 @@ def test_one_record_is_in_kafka_as_it_was_sent(served: Served) -> None:
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "crlf"])
-def test_many_records_at_once(served: Served, form: str) -> None:
+def test_many_records_in_one_request(served: Served, form: str) -> None:
     """An array and lines give a result for each record, in their order."""
     users = numbered(300)
     texts = [json.dumps(user) for user in users]
@@ -65,7 +65,7 @@ def test_many_records_at_once(served: Served, form: str) -> None:
     assert [places[r["partition"], r["offset"]] for r in body["results"]] == users
 
 
-def test_the_key_is_the_primary_key(served: Served) -> None:
+def test_kafka_key_is_primary_key(served: Served) -> None:
     """Versions of one user stay in order, in one partition."""
     served.records("recomart_users", json.dumps(numbered(10)))
     assert {m.key(): json.loads(m.value())["user_id"] for m in served.sent("recomart_users")} == {
@@ -73,7 +73,7 @@ def test_the_key_is_the_primary_key(served: Served) -> None:
     }
 
 
-def test_rejected_records_are_named_and_not_sent(served: Served) -> None:
+def test_rejected_records_are_not_sent(served: Served) -> None:
     """In a mixed batch the good ones are sent, and each bad one has its field and code."""
     answer = served.records("recomart_users", json.dumps([USER, BAD, 7, USER | {"gender": 1}]))
     assert answer.status_code == 207
@@ -101,7 +101,7 @@ def test_rejected_records_are_named_and_not_sent(served: Served) -> None:
         ("null", "value", "type"),
     ],
 )
-def test_a_single_rejected_record_is_a_problem(
+def test_single_rejected_record_is_problem(
     served: Served, body: str, field: str, code: str
 ) -> None:
     """422, a problem by RFC 9457, naming field and code; counted, and not sent."""
@@ -115,7 +115,7 @@ def test_a_single_rejected_record_is_a_problem(
     assert served.api.counters.by_outcome()["rejected"]["recomart_users"] == 1
 
 
-def test_a_rule_over_the_row_is_named(served: Served) -> None:
+def test_row_rule_is_named(served: Served) -> None:
     """A rule of the contract appears by its own name."""
     (event,) = simulate("pgr_events", 1, seed=1)
     wrong = json.loads(event.value) | {"event_date": "1999-01-01"}
@@ -135,7 +135,7 @@ def test_api_rejects_what_the_contract_rejects(served: Served) -> None:
     assert len(served.sent("pgr_events")) == answer["accepted"] == len(lines) - len(rejected)
 
 
-def test_the_grievance_example_of_the_domain_is_accepted(served: Served) -> None:
+def test_documented_grievance_is_accepted(served: Served) -> None:
     """The event as its producers send it passes, keyed by its complaint."""
     body = json.dumps(grievances.EVENT)
     assert served.records("pgr_events", body).status_code == 201
@@ -144,7 +144,7 @@ def test_the_grievance_example_of_the_domain_is_accepted(served: Served) -> None
 
 
 @pytest.mark.parametrize("data", ["data", "data_base64"])
-def test_a_structured_cloudevent(served: Served, data: str) -> None:
+def test_structured_cloudevent(served: Served, data: str) -> None:
     """Its data is the record, its attributes are Kafka headers, its partition key is the key."""
     text = json.dumps(USER)
     member = USER if data == "data" else base64.b64encode(text.encode()).decode()
@@ -163,7 +163,7 @@ def test_a_structured_cloudevent(served: Served, data: str) -> None:
     }
 
 
-def test_a_binary_cloudevent(served: Served) -> None:
+def test_binary_cloudevent(served: Served) -> None:
     """Its body is the record, its attributes are HTTP headers, percent-decoded."""
     headers = {f"ce_{k}": v for k, v in ATTRIBUTES.items()} | {"ce_subject": "Z%C3%BCrich"}
     answer = served.records("recomart_users", json.dumps(USER), "application/json", **headers)
@@ -175,7 +175,7 @@ def test_a_binary_cloudevent(served: Served) -> None:
     assert kept["content-type"] == b"application/json"
 
 
-def test_a_batch_of_cloudevents_has_a_result_for_each(served: Served) -> None:
+def test_batch_of_cloudevents_has_results(served: Served) -> None:
     """Bad envelopes and bad data are told apart by field; the good event is sent."""
     events = [
         ATTRIBUTES | {"data": USER},
@@ -218,9 +218,7 @@ def test_a_batch_of_cloudevents_has_a_result_for_each(served: Served) -> None:
         ("{}", "application/json; charset=latin-1", 415),
     ],
 )
-def test_a_body_that_cannot_be_read_is_a_problem(
-    served: Served, body: str, kind: str, status: int
-) -> None:
+def test_unreadable_body_is_problem(served: Served, body: str, kind: str, status: int) -> None:
     """Nothing of it is taken, and the answer is a problem of the right status."""
     answer = served.records("recomart_users", body, kind)
     assert answer.status_code == status
@@ -233,9 +231,7 @@ def test_a_body_that_cannot_be_read_is_a_problem(
     ("method", "path", "status"),
     [("POST", "/v1/streams/nothing/records", 404), ("GET", "/users", 405), ("GET", "/", 404)],
 )
-def test_the_frameworks_own_errors_are_problems(
-    served: Served, method: str, path: str, status: int
-) -> None:
+def test_framework_errors_are_problems(served: Served, method: str, path: str, status: int) -> None:
     """Unknown paths and methods are answered in the same form as all else."""
     answer = served.http.request(method, path)
     assert answer.status_code == status
@@ -243,7 +239,7 @@ def test_the_frameworks_own_errors_are_problems(
     assert answer.json()["status"] == status
 
 
-def test_requests_at_the_same_time_are_validated_together_and_answered_apart(
+def test_concurrent_requests_are_validated_together(
     served: Served,
 ) -> None:
     """Each of many concurrent requests gets the results of its own records."""
@@ -266,7 +262,7 @@ def test_requests_at_the_same_time_are_validated_together_and_answered_apart(
 
 
 @pytest.mark.parametrize("form", ["one", "array", "lines", "event"])
-def test_a_default_of_the_contract_is_filled_in_every_form(served: Served, form: str) -> None:
+def test_default_is_filled_in_every_format(served: Served, form: str) -> None:
     """A transaction without a time gets the present, one with a time stays as it is."""
     timed = {"user_id": 1, "item_id": 2, "view_mode": "view", "timestamp": "2026-11-20T10:00:00Z"}
     bare = {name: value for name, value in timed.items() if name != "timestamp"}

@@ -20,7 +20,7 @@ COMPLETE = completer(STREAMS["recomart_transactions"].contract)
 
 
 @pytest.mark.parametrize("said", [{}, {"timestamp": None}])
-def test_the_present_is_filled_in(said: dict[str, Any]) -> None:
+def test_present_time_is_filled_in(said: dict[str, Any]) -> None:
     """A field that is missing or null gets it, all else stays."""
     before = datetime.now(UTC)
     record = json.loads(COMPLETE(json.dumps(VIEW | said).encode()))
@@ -42,25 +42,25 @@ def test_the_present_is_filled_in(said: dict[str, Any]) -> None:
         b"\xff",
     ],
 )
-def test_what_has_a_value_or_is_no_record_stays(value: bytes) -> None:
+def test_complete_and_malformed_records_stay(value: bytes) -> None:
     """Byte for byte, for the contract to validate."""
     assert COMPLETE(value) == value
 
 
 @given(value=st.binary())
-def test_any_bytes_pass(value: bytes) -> None:
+def test_any_bytes_can_be_completed(value: bytes) -> None:
     """Whatever somebody sends, completing it does not fail."""
     assert isinstance(COMPLETE(value), bytes)
 
 
-def test_only_streams_that_declare_a_default_are_touched() -> None:
+def test_streams_without_default_stay() -> None:
     """A record of another stream that lacks its time is not repaired."""
     for name, stream in STREAMS.items():
         empty = completer(stream.contract)(b"{}")
         assert (empty == b"{}") is (name != "recomart_transactions"), name
 
 
-def test_a_default_changes_no_judgement() -> None:
+def test_default_changes_no_result() -> None:
     """Bronze need not be made again when a source's default is declared or removed."""
     contract = STREAMS["recomart_transactions"].contract
     without = tuple(replace(field, default=None) for field in contract.fields)

@@ -43,19 +43,19 @@ def declared(folder: Path, name: str = "app_logs", **attributes: Any) -> Stream:
         (b'{"service": "\xff"}', None),
     ],
 )
-def test_the_key_is_the_value_of_the_field(tmp_path: Path, value: bytes, key: bytes | None) -> None:
+def test_key_is_value_of_field(tmp_path: Path, value: bytes, key: bytes | None) -> None:
     """Text as it is, other values as their JSON text, nothing where there is no value."""
     assert key_of(declared(tmp_path, key="service"))(value) == key
 
 
 @given(value=st.binary())
-def test_any_bytes_have_a_key_or_none(value: bytes) -> None:
+def test_any_bytes_have_key_or_none(value: bytes) -> None:
     """Whatever somebody sends, deciding its key does not fail."""
     found = key_of(STREAMS["auth_events"])(value)
     assert found is None or isinstance(found, bytes)
 
 
-def test_every_stream_has_the_key_that_its_people_expect() -> None:
+def test_declared_streams_have_expected_keys() -> None:
     """Events of a student, a complaint, a user or a service stay in order, versions of a title."""
     assert {name: stream.key_field for name, stream in STREAMS.items()} == {
         "auth_events": "user_id",
@@ -76,14 +76,14 @@ def test_every_stream_has_the_key_that_its_people_expect() -> None:
     }
 
 
-def test_without_a_declared_key_the_primary_key_leads(tmp_path: Path) -> None:
+def test_default_key_is_primary_key(tmp_path: Path) -> None:
     """The first field of the primary key, or nothing if there is none."""
     assert declared(tmp_path).key_field is None
     assert key_of(declared(tmp_path))(b'{"service": "cart"}') is None
     assert declared(tmp_path, "sensor_readings").key_field == "sensor_id"
 
 
-def test_a_caller_may_ask_for_another_field(tmp_path: Path) -> None:
+def test_caller_may_choose_key_field(tmp_path: Path) -> None:
     """What is asked for wins over what is declared."""
     stream = declared(tmp_path, key="service")
     assert key_of(stream, "host")(b'{"service": "cart", "host": "h1"}') == b"h1"
@@ -97,9 +97,7 @@ def test_a_caller_may_ask_for_another_field(tmp_path: Path) -> None:
         ("fields", "'fields' is derived or nested"),
     ],
 )
-def test_a_key_that_producers_do_not_send_is_rejected(
-    tmp_path: Path, key: str, problem: str
-) -> None:
+def test_derived_or_nested_key_is_rejected(tmp_path: Path, key: str, problem: str) -> None:
     """The error names the file, the stream and what could be declared instead."""
     with pytest.raises(ContractError) as rejected:
         _ = declared(tmp_path, key=key).contract
@@ -112,9 +110,7 @@ def test_a_key_that_producers_do_not_send_is_rejected(
     ("attributes", "problem"),
     [({"key": 7}, "no name of a field"), ({"key": "service", "topic": None, "files": {}}, "topic")],
 )
-def test_a_key_without_a_meaning_is_rejected(
-    tmp_path: Path, attributes: dict[str, Any], problem: str
-) -> None:
+def test_unusable_key_is_rejected(tmp_path: Path, attributes: dict[str, Any], problem: str) -> None:
     """A key is a name, and only a topic has keys."""
     with pytest.raises(ContractError, match=problem) as rejected:
         declared(tmp_path, **attributes)

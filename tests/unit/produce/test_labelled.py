@@ -59,7 +59,7 @@ def found(tmp_path: Path) -> Callable[[], LabelledRecords]:
     return lambda: find(tmp_path / "data", streams())
 
 
-def test_the_sample_data_are_all_valid() -> None:
+def test_sample_data_is_valid() -> None:
     """Every record of the repository's sample goes to its topic, and its contract takes it."""
     sample = find(DATA, streams())
     records = list(sample.records(seed=7))
@@ -74,7 +74,7 @@ def test_the_sample_data_are_all_valid() -> None:
         assert len(validated.valid) == len(values) > 0
 
 
-def test_the_mix_is_random_and_a_seed_repeats_it() -> None:
+def test_seed_repeats_random_order() -> None:
     """Types and labels alternate all along, in an order that the seed decides."""
     sample = find(DATA, streams())
 
@@ -88,7 +88,7 @@ def test_the_mix_is_random_and_a_seed_repeats_it() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_versions_of_a_title_come_in_order(write: Any, found: Any, seed: int) -> None:
+def test_versions_of_title_stay_in_order(write: Any, found: Any, seed: int) -> None:
     """Old before new before change, then by file and line: no change precedes what it changes."""
     for label in reversed(LABELS):
         for file in (2, 1):
@@ -122,7 +122,7 @@ def test_records_are_enriched(write: Any, found: Any, tmp_path: Path) -> None:
     assert before <= times[0] < times[1] <= after
 
 
-def test_the_processing_time_is_that_of_the_sending(write: Any, found: Any) -> None:
+def test_processing_time_is_time_of_sending(write: Any, found: Any) -> None:
     """A record is stamped when it is taken, not when the files were looked through."""
     write("movie/new/1.jsonl", *[{"id": n} for n in range(3)])
     records = found().records(seed=0)
@@ -152,12 +152,12 @@ def test_cleaning(value: Any, cleaned: Any) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
-def test_cleaning_twice_changes_nothing_more(value: Any) -> None:
+def test_cleaning_is_idempotent(value: Any) -> None:
     """What is clean stays as it is."""
     assert clean(clean(value)) == clean(value)
 
 
-def test_lines_that_are_no_records_are_told_and_the_rest_goes_on(write: Any, found: Any) -> None:
+def test_invalid_lines_are_reported_alone(write: Any, found: Any) -> None:
     """Each with its file, line and reason; empty lines and a byte order mark are no mistake."""
     lines = [
         b'\xef\xbb\xbf{"id": 1}', b'{"id": 2', b"", b"   ", b"[1]", b'{"title": "no id"}',
@@ -183,9 +183,7 @@ def test_lines_that_are_no_records_are_told_and_the_rest_goes_on(write: Any, fou
         (["movie/fresh/1.jsonl"], "'fresh' is not a label of tmdb_movie"),
     ],
 )
-def test_a_folder_that_cannot_be_meant_is_rejected(
-    write: Any, found: Any, names: list[str], says: str
-) -> None:
+def test_unusable_folder_is_rejected(write: Any, found: Any, names: list[str], says: str) -> None:
     """What is missing or misnamed is said, with what to do."""
     for name in names:
         write(name, {"id": 1})
@@ -194,13 +192,13 @@ def test_a_folder_that_cannot_be_meant_is_rejected(
     assert raised.value.action
 
 
-def test_streams_without_labels_have_no_files(tmp_path: Path) -> None:
+def test_streams_without_labels_are_rejected(tmp_path: Path) -> None:
     """The contract must say which types and labels there are."""
     with pytest.raises(Permanent, match="pgr_events are not sorted"):
         find(tmp_path, [declared_streams()["pgr_events"]])
 
 
-def test_a_file_that_changes_meanwhile_stops_the_run(write: Any, found: Any) -> None:
+def test_changed_file_stops_run(write: Any, found: Any) -> None:
     """What is sent is what was checked."""
     file = write("movie/new/1.jsonl", {"id": 1})
     result = found()

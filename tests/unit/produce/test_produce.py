@@ -64,7 +64,7 @@ def by_key(records: Iterable[tuple[bytes | None, bytes]]) -> dict[bytes | None, 
     return values
 
 
-def test_what_is_produced_is_what_is_read(embedded: Settings, topic: str) -> None:
+def test_produced_records_are_read_back(embedded: Settings, topic: str) -> None:
     """Keys, values (bad ones too) and the order within each key arrive unchanged."""
     records = list(simulate("pgr_events", 5000, seed=7, bad_ratio=0.1))
     report = produce(embedded, topic, records)
@@ -83,7 +83,7 @@ def test_headers_and_timestamps_arrive(embedded: Settings, topic: str) -> None:
     assert message.timestamp()[1] == 1_700_000_000_123
 
 
-def test_a_record_without_timestamp_gets_the_present_time(embedded: Settings, topic: str) -> None:
+def test_record_without_timestamp_gets_present_time(embedded: Settings, topic: str) -> None:
     """The producer stamps what has no timestamp."""
     before = int(time.time() * 1000)
     produce(embedded, topic, [Record(b"k", b"v")])
@@ -92,7 +92,7 @@ def test_a_record_without_timestamp_gets_the_present_time(embedded: Settings, to
 
 
 @pytest.mark.parametrize("headers", [(), (("a", b"b"),)])
-def test_a_record_that_cannot_be_delivered_is_reported_and_the_others_arrive(
+def test_undeliverable_record_is_reported_alone(
     embedded: Settings, topic: str, headers: tuple[tuple[str, bytes], ...]
 ) -> None:
     """One record over the size limit costs itself only, and comes back whole with its reason."""
@@ -107,7 +107,7 @@ def test_a_record_that_cannot_be_delivered_is_reported_and_the_others_arrive(
 
 
 @pytest.mark.parametrize("headers", [(), (("a", b"b"),)])
-def test_when_the_broker_dies_everything_outstanding_is_reported(
+def test_dead_broker_fails_outstanding_records(
     home: Path, headers: tuple[tuple[str, bytes], ...]
 ) -> None:
     """Nothing is delivered for `patience` seconds: given up, told why, no more input taken."""
@@ -131,7 +131,7 @@ def test_when_the_broker_dies_everything_outstanding_is_reported(
     assert all(failure.record.headers == headers for failure in report.failed)
 
 
-def test_a_full_queue_makes_the_producer_wait(tmp_path: Path, embedded: Settings) -> None:
+def test_full_queue_makes_producer_wait(tmp_path: Path, embedded: Settings) -> None:
     """Far more records than the queue holds are all delivered."""
     settings = Settings.load(
         {"PLATFORM_HOME": str(embedded.home), "KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": "100"},
@@ -143,7 +143,7 @@ def test_a_full_queue_makes_the_producer_wait(tmp_path: Path, embedded: Settings
     assert [m.value() for m in consumed(settings, "narrow")] == [b"%d" % n for n in range(5000)]
 
 
-def test_a_rate_spaces_the_records_evenly(embedded: Settings, topic: str) -> None:
+def test_rate_spaces_records_evenly(embedded: Settings, topic: str) -> None:
     """Records are taken when it is their turn: neither all at once nor faster than asked."""
     taken: list[float] = []
 
@@ -159,7 +159,7 @@ def test_a_rate_spaces_the_records_evenly(embedded: Settings, topic: str) -> Non
     assert ahead == []
 
 
-def test_progress_rises_to_the_number_delivered(embedded: Settings, topic: str) -> None:
+def test_progress_rises_to_delivered_records(embedded: Settings, topic: str) -> None:
     """Progress never falls, and ends at the report's own figure."""
     told: list[int] = []
     records = (Record(b"k", b"v") for _ in range(100))
@@ -169,7 +169,7 @@ def test_progress_rises_to_the_number_delivered(embedded: Settings, topic: str) 
     assert told[-1] == report.delivered == 100
 
 
-def test_input_that_fails_midway_leaves_nothing_half_sent(embedded: Settings, topic: str) -> None:
+def test_failing_input_delivers_earlier_records(embedded: Settings, topic: str) -> None:
     """The input's error comes through, after what was taken before it is delivered."""
 
     def failing() -> Iterator[Record]:
@@ -182,13 +182,13 @@ def test_input_that_fails_midway_leaves_nothing_half_sent(embedded: Settings, to
     assert [message.value() for message in consumed(embedded, topic)] == [b"1", b"2"]
 
 
-def test_no_records_are_no_problem(embedded: Settings, topic: str) -> None:
+def test_empty_input_is_allowed(embedded: Settings, topic: str) -> None:
     """An empty input gives an empty report."""
     report = produce(embedded, topic, [])
     assert (report.sent, report.delivered, report.failed) == (0, 0, [])
 
 
-def test_the_embedded_broker_keeps_a_demo(embedded: Settings, topic: str) -> None:
+def test_embedded_broker_holds_demo(embedded: Settings, topic: str) -> None:
     """200,000 simulated events stay readable from the first: batches are sent compressed."""
     produce(embedded, topic, simulate("pgr_events", 200_000, bad_ratio=0.01))
     consumer = Consumer(client_config(embedded, **{"group.id": "test"}))
@@ -203,7 +203,7 @@ def test_the_embedded_broker_keeps_a_demo(embedded: Settings, topic: str) -> Non
     assert sum(high for _, high in marks) == 200_000
 
 
-def test_a_wrong_property_stops_before_anything_is_sent(tmp_path: Path) -> None:
+def test_wrong_property_stops_before_sending(tmp_path: Path) -> None:
     """A setting that librdkafka refuses is the user's to mend."""
     settings = Settings.load(
         {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_NO_SUCH": "1"}, root=tmp_path
@@ -212,7 +212,7 @@ def test_a_wrong_property_stops_before_anything_is_sent(tmp_path: Path) -> None:
         produce(settings, "events", [Record(b"k", b"v")])
 
 
-def test_without_a_broker_producing_says_so(tmp_path: Path) -> None:
+def test_missing_broker_is_reported(tmp_path: Path) -> None:
     """There is no waiting for an embedded broker that nobody started."""
     settings = Settings.load({"PLATFORM_HOME": str(tmp_path)}, root=tmp_path)
     with pytest.raises(SourceUnavailable, match="no embedded broker"):

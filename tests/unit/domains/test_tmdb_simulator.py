@@ -24,7 +24,7 @@ def feed(kind: str, count: int, **how: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_change_is_of_a_title_that_is_known(kind: str) -> None:
+def test_change_follows_earlier_version(kind: str) -> None:
     """Everything is old or new once, and then only changes, at later times."""
     last: dict[int, dict[str, Any]] = {}
     for record in feed(kind, 4000):
@@ -37,7 +37,7 @@ def test_a_change_is_of_a_title_that_is_known(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_records_look_as_the_loader_of_files_makes_them(kind: str) -> None:
+def test_records_match_those_of_loader(kind: str) -> None:
     """The enrichment agrees with itself."""
     records = feed(kind, 500)
     assert len({record["ingestion_id"] for record in records}) == 1
@@ -48,7 +48,7 @@ def test_records_look_as_the_loader_of_files_makes_them(kind: str) -> None:
     assert {record["data_label"] for record in records} == {"old", "new", "change"}
 
 
-def test_runs_are_about_other_titles() -> None:
+def test_runs_have_other_ids() -> None:
     """Runs of other arguments can be sent one after the other into one topic."""
     others = ({}, {"seed": 1}, {"start": datetime(2026, 4, 1)})
     runs = [feed("movie", 300, **other) for other in others]
@@ -56,7 +56,7 @@ def test_runs_are_about_other_titles() -> None:
     assert len(set.union(*numbers)) == sum(map(len, numbers))
 
 
-def test_films_have_genres_or_none() -> None:
+def test_films_may_have_no_genres() -> None:
     """Nested arrays vary in length, and some are empty."""
     sizes = {len(record["genres"]) for record in feed("movie", 500)}
     assert sizes == {0, 1, 2, 3}

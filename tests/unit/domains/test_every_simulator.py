@@ -24,7 +24,7 @@ def records(stream: str, count: int = 2000, **how: float) -> list[Record]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
-def test_the_contract_rejects_exactly_the_records_that_are_labelled(stream: str) -> None:
+def test_contract_rejects_exactly_the_faults(stream: str) -> None:
     """The labels can be trusted as an oracle for quarantine."""
     made = records(stream, 6000, seed=zlib.crc32(stream.encode()) % 100, bad_ratio=0.5)
     parsed = Validator(STREAMS[stream].contract).parse(
@@ -40,7 +40,7 @@ def test_the_contract_rejects_exactly_the_records_that_are_labelled(stream: str)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_the_same_arguments_give_the_same_records(stream: str) -> None:
+def test_equal_arguments_give_equal_records(stream: str) -> None:
     """A failing test can be repeated, and another seed tells of something else."""
     made = records(stream, seed=5, bad_ratio=0.2)
     assert made == records(stream, seed=5, bad_ratio=0.2)

@@ -22,7 +22,7 @@ def feed(stream: str, count: int, key: str, **how: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_transactions_refer_to_users_and_items_that_exist() -> None:
+def test_transactions_refer_to_existing_users_and_items() -> None:
     """Whatever the seeds and spans of the three streams are."""
     users = {user["user_id"] for user in feed("recomart_users", USERS, "user_id", seed=1)}
     items = {item["item_id"] for item in feed("recomart_products", ITEMS, "item_id", days=1)}
@@ -32,7 +32,7 @@ def test_transactions_refer_to_users_and_items_that_exist() -> None:
     assert {event["item_id"] for event in met} <= items
 
 
-def test_nobody_buys_what_they_did_not_cart_and_look_at() -> None:
+def test_purchases_follow_cart_and_view() -> None:
     """A user views an item before carting it, and carts it before purchasing it."""
     before: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
     for event in feed("recomart_transactions", 20_000, "user_id"):
@@ -46,7 +46,7 @@ def test_nobody_buys_what_they_did_not_cart_and_look_at() -> None:
     assert total["view"] > total["add_to_cart"] > total["purchase"] > 500
 
 
-def test_optional_fields_are_sometimes_there() -> None:
+def test_optional_fields_are_sometimes_present() -> None:
     """Some purchases are rated and nothing else is; a few interactions have no time."""
     events = feed("recomart_transactions", 10_000, "user_id")
     assert {event["view_mode"] for event in events if "rating" in event} == {"purchase"}
@@ -57,7 +57,7 @@ def test_optional_fields_are_sometimes_there() -> None:
     assert all(START <= time <= end for time in times)
 
 
-def test_users_and_items_change_once_all_are_told() -> None:
+def test_users_and_items_change_after_first_versions() -> None:
     """First each of them, then new versions that differ from the one before."""
     for stream, key, size in (
         ("recomart_users", "user_id", USERS),
@@ -70,7 +70,7 @@ def test_users_and_items_change_once_all_are_told() -> None:
             versions[value[key]] = value
 
 
-def test_users_like_some_category_best() -> None:
+def test_users_prefer_a_category() -> None:
     """Interests are there to be found: half of the visits go to one category in eight."""
     category = {i["item_id"]: i["category"] for i in feed("recomart_products", ITEMS, "item_id")}
     events = feed("recomart_transactions", 20_000, "user_id")

@@ -21,7 +21,7 @@ def feed(stream: str, count: int, key: str, days: float = 2) -> list[dict[str, A
     return events
 
 
-def test_sensors_read_in_a_steady_rhythm_for_the_whole_span() -> None:
+def test_sensors_read_at_steady_intervals() -> None:
     """Every series has its unit, lasts from beginning to end, and misses few readings."""
     series = defaultdict(set)
     units = defaultdict(set)
@@ -35,7 +35,7 @@ def test_sensors_read_in_a_steady_rhythm_for_the_whole_span() -> None:
     assert all(max(times) > "2026-03-02T20" for times in series.values())
 
 
-def test_readings_follow_the_time_of_day() -> None:
+def test_readings_follow_time_of_day() -> None:
     """It is warmer in the afternoon than before dawn."""
     warm = defaultdict(list)
     for event in feed("sensor_readings", 20_000, "sensor_id"):
@@ -45,7 +45,7 @@ def test_readings_follow_the_time_of_day() -> None:
     assert mean["15"] > mean["03"] + 3
 
 
-def test_a_request_leaves_entries_in_order_in_one_trace() -> None:
+def test_trace_has_entries_in_order() -> None:
     """It enters at the HTTP API, and either completes or fails, there and behind it."""
     traces = defaultdict(list)
     for event in feed("app_logs", 30_000, "service"):

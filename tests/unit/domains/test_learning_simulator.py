@@ -45,7 +45,7 @@ def grouped(stream: str, *by: str) -> dict[tuple[str, ...], list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("stream", COUNTS)
-def test_events_have_the_envelope_and_a_few_come_twice(stream: str) -> None:
+def test_events_have_envelope_and_duplicates(stream: str) -> None:
     """The common fields come first; producers send one event in a thousand again."""
     values = [record.value for record in simulate(stream, 5000, start=START)]
     assert all(list(json.loads(value))[:6] == ENVELOPE for value in values[:500])
@@ -56,7 +56,7 @@ def test_events_have_the_envelope_and_a_few_come_twice(stream: str) -> None:
 @pytest.mark.parametrize(
     "stream", ["assessment_events", "video_events", "course_events", "profile_events"]
 )
-def test_what_students_do_lies_between_login_and_logout(stream: str) -> None:
+def test_events_lie_between_login_and_logout(stream: str) -> None:
     """Every session is one that auth_events opens, and is still open."""
     opened, closed, users = {}, {}, {}
     for event in feed("auth_events"):
@@ -75,7 +75,7 @@ def test_what_students_do_lies_between_login_and_logout(stream: str) -> None:
     assert sum(event["session_id"] in opened for event in done) > 0.95 * len(done)
 
 
-def test_sessions_of_a_student_do_not_overlap() -> None:
+def test_sessions_of_student_do_not_overlap() -> None:
     """A student logs in after the session before has ended."""
     for visits in grouped("auth_events", "user_id").values():
         sessions = [event["session_id"] for event in visits]
@@ -83,7 +83,7 @@ def test_sessions_of_a_student_do_not_overlap() -> None:
         assert all(event["event_type"] != "signup" for event in visits[1:])
 
 
-def test_videos_are_played_as_a_player_does() -> None:
+def test_video_positions_match_playback() -> None:
     """Positions grow while the video runs; only jumps go elsewhere; nothing follows the end."""
     completed = 0
     for steps in grouped("video_events", "session_id", "video_id").values():
@@ -117,14 +117,14 @@ def test_attempts_are_started_submitted_and_graded() -> None:
     assert orders[whole] > 0
 
 
-def test_a_student_enrols_once_in_a_course_and_before_anything_else_there() -> None:
+def test_student_enrols_once_before_other_events() -> None:
     """Those who enrol in the span open the course's lessons afterwards."""
     for steps in grouped("course_events", "user_id", "course_id").values():
         kinds = [step["event_type"] for step in steps]
         assert "enrol" not in kinds[1:]
 
 
-def test_notifications_are_sent_before_they_are_opened_and_clicked() -> None:
+def test_notifications_are_sent_then_opened_then_clicked() -> None:
     """They happen outside of sessions."""
     for steps in grouped("notification_events", "notification_id").values():
         kinds = [step["event_type"] for step in steps]

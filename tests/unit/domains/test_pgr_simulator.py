@@ -49,12 +49,12 @@ def events(records: list[Record]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("bad_ratio", [0.0, 0.2])
-def test_the_same_arguments_give_the_same_records(bad_ratio: float) -> None:
+def test_equal_arguments_give_equal_records(bad_ratio: float) -> None:
     """A failing test can be repeated."""
     assert pgr(3000, seed=5, bad_ratio=bad_ratio) == pgr(3000, seed=5, bad_ratio=bad_ratio)
 
 
-def test_another_seed_or_start_is_about_other_cases() -> None:
+def test_seed_and_start_change_cases() -> None:
     """Runs can be produced one after the other into one topic without mixing up cases."""
     runs = [pgr(500), pgr(500, seed=1), pgr(500, start=START + timedelta(days=1))]
     cases = [{record.key for record in run} for run in runs]
@@ -75,7 +75,7 @@ def test_counts_and_shares_are_exact(count: int, seed: int, bad_ratio: float, da
     assert sum(record.fault is not None for record in records) == round(count * bad_ratio)
 
 
-def test_good_records_have_exactly_the_documented_fields() -> None:
+def test_valid_records_have_documented_fields() -> None:
     """Every good record is one JSON object with the fields in their order and format."""
     for event in events(pgr(3000)):
         assert list(event) == FIELDS
@@ -85,13 +85,13 @@ def test_good_records_have_exactly_the_documented_fields() -> None:
         assert event["event_date"] == moment.date().isoformat()
 
 
-def test_the_key_is_the_entity() -> None:
+def test_key_is_entity() -> None:
     """All events of a case go to one partition."""
     for record in pgr(1000):
         assert record.key == json.loads(record.value)["entity_id"].encode()
 
 
-def test_every_case_is_told_in_causal_order() -> None:
+def test_cases_are_in_causal_order() -> None:
     """A case's events follow each other as its life does, in time and in step."""
     cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for event in events(pgr(20_000)):
@@ -118,7 +118,7 @@ def test_cases_interleave_and_some_stay_open() -> None:
     assert runs > 0.95 * len(feed)
 
 
-def test_both_forms_of_the_attributes_occur_and_mean_the_same() -> None:
+def test_attributes_are_object_or_text() -> None:
     """Nine in ten are an object, one in ten is JSON text."""
     forms = Counter(type(event["attributes_json"]) for event in events(pgr(10_000)))
     assert forms[dict] + forms[str] == 10_000
@@ -129,7 +129,7 @@ def test_both_forms_of_the_attributes_occur_and_mean_the_same() -> None:
         assert {"complaint_type", "priority", "sla_hours"} <= set(attributes)
 
 
-def test_there_are_a_few_duplicates_and_late_events() -> None:
+def test_some_events_are_duplicates_or_late() -> None:
     """Producers retry, and some events come hours after they happened."""
     feed = pgr(50_000)
     again = sum(n - 1 for n in Counter(record.value for record in feed).values())
@@ -146,7 +146,7 @@ def test_there_are_a_few_duplicates_and_late_events() -> None:
 
 @given(count=st.integers(1, 2000), days=st.floats(0.01, 10), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=30)
-def test_records_arrive_in_order_within_the_span(count: int, days: float, seed: int) -> None:
+def test_records_arrive_in_order_within_span(count: int, days: float, seed: int) -> None:
     """Timestamps never fall, and neither they nor event times leave the span."""
     records = pgr(count, days=days, seed=seed)
     stamps = [record.timestamp_ms or 0 for record in records]
@@ -159,7 +159,7 @@ def test_records_arrive_in_order_within_the_span(count: int, days: float, seed: 
         assert START <= happened <= end
 
 
-def test_the_span_is_filled_to_its_end() -> None:
+def test_span_is_filled_to_end() -> None:
     """The last events are near the end of the span, whatever the number of records."""
     for count in (2000, 20_000):
         last = pgr(count, days=2)[-1].timestamp_ms
@@ -167,7 +167,7 @@ def test_the_span_is_filled_to_its_end() -> None:
         assert last / 1000 > (START + timedelta(days=2, hours=-1)).timestamp()
 
 
-def test_the_default_span_ends_now() -> None:
+def test_default_span_ends_now() -> None:
     """Nothing is from the future."""
     records = list(simulate("pgr_events", 1000))
     now = datetime.now(UTC).timestamp()
@@ -176,21 +176,21 @@ def test_the_default_span_ends_now() -> None:
     assert now - 86_400 < stamps[-1] / 1000 <= now
 
 
-def test_a_start_means_the_same_in_any_zone() -> None:
+def test_start_may_have_any_zone() -> None:
     """A start without a zone is UTC; one with a zone is converted."""
     naive = pgr(200, start=START.replace(tzinfo=None))
     east = pgr(200, start=START.astimezone(datetime.strptime("+0530", "%z").tzinfo))
     assert naive == east == pgr(200)
 
 
-def test_every_fault_occurs_equally_often() -> None:
+def test_faults_occur_equally_often() -> None:
     """The mix is wide however few bad records there are."""
     kinds = Counter(record.fault for record in pgr(4000, bad_ratio=0.1) if record.fault)
     assert set(kinds) == set(faults_of(SHAPE))
     assert max(kinds.values()) - min(kinds.values()) <= 1
 
 
-def test_good_records_are_untouched_by_the_faults_around_them() -> None:
+def test_faults_leave_other_records_unchanged() -> None:
     """Breaking some records changes no other."""
     whole, broken = pgr(2000), pgr(2000, bad_ratio=0.3)
     for good, record in zip(whole, broken, strict=True):
@@ -198,13 +198,13 @@ def test_good_records_are_untouched_by_the_faults_around_them() -> None:
         assert (record.value == good.value) == (record.fault is None)
 
 
-def test_records_are_about_as_large_as_real_ones() -> None:
+def test_records_have_realistic_size() -> None:
     """Benchmarks are about records of 430 bytes."""
     records = pgr(5000)
     assert 415 < sum(len(record.value) for record in records) / len(records) < 445
 
 
-def test_an_unknown_stream_is_answered_with_the_known_ones() -> None:
+def test_unknown_stream_lists_known_ones() -> None:
     """The error comes at the call and lists what there is."""
     with pytest.raises(UnknownStream, match="no_such") as raised:
         simulate("no_such", 1)
@@ -221,7 +221,7 @@ def test_an_unknown_stream_is_answered_with_the_known_ones() -> None:
         ({"days": 0}, "days"),
     ],
 )
-def test_an_argument_out_of_range_is_named(arguments: dict[str, Any], what: str) -> None:
+def test_argument_out_of_range_is_named(arguments: dict[str, Any], what: str) -> None:
     """The error comes at the call, not with the first record."""
     with pytest.raises(Permanent, match=what):
         simulate("pgr_events", **{"count": 1, **arguments})
