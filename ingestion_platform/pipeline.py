@@ -19,9 +19,8 @@ from ingestion_platform.bronze.load import (
     Loaded,
     Loader,
     LoadItem,
-    SegmentValidator,
 )
-from ingestion_platform.bronze.validate import count_reasons
+from ingestion_platform.bronze.validate import Validator, count_reasons
 from ingestion_platform.errors import Permanent, Transient, WriteConflict
 from ingestion_platform.failures import counting_failures
 from ingestion_platform.kafka.topic_log import Log, LogChanged, Topic
@@ -430,7 +429,7 @@ def try_file(
     Raises:
         UnreadableFile: the file does not exist or cannot be parsed.
     """
-    validator = SegmentValidator(stream.contract)
+    validator = Validator(stream.contract)
     valid = rejected = 0
     reasons: Counter[str] = Counter()
     with platform.file_source(stream).reading(file) as content:

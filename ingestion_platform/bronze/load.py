@@ -8,25 +8,20 @@ between the two commits is mended by the next load."""
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.bronze.renames import Renames
-from ingestion_platform.bronze.text import TextReader
-from ingestion_platform.bronze.validate import Validated, Validator, count_reasons
+from ingestion_platform.bronze.validate import Validated, Validator, code_version, count_reasons
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
-from ingestion_platform.contract.reasons import RECORD, Reason
 from ingestion_platform.contract.schemas import bronze_arrow_schema, quarantine_arrow_schema
 from ingestion_platform.errors import WriteConflict
-from ingestion_platform.files.reading import Reasons
 from ingestion_platform.lake.land_files import reasons_of_reader
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
@@ -75,66 +70,25 @@ class _Task:
     quarantine: Change | None
 
 
-class SegmentValidator:
-    """Makes the rows of both tables from a file's records; the f in table = f(lake, contract)."""
+class RowBuilder:
+    """Builds the rows of both tables from a file's records; the f in table = f(lake, contract)."""
 
     def __init__(self, contract: Contract) -> None:
-        self._parser = Validator(contract)
-        self._renames = Renames(contract)
-        self._text = {
-            "text": TextReader(contract),
-            "text with decimal commas": TextReader(contract, decimal=","),
-        }
-        self.version = self._parser.code_version
+        self._validator = Validator(contract)
+        self._version = code_version(contract)
         self._bronze_schema = bronze_arrow_schema(contract)
         self._quarantine_schema = quarantine_arrow_schema()
-        sent = [f for f in contract.fields if f.derived is None]
-        self._columns = {name for f in sent for name in (f.name, *f.previous_names)}
-
-    def read(self, store: Store, segment: Segment) -> pa.Table:
-        """The records of a file (of records.SCHEMA); raises as `records.read`."""
-        return read(store, segment)
 
     def rows(self, segment: Segment, records: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """The rows for bronze and for quarantine, in no particular order."""
+        """Return the rows for bronze and for quarantine, in no particular order.
+
+        `records` are of records.SCHEMA.
+        """
         encoding = "json" if segment.file is None else segment.file.encoding
-        given = reasons_of_reader(segment, records)
-        parsed = self.parse(records["value"].combine_chunks(), encoding, given)
+        reader_reasons = reasons_of_reader(segment, records)
+        parsed = self._validator.parse(records["value"], encoding, reader_reasons)
         bronze = self._bronze_rows(segment, records, parsed)
         return bronze, self._quarantine_rows(segment, records, parsed)
-
-    def parse(
-        self, values: pa.BinaryArray, encoding: str, given: Reasons | None = None
-    ) -> Validated:
-        """Validate values alone; `encoding` is what they are (`sources.reading.Encoding`).
-
-        `given` are a reader's reasons. A record with one that concerns the contract is rejected for
-        it, and not validated further.
-        """
-        reasons = {at: each for at, found in (given or {}).items() if (each := self._of(found))}
-        if not reasons:
-            return self._validated(values, encoding)
-        fine = np.ones(len(values), bool)
-        fine[list(reasons)] = False
-        places = np.flatnonzero(fine)
-        parsed = self._validated(values.filter(pa.array(fine)), encoding)
-        own = pa.array(list(reasons.values()), parsed.reasons.type)
-        return Validated(
-            pa.array(places[parsed.valid.to_numpy()], pa.int64()),
-            parsed.rows,
-            pa.array([*places[parsed.rejected.to_numpy()].tolist(), *reasons], pa.int64()),
-            pa.concat_arrays([parsed.reasons, own]),
-        )
-
-    def _validated(self, values: pa.BinaryArray, encoding: str) -> Validated:
-        values = self._renames.applied(values)
-        if encoding != "json":
-            values = self._text[encoding].typed(values)
-        return self._parser.parse(values)
-
-    def _of(self, reasons: Sequence[Reason]) -> list[dict[str, Any]]:
-        """Those of a reader's reasons that are about the record or a column of the contract."""
-        return [r.as_dict() for r in reasons if r.field == RECORD or r.field in self._columns]
 
     def _bronze_rows(self, segment: Segment, records: pa.Table, parsed: Validated) -> pa.Table:
         offsets = records["offset"].take(parsed.valid)
@@ -168,7 +122,7 @@ class SegmentValidator:
             c.PARTITION: pa.repeat(pa.scalar(segment.name.partition, pa.int32()), count),
             c.OFFSET: offsets,
             c.INGESTED_AT: pa.repeat(now, count),
-            c.CONTRACT: pa.repeat(self.version, count),
+            c.CONTRACT: pa.repeat(self._version, count),
         }
 
 
@@ -179,8 +133,8 @@ class Loader:
         self._catalog = catalog
         self._store = store
         self._stream = stream
-        self._validating = SegmentValidator(stream.contract)
-        self._version = self._validating.version
+        self._builder = RowBuilder(stream.contract)
+        self._version = code_version(stream.contract)
         self._bronze = ensure_bronze(catalog, stream.bronze_table, stream.contract)
         self._quarantine = ensure_quarantine(catalog, stream.quarantine_table)
         tables = (self._bronze, self._quarantine)
@@ -310,8 +264,8 @@ class Loader:
         """Read, parse and write a file's rows; nothing is visible before the commit."""
         segment, records = task.item.segment, task.item.records
         if records is None:
-            records = self._validating.read(self._store, segment)
-        bronze, quarantine = self._validating.rows(segment, records)
+            records = read(self._store, segment)
+        bronze, quarantine = self._builder.rows(segment, records)
         return _Validated(
             _filled(task.bronze, self._bronze, bronze),
             _filled(task.quarantine, self._quarantine, quarantine),

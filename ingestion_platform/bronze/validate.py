@@ -7,7 +7,7 @@ the decoder does not accept take the slow path in Python. No record affects the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion_platform.bronze.engine import Engine
+from ingestion_platform.bronze.renames import Renames
+from ingestion_platform.bronze.text import TextReader
 from ingestion_platform.contract.decoder import Decoder, Examined
 from ingestion_platform.contract.exact import Column
 from ingestion_platform.contract.json_text import object_keys
@@ -34,6 +36,7 @@ from ingestion_platform.contract.sql import (
     reasons_query,
 )
 from ingestion_platform.contract.wire import envelope_of, may_be_envelope
+from ingestion_platform.files.reading import Encoding, Reasons
 
 VERSION = "4"
 """Part of the version that a table's committed ranges hold: raise it when the same contract would
@@ -75,12 +78,26 @@ class _Results:
     reasons: pa.ListArray
 
 
+def code_version(contract: Contract) -> str:
+    """Return the version of results: validating again by the same version changes nothing."""
+    return f"{contract.fingerprint}-{VERSION}"
+
+
 class Validator:
-    """Validates records by a contract. Thread-safe; each thread has its own engine."""
+    """Validates records by a contract, for bronze and the HTTP API alike.
+
+    Thread-safe; each thread has its own engine.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self.code_version = f"{contract.fingerprint}-{VERSION}"
+        self._renames = Renames(contract)
+        self._text = {
+            "text": TextReader(contract),
+            "text with decimal commas": TextReader(contract, decimal=","),
+        }
+        sent = [f for f in contract.fields if f.derived is None]
+        self._columns = {name for f in sent for name in (f.name, *f.previous_names)}
         self.schema = arrow_schema(contract)
         self._decoder = Decoder(contract)
         self._strict = parse_query(contract, strict=True)
@@ -96,10 +113,45 @@ class Validator:
         # Whether the last batch had nearly all fields, and no duplicate key.
         self._whole = self._single = True
 
-    def parse(self, values: pa.Array | pa.ChunkedArray) -> Validated:
-        """Validate records given as binary values (null for a tombstone)."""
-        if isinstance(values, pa.Array):
-            values = pa.chunked_array([values])
+    def parse(
+        self,
+        values: pa.Array | pa.ChunkedArray,
+        encoding: Encoding = "json",
+        reader_reasons: Reasons | None = None,
+    ) -> Validated:
+        """Validate records given as binary values (null for a tombstone) in an encoding.
+
+        `reader_reasons` are a reader's, by the record's place. A record with one against itself or
+        a column of the contract is rejected for it, and not validated further.
+        """
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        known = {at: of for at, each in (reader_reasons or {}).items() if (of := self._own(each))}
+        if not known:
+            return self._parse(values, encoding)
+        unknown = np.ones(len(values), bool)
+        unknown[list(known)] = False
+        places = np.flatnonzero(unknown)
+        parsed = self._parse(values.filter(pa.array(unknown)), encoding)
+        return Validated(
+            pa.array(places[parsed.valid.to_numpy()], pa.int64()),
+            parsed.rows,
+            pa.array([*places[parsed.rejected.to_numpy()].tolist(), *known], pa.int64()),
+            pa.concat_arrays([parsed.reasons, _with_reasons(list(known.values()))]),
+        )
+
+    def _own(self, reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+        """Return the reasons against the record itself or a column of the contract."""
+        return [r.as_dict() for r in reasons if r.field == RECORD or r.field in self._columns]
+
+    def _parse(self, values: pa.BinaryArray, encoding: Encoding) -> Validated:
+        values = self._renames.applied(values)
+        if encoding != "json":
+            values = self._text[encoding].typed(values)
+        return self._parse_json(pa.chunked_array([values]))
+
+    def _parse_json(self, values: pa.ChunkedArray) -> Validated:
+        """Validate JSON values in batches."""
         found: list[_Results] = []
         places: list[int] = []
         slow_values: list[bytes | None] = []

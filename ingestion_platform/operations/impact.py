@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.bronze.load import SegmentValidator
-from ingestion_platform.bronze.validate import count_reasons
+from ingestion_platform.bronze.load import RowBuilder
+from ingestion_platform.bronze.validate import code_version, count_reasons
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Contract
 from ingestion_platform.lake.records import read
@@ -75,10 +75,10 @@ def impact_of(platform: Platform, stream: Stream, *, most: int | None = None) ->
     if bronze is None:
         return Impact()
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
-    validator = SegmentValidator(stream.contract)
+    builder = RowBuilder(stream.contract)
     tables = [bronze] if quarantine is None else [bronze, quarantine]
     segment_log = SegmentLog(platform.store, stream.topic)
-    stale = list(_stale(segment_log, tables, validator.version))
+    stale = list(_stale(segment_log, tables, code_version(stream.contract)))
     impact = Impact(stale=sum(min(segment.rows, s.end - s.start) for segment, s in stale))
     stale.sort(key=lambda part: (part[0].name.ingest_date, part[1].end), reverse=True)
     dataset = None if quarantine is None else TableDataset(quarantine)
@@ -90,7 +90,7 @@ def impact_of(platform: Platform, stream: Stream, *, most: int | None = None) ->
         if left is not None:
             records = records.slice(max(0, records.num_rows - left))
         held = rows_of(dataset, segment.name.partition, span)
-        _compare(impact, records, validator.rows(segment, records)[1], held)
+        _compare(impact, records, builder.rows(segment, records)[1], held)
     impact.dropped = _dropped(bronze, stream.contract)
     return impact
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from ingestion_platform.bronze.load import Loaded, SegmentValidator
+from ingestion_platform.bronze.load import Loaded
+from ingestion_platform.bronze.validate import code_version
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.reasons import Reason, label_sql, reasons_of
 from ingestion_platform.errors import Permanent
@@ -257,7 +258,7 @@ def replay(
         Transient, Permanent: as `pipeline.load_stream`.
     """
     before = _places(platform, stream, ingest_dates)
-    version = SegmentValidator(stream.contract).version
+    version = code_version(stream.contract)
     stale = {of for of, rows in before.items() if {row[1] for row in rows} != {version}}
     result = Replayed(
         stream.name,

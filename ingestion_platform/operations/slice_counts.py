@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.bronze.load import SegmentValidator
+from ingestion_platform.bronze.validate import code_version
 from ingestion_platform.contract import columns as c
 from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import Segment, SegmentLog
@@ -67,7 +67,7 @@ def slice_counts(
     ingest_dates = [ingest_date for ingest_date, _ in slices]
     counts = [_by_slice(table, ingest_dates) for table in tables]
     committed_by_partition = {} if tables[0] is None else read_committed(tables[0])
-    version = SegmentValidator(stream.contract).version
+    version = code_version(stream.contract)
     segment_log = SegmentLog(platform.store, stream.topic)
     result = {}
     for ingest_date, partition in slices:

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingestion_platform.bronze.load import SegmentValidator
+from ingestion_platform.bronze.load import RowBuilder
 from ingestion_platform.bronze.tokens import as_sent, with_json
+from ingestion_platform.bronze.validate import code_version
 from ingestion_platform.contract import columns as c
 from ingestion_platform.contract.model import Field
 from ingestion_platform.errors import WriteConflict
@@ -92,13 +93,14 @@ def verify_stream(
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     quarantine = load_or_none(platform.catalog, stream.quarantine_table)
     datasets = [None if t is None else TableDataset(t) for t in (bronze, quarantine)]
-    validator = SegmentValidator(stream.contract)
+    builder = RowBuilder(stream.contract)
+    version = code_version(stream.contract)
     committed_by_partition = {} if bronze is None else read_committed(bronze)
     for partition in partitions_of(SegmentLog(platform.store, stream.topic)):
         committed = committed_by_partition.get(partition, CommittedRanges())
-        parts = _due_parts(platform.store, stream.topic, partition, committed, validator.version)
+        parts = _due_parts(platform.store, stream.topic, partition, committed, version)
         for batch in _batches(parts):
-            expected = validator.rows(batch[0].segment, pa.concat_tables(p.records for p in batch))
+            expected = builder.rows(batch[0].segment, pa.concat_tables(p.records for p in batch))
             found = [rows_of(table, partition, _whole(batch)) for table in datasets]
             tally.compare(batch, expected, (found[0], found[1]))
             if on_progress is not None:

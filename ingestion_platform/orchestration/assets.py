@@ -182,10 +182,10 @@ def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     Events, which release a day to silver and gold, are told for the days that pass the gate only;
     a day that does not pass is observed instead, with the reason.
     """
-    from ingestion_platform.bronze.validate import Validator
+    from ingestion_platform.bronze.validate import code_version
 
     key = bronze_key(stream)
-    version = Validator(stream.contract).code_version
+    version = code_version(stream.contract)
     schema = metadata.bronze_schema(stream.contract)
 
     @dg.multi_asset(

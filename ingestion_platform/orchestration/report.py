@@ -140,9 +140,9 @@ class _ReportState:
     @cached_property
     def version(self) -> str:
         """Of the contract and the parser."""
-        from ingestion_platform.bronze.validate import Validator
+        from ingestion_platform.bronze.validate import code_version
 
-        return Validator(self.stream.contract).code_version
+        return code_version(self.stream.contract)
 
 
 class Reporter:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ingestion_platform.bronze.load import SegmentValidator
+from ingestion_platform.bronze.load import RowBuilder
 from ingestion_platform.lake.file_source import FilesRefused, Handled
 from ingestion_platform.lake.names import FILES
+from ingestion_platform.lake.records import read
 from ingestion_platform.lake.segments import SegmentLog
 from ingestion_platform.operations.quarantine import replay
 from ingestion_platform.operations.verify import verify_stream
@@ -116,9 +117,7 @@ def test_topics_cannot_forge_problems(stream: Stream) -> None:
     forged = pa.array([[{"key": k, "value": b"x"} for k in ("a", "b", "c", "problem")]])
     at = found.schema.get_field_index("headers")
     forged_records = found.set_column(at, "headers", forged.cast(found.schema.field(at).type))
-    bronze, quarantine = SegmentValidator(stream.contract).rows(
-        segment_of("t", 0, 1), forged_records
-    )
+    bronze, quarantine = RowBuilder(stream.contract).rows(segment_of("t", 0, 1), forged_records)
     assert (bronze.num_rows, quarantine.num_rows) == (1, 0)
 
 
@@ -174,9 +173,8 @@ def test_undeclared_columns_cost_nothing(platform: Platform, stream: Stream) -> 
         document["schema"][0]["properties"].append({"name": "picture", "logicalType": "string"})
 
     changed = edited(stream, declare)
-    validator = SegmentValidator(changed.contract)
     (segment,) = SegmentLog(platform.store, stream.topic).slice(datetime.now(UTC).date(), FILES)
-    _, rejected = validator.rows(segment, validator.read(platform.store, segment))
+    _, rejected = RowBuilder(changed.contract).rows(segment, read(platform.store, segment))
     reasons = reason_texts(rejected["_reasons"])
     assert reasons == [["picture: is binary, and not text in UTF-8 (is at row 1)"]]
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ingestion_platform import project
-from ingestion_platform.bronze.validate import Validator
+from ingestion_platform.bronze.validate import code_version
 from ingestion_platform.cli.dev import LOCATION
 from ingestion_platform.definitions import defs
 from ingestion_platform.errors import ContractError
@@ -105,7 +105,7 @@ def test_bronze_carries_the_contract(repository: dg.RepositoryDefinition) -> Non
     """Its code version is contract and parser; its columns have the contract's words and bounds."""
     node = _node(repository, BRONZE)
     contract = declared_streams()["pgr_events"].contract
-    assert node.code_version == Validator(contract).code_version
+    assert node.code_version == code_version(contract)
     columns = {c.name: c for c in node.metadata["dagster/column_schema"].columns}
     assert columns["entity_id"].description == "The complaint; all events of one case share it."
     assert not columns["entity_id"].constraints.nullable

@@ -230,8 +230,8 @@ def mark_phases(note: Callable[[str], None]) -> None:
 
     writer = land_module.Writer
     writer._store_file = marked(writer._store_file, lambda *_: "landing a file")
-    validator = load_module.SegmentValidator
-    validator.rows = marked(validator.rows, lambda *_: "validating")
+    builder = load_module.RowBuilder
+    builder.rows = marked(builder.rows, lambda *_: "validating")
     merge_module._create = marked(merge_module._create, lambda *_: "merging files")
     merge_module._remove = marked(merge_module._remove, lambda *_: "removing a merged file")
     load_module.write_data_files = marked(
