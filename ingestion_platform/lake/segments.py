@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingestion_platform.errors import Permanent, WriteConflict
+from ingestion_platform.files.reading import Encoding
 from ingestion_platform.lake.names import Name, ingest_date_folder, parse_name, topic_folder
 from ingestion_platform.lake.store import Store
 from ingestion_platform.positions import Position, TopicOrder
@@ -36,7 +37,7 @@ class Source:
     start: int
     end: int
     format: str
-    encoding: str
+    encoding: Encoding
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,8 @@ def test_runs_of_sensors_and_schedules_have_named_jobs(
 def test_docs_name_sensors_schedules_and_jobs(repository: dg.RepositoryDefinition) -> None:
     """The table of docs/dagster.md has each, with `<stream>` for the name of one."""
     page = (ROOT / "docs" / "dagster.md").read_text()
-    names = {each.name for each in (*repository.sensor_defs, *repository.schedule_defs)}
+    names = {sensor.name for sensor in repository.sensor_defs}
+    names |= {schedule.name for schedule in repository.schedule_defs}
     names |= {name for name in repository.job_names if name != "__ASSET_JOB"}
     for name in names:
         general = re.sub(r"^.*(_log|_files)$", r"<stream>\1", name)
