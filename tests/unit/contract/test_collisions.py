@@ -89,10 +89,10 @@ def test_names_that_would_be_mixed_up(
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
-        ({"name": "a-b", "topic": "t"}, "name: has other characters"),
-        ({"name": "a", "topic": "a/b"}, "no name that Kafka takes"),
-        ({"name": "a", "topic": ".."}, "no name that Kafka takes"),
-        ({"name": "a", "topic": "t" * 250}, "no name that Kafka takes"),
+        ({"name": "a-b", "topic": "t"}, "name: has characters other"),
+        ({"name": "a", "topic": "a/b"}, "not a valid Kafka topic"),
+        ({"name": "a", "topic": ".."}, "not a valid Kafka topic"),
+        ({"name": "a", "topic": "t" * 250}, "not a valid Kafka topic"),
     ],
 )
 def test_names_that_something_cannot_take(

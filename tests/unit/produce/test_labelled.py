@@ -194,7 +194,7 @@ def test_unusable_folder_is_rejected(write: Any, found: Any, names: list[str], s
 
 def test_streams_without_labels_are_rejected(tmp_path: Path) -> None:
     """The contract must say which types and labels there are."""
-    with pytest.raises(Permanent, match="pgr_events are not sorted"):
+    with pytest.raises(Permanent, match="pgr_events has no types and labels"):
         find(tmp_path, [declared_streams()["pgr_events"]])
 
 
