@@ -65,7 +65,7 @@ def client(real_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for file in folder.glob("*/defs.yaml"):
         text = re.sub(r"^( +topic: .*)$", rf"\1-{own}", file.read_text(), flags=re.MULTILINE)
         file.write_text(text)
-    monkeypatch.setattr("ingestion_platform.streams.DEFS", folder)
+    monkeypatch.setattr("ingestion_platform.streams.DOMAINS_FOLDER", folder)
     settings = real_settings.replace(
         drop_url=(tmp_path / "drop").as_uri(),
         drop_settle_seconds=0.0,

@@ -24,6 +24,13 @@ from ingestion_platform.settings import Settings
 
 
 @pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Return a home without a broker; stop one that the test starts."""
+    yield tmp_path / "home"
+    broker.stop(tmp_path / "home")
+
+
+@pytest.fixture
 def topic(embedded: Settings) -> str:
     """A topic of its own, empty."""
     name = f"t-{uuid.uuid4()}"
