@@ -1,5 +1,6 @@
-"""Alarms of what Dagster knows, and of what nobody validates while no run comes: one sensor, which
-looks at failed runs, checks, sensors, and where the streams stand. Telling is the book's.
+"""The sensor of alarms: failed runs and checks, stuck sensors, streams that are behind.
+
+The alarm store keeps which alarms are open and delivers them.
 """
 
 import json
@@ -29,18 +30,18 @@ from ingestion_platform.streams import Stream
 
 NAME = "alarms"
 INTERVAL = 60
-"""Seconds between two looks."""
+"""Seconds between two ticks."""
 FAILURES = 3
-"""So many ticks that fail in a row make a sensor stuck; a single one may be a restart."""
+"""Failed ticks in a row that make a sensor stuck; a single one may be a restart."""
 SLACK, LEAST = 10, 300.0
-"""A sensor that has not ticked for so many of its intervals, so many seconds, and ALARM_AFTER_SEC,
-stands still."""
+"""A sensor is stuck if it has not ticked for so many of its intervals, so many seconds, and
+ALARM_AFTER_SEC."""
 MANY = 3
-"""More sensors than this that stand still are one trouble, the daemon's."""
+"""If more sensors than this do not tick, one alarm is of the daemon."""
 FIRST = 86_400.0
-"""Seconds that the first look of all goes back for runs that failed."""
+"""Seconds that the first tick goes back for failed runs."""
 RUNS = 200
-"""Finished runs that a look takes; the next one takes the others."""
+"""Finished runs that a tick reads; the next one reads the others."""
 _BROKER_TIMEOUT = 5.0
 _AT_ONCE = 16
 _SERVERS = {"lake": StoreUnavailable, "catalog": CatalogUnavailable}
@@ -60,86 +61,86 @@ _ERROR = dg.AssetCheckSeverity.ERROR
 
 @dataclass
 class Memory:
-    """What the sensor remembers, in times (seconds since 1970)."""
+    """The cursor of the sensor; times are seconds since the epoch."""
 
     seen: float
-    """Of the last finished run that was noted."""
+    """End of the last finished run that was read."""
     looked: float
-    """Of the last look."""
+    """Time of the last tick."""
     steady: float
-    """Since when it has looked again and again: before, the daemon was away, or asleep."""
+    """Since when it has ticked without a gap: before, the daemon was down."""
 
     @classmethod
     def of(cls, text: str | None, now: float) -> "Memory":
-        """The memory from the text that Dagster keeps, brought up to `now`."""
-        kept = cls(**json.loads(text)) if text else cls(now - FIRST, 0.0, now)
-        gap = now - kept.looked > 4 * INTERVAL
-        return cls(kept.seen, now, now if gap else kept.steady)
+        """Return the cursor of Dagster's text, with `now` as the last tick."""
+        last = cls(**json.loads(text)) if text else cls(now - FIRST, 0.0, now)
+        gap = now - last.looked > 4 * INTERVAL
+        return cls(last.seen, now, now if gap else last.steady)
 
     def to_text(self) -> str:
-        """The text that Dagster keeps."""
+        """Return the text that Dagster stores."""
         return json.dumps(asdict(self))
 
 
 @dataclass
-class Look:
-    """What one look has at hand, and the events that it leads to."""
+class Tick:
+    """The context of a tick, and the events that it leads to."""
 
     instance: dg.DagsterInstance
     repository: dg.RepositoryDefinition
     platform: Platform
     streams: Mapping[str, Stream]
-    book: AlarmStore
+    store: AlarmStore
     memory: Memory
     events: list[dg.AssetCheckEvaluation] = field(default_factory=list)
 
     @property
     def settings(self) -> AlarmSettings:
-        """The alarms' own."""
+        """Return the settings of alarms."""
         return self.platform.settings.alarms
 
     def url(self, path: str) -> str | None:
-        """A page of Dagster's, where it is known where those are."""
+        """Return the address of a page of Dagster, if that of the web server is set."""
         base = self.settings.webserver_url
         return None if base is None else f"{base}/{path}"
 
 
 def alarm_sensor(streams: Mapping[str, Stream]) -> dg.SensorDefinition:
-    """The sensor; what it finds is in the book of this host, and at the webhook if there is one."""
+    """Return the sensor; it writes to the alarm store of this host, and to the webhook if set."""
 
     @dg.sensor(
         name=NAME,
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Failed runs and checks, sensors that are stuck, streams that are behind: each "
-        "told once when it begins and once when it ends (docs/alarms.md).",
+        description="Reports failed runs and checks, stuck sensors and streams behind, once when "
+        "they begin and once when they end. See `ingest alarm list` and docs/alarms.md.",
     )
     def watch(
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.SensorResult:
         assert context.repository_def is not None
-        book = AlarmStore(platform.settings)
+        store = AlarmStore(platform.settings)
         memory = Memory.of(context.cursor, time.time())
-        look = Look(context.instance, context.repository_def, platform, streams, book, memory)
-        failed_runs(look)
-        failed_checks(look)
-        stuck_sensors(look)
-        book.deliver()
+        tick = Tick(context.instance, context.repository_def, platform, streams, store, memory)
+        failed_runs(tick)
+        failed_checks(tick)
+        stuck_sensors(tick)
+        store.deliver()
         return dg.SensorResult(
-            skip_reason=f"{len(book.open())} alarms are on: `ingest alarm list`",
-            asset_events=look.events,
+            skip_reason=f"{len(store.open())} alarms are on: `ingest alarm list`",
+            asset_events=tick.events,
             cursor=memory.to_text(),
         )
 
     return watch
 
 
-def failed_runs(look: Look) -> None:
-    """Note runs that failed, until another one of the same kind succeeds."""
-    records = look.instance.get_run_records(
+def failed_runs(tick: Tick) -> None:
+    """Open an alarm for a failed run, until another one of the same kind succeeds."""
+    records = tick.instance.get_run_records(
         dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS],
-            updated_after=datetime.fromtimestamp(look.memory.seen, UTC),
+            updated_after=datetime.fromtimestamp(tick.memory.seen, UTC),
         ),
         limit=RUNS,
         order_by="update_timestamp",
@@ -148,17 +149,16 @@ def failed_runs(look: Look) -> None:
     for record in records:
         run, ended = record.dagster_run, record.update_timestamp.timestamp()
         for subject in subjects(run):
-            alarm = _run_alarm(look, run, subject) if run.is_failure else None
+            alarm = _run_alarm(tick, run, subject) if run.is_failure else None
             if alarm is None:
-                look.book.gone(_run_key(subject))
+                tick.store.gone(_run_key(subject))
             else:
-                look.book.saw(alarm, since=ended)
-        look.memory.seen = max(look.memory.seen, ended)
+                tick.store.saw(alarm, since=ended)
+        tick.memory.seen = max(tick.memory.seen, ended)
 
 
 def subjects(run: dg.DagsterRun) -> list[str]:
-    """What a run is about: the pools that its steps share with others of their kind, else its
-    assets, else its job."""
+    """Return what a run is about: its pools, else its assets, else its job."""
     pools = [tag.removeprefix(_POOL_TAG) for tag in run.tags if tag.startswith(_POOL_TAG)]
     if run.run_op_concurrency is not None:
         pools += run.run_op_concurrency.all_pools or ()
@@ -172,11 +172,11 @@ def _run_key(subject: str) -> str:
     return f"run/{subject}"
 
 
-def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm | None:
+def _run_alarm(tick: Tick, run: dg.DagsterRun, subject: str) -> Alarm | None:
     """Return the alarm of a failed run; None if it did its work and a check failed, which has an
     alarm of its own."""
     stream = subject.removeprefix("stream_")
-    kind, detail = _reason(look.instance, run.run_id)
+    kind, detail = _reason(tick.instance, run.run_id)
     if kind == BLOCKED:
         return None
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
@@ -188,14 +188,14 @@ def _run_alarm(look: Look, run: dg.DagsterRun, subject: str) -> Alarm | None:
         action=ACTIONS[kind],
         section="a-run-failed",
         asset=" ".join(chosen) or None,
-        stream=stream if stream in look.streams else None,
+        stream=stream if stream in tick.streams else None,
         slice=f"{first} to {last}" if first else run.tags.get("dagster/partition"),
-        url=look.url(f"runs/{run.run_id}"),
+        url=tick.url(f"runs/{run.run_id}"),
     )
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """Kind and text of the first step's error; the text is that of the code that raised it."""
+    """Return kind and text of the first step's error, the text as the code raised it."""
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     for entry in instance.all_logs(run_id, of_type=kinds):
         event = entry.dagster_event
@@ -209,66 +209,66 @@ def _reason(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
     return INTERRUPTED, ""
 
 
-def failed_checks(look: Look) -> None:
-    """Note the checks whose newest evaluation failed; what needs no run is evaluated here."""
-    keys = sorted(look.repository.asset_graph.asset_check_keys, key=str)
-    storage = look.instance.event_log_storage
+def failed_checks(tick: Tick) -> None:
+    """Open an alarm for each check that failed last; checks that need no run are evaluated now."""
+    keys = sorted(tick.repository.asset_graph.asset_check_keys, key=str)
+    storage = tick.instance.event_log_storage
     newest = storage.get_latest_asset_check_execution_by_key(keys)
     stored = {key: found for key in keys if (found := _evaluation(newest.get(key))) is not None}
-    live = {each.asset_check_key: each for each in _live(look)}
+    live = {each.asset_check_key: each for each in _live(tick)}
     for key, each in live.items():
         before = stored.get(key)
         if (before is None and not each.passed) or (before and before.passed != each.passed):
-            look.events.append(each)
+            tick.events.append(each)
     known = {_check_key(key) for key in keys}
     for key, evaluation in (stored | live).items():
-        if evaluation.passed or not (evaluation.severity is _ERROR or look.settings.warnings):
-            look.book.gone(_check_key(key))
+        if evaluation.passed or not (evaluation.severity is _ERROR or tick.settings.warnings):
+            tick.store.gone(_check_key(key))
         else:
-            look.book.saw(_check_alarm(look, evaluation, newest.get(key)))
-    look.book.gone(*(key for key in look.book.noted("check/") if key not in known))
+            tick.store.saw(_check_alarm(tick, evaluation, newest.get(key)))
+    tick.store.gone(*(key for key in tick.store.noted("check/") if key not in known))
 
 
 def _evaluation(record: Any) -> dg.AssetCheckEvaluation | None:
-    """What an execution of a check found; None while it goes on."""
+    """Return the evaluation of an execution of a check; None while it runs."""
     event = record.event.dagster_event if record is not None and record.event is not None else None
     data = event.event_specific_data if event is not None else None
     return data if isinstance(data, dg.AssetCheckEvaluation) else None
 
 
-def _live(look: Look) -> Iterator[dg.AssetCheckEvaluation]:
-    """Where the streams stand: validated also while nothing runs. What cannot be seen is not
-    validated; a server that is away is an alarm of its own."""
+def _live(tick: Tick) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate the checks that need no run. Streams that cannot be read are left out; a server that
+    is away is an alarm of its own."""
     from ingestion_platform.kafka.client import topics
 
     away: dict[str, PlatformError] = {}
-    brokers = attempt(lambda settings: topics(settings, _BROKER_TIMEOUT), look.platform.settings)
+    brokers = attempt(lambda settings: topics(settings, _BROKER_TIMEOUT), tick.platform.settings)
     if brokers.error is not None:
         away["log"] = brokers.error
-    wanted = [each for each in look.streams.values() if not (each.kafka and "log" in away)]
-    seen = list(for_each(lambda stream: _of_stream(look, stream), wanted, at_once=_AT_ONCE))
+    wanted = [each for each in tick.streams.values() if not (each.kafka and "log" in away)]
+    seen = list(for_each(lambda stream: _of_stream(tick, stream), wanted, at_once=_AT_ONCE))
     for name, kind in _SERVERS.items():
         errors = [of.error for of in seen if isinstance(of.error, kind)]
         if errors and len(errors) == len(seen):  # it is the server's, and not one stream's
             away[name] = errors[0]
     yield from (evaluation for some in results(seen) for evaluation in some)
-    after = look.settings.after_seconds
+    after = tick.settings.after_seconds
     of_servers = [_away_alarm(name, error) for name, error in away.items()]
-    look.book.only("server/", of_servers, after=after)
+    tick.store.only("server/", of_servers, after=after)
     failed = [] if away else [(of.item, of.error) for of in seen if of.error is not None]
     of_streams = [_stream_alarm(stream, error) for stream, error in failed]
-    look.book.only("stream/", of_streams, after=after)
+    tick.store.only("stream/", of_streams, after=after)
 
 
-def _of_stream(look: Look, stream: Stream) -> list[dg.AssetCheckEvaluation]:
-    """Validate where one stream stands; nothing to validate while its topic does not exist yet."""
+def _of_stream(tick: Tick, stream: Stream) -> list[dg.AssetCheckEvaluation]:
+    """Evaluate the live checks of a stream; none while its topic does not exist."""
     from ingestion_platform.progress.status import stream_status
 
     key = assets.bronze_key(stream)
-    if key not in look.repository.asset_graph.get_all_asset_keys():
+    if key not in tick.repository.asset_graph.get_all_asset_keys():
         return []
-    status = stream_status(look.platform, stream)
-    waits = assets.waits_of(look.platform, stream, status)
+    status = stream_status(tick.platform, stream)
+    waits = assets.waits_of(tick.platform, stream, status)
     if status.no_topic_yet or waits is None:
         return []
     return list(_validated(stream, key, Findings({}, {}, status, waits)))
@@ -315,9 +315,9 @@ def _check_key(key: dg.AssetCheckKey) -> str:
     return f"check/{key.asset_key.to_user_string()}/{key.name}"
 
 
-def _check_alarm(look: Look, found: dg.AssetCheckEvaluation, record: Any) -> Alarm:
+def _check_alarm(tick: Tick, found: dg.AssetCheckEvaluation, record: Any) -> Alarm:
     asset = found.asset_key.to_user_string()
-    keys = for_each(lambda each: (assets.bronze_key(each), each.name), look.streams.values())
+    keys = for_each(lambda each: (assets.bronze_key(each), each.name), tick.streams.values())
     stream = dict(results(keys)).get(found.asset_key)
     problem, _, action = (found.description or "").partition("\n-> ")
     lines = problem.splitlines() or ["it failed"]
@@ -331,54 +331,52 @@ def _check_alarm(look: Look, found: dg.AssetCheckEvaluation, record: Any) -> Ala
         asset=asset,
         stream=stream,
         slice=record.partition if record is not None else None,
-        url=look.url(f"assets/{asset}?view=checks"),
+        url=tick.url(f"assets/{asset}?view=checks"),
     )
 
 
-def stuck_sensors(look: Look) -> None:
-    """Note sensors and schedules that are on, and whose ticks fail again and again, or do not come
-    while those of others do."""
-    names = {each.name for each in look.repository.sensor_defs}
-    names |= {each.name for each in look.repository.schedule_defs}
+def stuck_sensors(tick: Tick) -> None:
+    """Open alarms for running sensors and schedules whose ticks fail in a row or do not come."""
+    names = {each.name for each in tick.repository.sensor_defs}
+    names |= {each.name for each in tick.repository.schedule_defs}
     states = [
         state
-        for state in look.instance.all_instigator_state()
+        for state in tick.instance.all_instigator_state()
         if state.name in names - {NAME} and state.is_running
     ]
     failing, silent = [], []
     for state in states:
-        ticks = look.instance.get_ticks(
+        ticks = tick.instance.get_ticks(
             state.instigator_origin_id, state.selector_id, limit=FAILURES
         )
-        if len(ticks) == FAILURES and all(tick.status == TickStatus.FAILURE for tick in ticks):
+        if len(ticks) == FAILURES and all(one.status == TickStatus.FAILURE for one in ticks):
             error = ticks[0].error
             said = str((error.cause or error).message).strip() if error is not None else ""
             what = f"has failed {FAILURES} times in a row"
-            failing.append(_sensor_alarm(look, state, what, said))
-        elif silence := _silence(look, state, ticks[0].timestamp if ticks else 0.0):
+            failing.append(_sensor_alarm(tick, state, what, said))
+        elif silence := _silence(tick, state, ticks[0].timestamp if ticks else 0.0):
             what = f"has not ticked for {silence:,.0f} s"
-            silent.append(_sensor_alarm(look, state, what, ""))
+            silent.append(_sensor_alarm(tick, state, what, ""))
     if len(silent) > MANY:  # one trouble, and not one for each
-        silent = [_daemon_alarm(look, silent)]
-    look.book.only("sensor/", [*failing, *silent])
+        silent = [_daemon_alarm(tick, silent)]
+    tick.store.only("sensor/", [*failing, *silent])
 
 
-def _silence(look: Look, state: InstigatorState, last: float) -> float:
-    """Seconds for which a sensor should have ticked while this one did; 0 when it has, or is a
-    schedule, whose next tick may be far away."""
+def _silence(tick: Tick, state: InstigatorState, last: float) -> float:
+    """Return the seconds since a sensor should have ticked; 0 if it has, or is a schedule."""
     data = state.instigator_data
     if not isinstance(data, SensorInstigatorData):
         return 0.0
-    allowed = max(look.settings.after_seconds, LEAST, SLACK * (data.min_interval or INTERVAL))
+    allowed = max(tick.settings.after_seconds, LEAST, SLACK * (data.min_interval or INTERVAL))
     began = max(last, data.last_tick_start_timestamp or 0.0, data.last_tick_timestamp or 0.0)
-    began = max(began, data.last_sensor_start_timestamp or 0.0, look.memory.steady)
-    silence = look.memory.looked - began
+    began = max(began, data.last_sensor_start_timestamp or 0.0, tick.memory.steady)
+    silence = tick.memory.looked - began
     return silence if silence > allowed else 0.0
 
 
-def _sensor_alarm(look: Look, state: InstigatorState, what: str, detail: str) -> Alarm:
+def _sensor_alarm(tick: Tick, state: InstigatorState, what: str, detail: str) -> Alarm:
     name = state.name
-    stream = [s for s in look.streams if name in (f"{s}_log", f"{s}_files")]
+    stream = [s for s in tick.streams if name in (f"{s}_log", f"{s}_files")]
     return Alarm(
         key=f"sensor/{name}",
         what=f"{state.instigator_type.value.lower()} {name} {what}",
@@ -387,16 +385,16 @@ def _sensor_alarm(look: Look, state: InstigatorState, what: str, detail: str) ->
         "daemon and code server",
         section="a-sensor-is-stuck",
         stream=stream[0] if stream else None,
-        url=look.url("automation"),
+        url=tick.url("automation"),
     )
 
 
-def _daemon_alarm(look: Look, silent: Sequence[Alarm]) -> Alarm:
+def _daemon_alarm(tick: Tick, silent: Sequence[Alarm]) -> Alarm:
     return Alarm(
         key="sensor/*",
         what=f"{len(silent)} sensors do not tick",
         detail="\n".join(alarm.what for alarm in silent),
         action="restart daemon and code server, or give them more of a machine",
         section="a-sensor-is-stuck",
-        url=look.url("automation"),
+        url=tick.url("automation"),
     )

@@ -1,6 +1,6 @@
 """Assets of a stream: its topic (observed), its lake and its bronze table, slice by slice.
 
-What materializing a slice means is written in `pipeline`; here its outcome becomes events.
+The platform's functions land and load; here their results become Dagster's events.
 """
 
 from collections import Counter
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from ingestion_platform.progress.status import StreamStatus
 
 LAKE_VERSION = "1"
-"""Of the code that copies the log: raise it when the same records would make other files."""
+"""Version of the code that lands: raise it when the same records would make other files."""
 
-PREVIEWS = 4  # slices of a run whose events show rows: the newest ones
-ATTEMPTS = 3  # of a step that meets a passing error
+PREVIEWS = 4  # newest slices of a run, whose events show rows
+ATTEMPTS = 3  # of a step with transient errors
 
 
 def raw_key(stream: Stream) -> dg.AssetKey:
-    """The topic."""
+    """Return the key of the topic."""
     return dg.AssetKey(["raw", stream.topic])
 
 
 def lake_key(stream: Stream) -> dg.AssetKey:
-    """The verbatim copy."""
+    """Return the key of the lake's copy."""
     return dg.AssetKey(["lake", stream.name])
 
 
 def bronze_key(stream: Stream) -> dg.AssetKey:
-    """The typed table."""
+    """Return the key of the typed table."""
     return dg.AssetKey(stream.bronze_table.split("."))
 
 
@@ -71,12 +71,12 @@ def ingest_job(stream: Stream) -> Any:
 
 
 def pool(stream: Stream) -> str:
-    """What the runs of a stream share, so that they take turns."""
+    """Return the pool that the runs of a stream share, so that they take turns."""
     return f"stream_{stream.name}"
 
 
 def raw_asset(stream: Stream) -> dg.AssetSpec:
-    """The topic and the drop zone, a Dagster partition per log partition; sensors observe them."""
+    """Return topic and drop zone as an asset by log partition; sensors observe it."""
     contract = stream.contract
     source = (
         f"Kafka topic {stream.topic}" if stream.kafka else f"Files of {stream.file_source.folder}"
@@ -99,8 +99,8 @@ def raw_asset(stream: Stream) -> dg.AssetSpec:
 
 
 def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
-    """The copy of the log: materializing slices lands what the log has up to their last ingest
-    date, and, for the partition of files, what waits in the drop zone."""
+    """Return the lake as an asset: materializing slices lands the log up to their last ingest date,
+    and for the partition of files what waits in the drop zone."""
     key = lake_key(stream)
 
     @dg.asset(
@@ -129,7 +129,7 @@ def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     def lake(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[Any]:
-        asked = partitions.requested_slices(context)
+        requested = partitions.requested_slices(context)
         newest: dict[Slice, Landed] = {}
         files: list[Handled] = []
 
@@ -142,31 +142,31 @@ def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
         def note_file(handled: "Handled") -> None:
             files.append(handled)
             loud = handled.outcome in ("refused", "waiting", "copy")
-            told = context.log.warning if loud else context.log.info
-            said = f": {handled.detail}" if handled.detail else ""
+            log = context.log.warning if loud else context.log.info
+            detail = f": {handled.detail}" if handled.detail else ""
             kept = f" (now {handled.kept})" if handled.kept else ""
-            told(f"file {handled.name} {handled.outcome}{said}{kept}")
+            log(f"file {handled.name} {handled.outcome}{detail}{kept}")
 
         rejected: FilesRefused | None = None
         rows = 0
-        with bound(stream=stream.name), _told_to_dagster(platform):
+        with bound(stream=stream.name), _dagster_errors(platform):
             try:
                 rows = land_stream(
                     platform,
                     stream,
-                    partitions=sorted({p for _, p in asked}),
-                    last=max(ingest_date for ingest_date, _ in asked),
+                    partitions=sorted({p for _, p in requested}),
+                    last=max(ingest_date for ingest_date, _ in requested),
                     on_landed=note,
                     on_file=note_file,
                 )
-            except FilesRefused as error:  # all else is landed: that is told first
+            except FilesRefused as error:  # reported after what was landed
                 rejected = error
-            events = _lake_events(platform, stream, {*asked, *newest}, newest, context.log.info)
+            events = _lake_events(platform, stream, {*requested, *newest}, newest, context.log.info)
             if files and (of_files := [of for of in events if of[1] == FILES]):
                 events[max(of_files)]["files"] = metadata.files_table(files)
-        for of in sorted(set(events) - set(asked)):
+        for of in sorted(set(events) - set(requested)):
             context.log_event(lake_event(stream, of, events[of]))
-        for of in asked:
+        for of in requested:
             context.add_asset_metadata(events[of], asset_key=key, partition_key=slice_key(of))
         if rejected is not None:
             raise failure(rejected)
@@ -177,10 +177,11 @@ def lake_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
 
 
 def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
-    """The typed table and its checks: materializing slices makes them equal to f(lake, contract).
+    """Return the typed table and its checks: materializing slices makes them equal to f(lake,
+    contract).
 
-    Events, which release a day to silver and gold, are told for the days that pass the gate only;
-    a day that does not pass is observed instead, with the reason.
+    Only days within their quarantine limit are materialized, which publishes them to silver and
+    gold; others are observed, with the reason.
     """
     from ingestion_platform.bronze.validate import code_version
 
@@ -220,16 +221,18 @@ def bronze_asset(stream: Stream, start: date) -> dg.AssetsDefinition:
     def bronze(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
-        wanted = {check.name for check in context.selected_asset_check_keys}
-        asked = partitions.requested_slices(context)
-        with bound(stream=stream.name), _told_to_dagster(platform):
+        selected = {check.name for check in context.selected_asset_check_keys}
+        requested = partitions.requested_slices(context)
+        with bound(stream=stream.name), _dagster_errors(platform):
             if context.selected_asset_keys:
-                touched = _load(context, platform, stream, asked, start)
-                findings = _findings(platform, stream, touched, wanted)
-                _tell(context, platform, stream, touched, findings, version)
+                touched = _load(context, platform, stream, requested, start)
+                findings = _findings(platform, stream, touched, selected)
+                _log_slices(context, platform, stream, touched, findings, version)
             else:
-                findings = _findings(platform, stream, asked or _all(platform, stream), wanted)
-        for name in sorted(wanted):
+                findings = _findings(
+                    platform, stream, requested or _all(platform, stream), selected
+                )
+        for name in sorted(selected):
             yield checks.evaluate(name, stream, key, findings)
 
     return bronze
@@ -241,13 +244,13 @@ def _tags(stream: Stream, layer: str) -> dict[str, str]:
 
 
 def _bound_to(of: Slice) -> AbstractContextManager[None]:
-    """Messages carry a slice meanwhile."""
+    """Add the slice to log messages."""
     return bound(ingest_date=of[0], partition=partition_label(of[1]))
 
 
 @contextmanager
-def _told_to_dagster(platform: Platform) -> Iterator[None]:
-    """Have a passing error tried again, and a lasting one fail at once with its next action."""
+def _dagster_errors(platform: Platform) -> Iterator[None]:
+    """Retry transient errors; let permanent ones fail the step with their next action."""
     try:
         yield
     except Transient as error:
@@ -283,11 +286,11 @@ def _load(
     context: dg.AssetExecutionContext,
     platform: Platform,
     stream: Stream,
-    asked: list[Slice],
+    requested: list[Slice],
     start: date,
 ) -> list[Slice]:
     """Load; return the requested slices and those that had to be loaded before them."""
-    touched = set(asked)
+    touched = set(requested)
 
     def note(loaded: "Loaded") -> None:
         name = loaded.segment.name
@@ -300,9 +303,9 @@ def _load(
     load_stream(
         platform,
         stream,
-        partitions=sorted({p for _, p in asked}),
-        ingest_dates=sorted({ingest_date for ingest_date, _ in asked}),
-        last=max(ingest_date for ingest_date, _ in asked),
+        partitions=sorted({p for _, p in requested}),
+        ingest_dates=sorted({ingest_date for ingest_date, _ in requested}),
+        last=max(ingest_date for ingest_date, _ in requested),
         on_loaded=note,
     )
     if beyond := sorted(of for of in touched if of[0] < start):
@@ -314,17 +317,17 @@ def _load(
 
 
 def _findings(
-    platform: Platform, stream: Stream, touched: Iterable[Slice], wanted: set[str]
+    platform: Platform, stream: Stream, touched: Iterable[Slice], selected: set[str]
 ) -> Findings:
-    """What the gate and the wanted checks validate: all slices of the ingest dates touched."""
+    """Read what the checks evaluate: all slices of the touched ingest dates."""
     ingest_dates = sorted({ingest_date for ingest_date, _ in touched})
     days = [
         (ingest_date, p) for ingest_date in ingest_dates for p in partitions.all_partitions(stream)
     ]
     status = status_of(platform, stream)
-    waits = waits_of(platform, stream, status) if checks.FRESHNESS in wanted else None
+    waits = waits_of(platform, stream, status) if checks.FRESHNESS in selected else None
     reasons = metadata.quarantine_reasons(platform, stream, ingest_dates)
-    inserted = _inserted(platform, stream) if checks.INSERTED in wanted else None
+    inserted = _inserted(platform, stream) if checks.INSERTED in selected else None
     return Findings(_counts(platform, stream, days), reasons, status, waits, inserted)
 
 
@@ -374,9 +377,9 @@ def _lags(status: "StreamStatus | None") -> dict[int, int]:
 def waits_of(
     platform: Platform, stream: Stream, status: "StreamStatus | None"
 ) -> dict[int, float] | None:
-    """Seconds that the oldest record which bronze lacks has waited, by log partition.
+    """Return the seconds that the oldest record missing in bronze has waited, by log partition.
 
-    Records without a plausible time are passed over; 0 where none of the first ones has one.
+    Records without a plausible time are skipped; 0 where none of the first ones has one.
     """
     if status is None:
         return None
@@ -397,7 +400,7 @@ def waits_of(
     return waits
 
 
-def _tell(
+def _log_slices(
     context: dg.AssetExecutionContext,
     platform: Platform,
     stream: Stream,
@@ -405,7 +408,7 @@ def _tell(
     findings: Findings,
     version: str,
 ) -> None:
-    """Tell Dagster of the slices: materializations of released days, observations of the others."""
+    """Log an event for each slice: materializations of released days, observations of others."""
     bad = checks.held_back(stream, findings.counts)
     for ingest_date, why in bad.items():
         with bound(ingest_date=ingest_date):
@@ -414,43 +417,45 @@ def _tell(
     events = _bronze_events(platform, stream, [*touched, *waiting], findings)
     # Those with rows last: overviews show the latest event.
     for of in sorted(events, key=lambda of: (findings.counts[of].bronze > 0, of)):
-        told, held = events[of]
-        context.log_event(bronze_event(stream, of, told, held, bad.get(of[0]), version))
+        event, held = events[of]
+        context.log_event(bronze_event(stream, of, event, held, bad.get(of[0]), version))
 
 
-def lake_event(stream: Stream, of: Slice, told: metadata.Metadata) -> dg.AssetMaterialization:
-    """The event of a lake slice that nobody asked a run for."""
+def lake_event(
+    stream: Stream, of: Slice, event_metadata: metadata.Metadata
+) -> dg.AssetMaterialization:
+    """Return the event of a lake slice that its run did not request."""
     return dg.AssetMaterialization(
         lake_key(stream),
         partition=slice_key(of),
-        metadata=told,
+        metadata=event_metadata,
         tags={"dagster/code_version": LAKE_VERSION},
     )
 
 
 def data_version(held: Stored, version: str) -> str:
-    """Of a bronze slice: it follows from what the lake holds of it, and who validated that."""
+    """Return the data version of a bronze slice: that of its lake slice and of the contract."""
     return f"{held.version}-{version}"
 
 
 def bronze_event(
     stream: Stream,
     of: Slice,
-    told: metadata.Metadata,
+    event_metadata: metadata.Metadata,
     held: Stored,
     held_back: str | None,
     version: str,
 ) -> dg.AssetMaterialization | dg.AssetObservation:
-    """The event of a bronze slice: a materialization, which releases its day, unless that is held
-    back for a reason."""
+    """Return the event of a bronze slice: a materialization, which releases its day, or an
+    observation if the day is held back."""
     key = bronze_key(stream)
     if held_back is not None:
-        told = {**told, "held_back": held_back}
-        return dg.AssetObservation(key, partition=slice_key(of), metadata=told)
+        event_metadata = {**event_metadata, "held_back": held_back}
+        return dg.AssetObservation(key, partition=slice_key(of), metadata=event_metadata)
     return dg.AssetMaterialization(
         key,
         partition=slice_key(of),
-        metadata=told,
+        metadata=event_metadata,
         tags={
             "dagster/code_version": version,
             "dagster/data_version": data_version(held, version),
@@ -465,7 +470,7 @@ def released_with(
     counts: "Mapping[Slice, SliceCount]",
     bad: "Mapping[date, str]",
 ) -> list[Slice]:
-    """Slices of the same days, loaded before but held back then, whose day is good now."""
+    """Return slices loaded earlier, whose day was held back then and is released now."""
     candidates = [
         of
         for of, count in counts.items()
@@ -473,8 +478,8 @@ def released_with(
     ]
     if not candidates:
         return []
-    told = instance.get_materialized_partitions(bronze_key(stream))
-    return [of for of in candidates if slice_key(of) not in told]
+    materialized = instance.get_materialized_partitions(bronze_key(stream))
+    return [of for of in candidates if slice_key(of) not in materialized]
 
 
 def _bronze_events(
@@ -485,7 +490,7 @@ def _bronze_events(
     events = {}
     for of, held in metadata.stored(platform, stream, slices).items():
         count = findings.counts[of]
-        told = metadata.bronze_event(
+        event_metadata = metadata.bronze_event(
             stream,
             table,
             held,
@@ -494,7 +499,7 @@ def _bronze_events(
             reasons=findings.reasons.get(of, Counter()),
             lag=lags.get(of[1]),
         )
-        events[of] = (told, held)
+        events[of] = (event_metadata, held)
     full = sorted(of for of in events if findings.counts[of].bronze)
     for of in full[-PREVIEWS:]:
         events[of][0]["preview"] = metadata.slice_preview(table, stream.contract, of)

@@ -1,7 +1,6 @@
-"""The sensor of a file source: observes the drop zone, and asks for a run of the slice of today's
-files.
+"""The sensor of a file source: observes the drop zone, and requests a run of today's files.
 
-A file is asked for when it looks as it did a tick ago; the run itself looks twice again.
+A file counts once it has not changed since the last tick; the run itself compares it twice again.
 """
 
 import random
@@ -19,13 +18,13 @@ from ingestion_platform.platform import Platform
 from ingestion_platform.progress.backlog import FilesBacklog, read_files_backlog
 from ingestion_platform.streams import Stream
 
-LOOKED_AT = 200
-"""Files that a tick remembers, any of the zone, so that none of them is in the way of others: one
-that is ready is enough, since a run takes the others too."""
+MOST_FILES = 200
+"""Files that a cursor keeps, chosen at random, so that none hides others: one that is ready is
+enough, since a run lands all."""
 
 
 def file_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
-    """The sensor of a stream's file source."""
+    """Return the sensor of a stream's file source."""
 
     @dg.sensor(
         name=f"{stream.name}_files",
@@ -62,13 +61,13 @@ def file_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
 
 
 def _unchanged(backlog: FilesBacklog, cursor: Cursor) -> list[str]:
-    """The paths of the files that look as they did at the last tick; remembers how they look."""
+    """Return the paths of files unchanged since the last tick, and put all into the cursor."""
     looks = {
         arrival.entry.path: f"{arrival.entry.version} {arrival.entry.size}"
         for arrival in backlog.waiting
     }
     same = [path for path, look in looks.items() if cursor.seen.get(path) == look]
-    remembered = random.sample(sorted(looks), min(LOOKED_AT, len(looks)))
+    remembered = random.sample(sorted(looks), min(MOST_FILES, len(looks)))
     cursor.seen = {path: looks[path] for path in remembered}
     return same
 
@@ -76,7 +75,7 @@ def _unchanged(backlog: FilesBacklog, cursor: Cursor) -> list[str]:
 def _observations(
     stream: Stream, backlog: FilesBacklog, cursor: Cursor
 ) -> list[dg.AssetObservation]:
-    """An observation of the drop zone, when something has changed since the last tick."""
+    """Return an observation of the drop zone if it changed since the last tick."""
     label = partition_label(FILES)
     of = backlog.progress
     topic_id = of.topic_id if of is not None else ""

@@ -1,6 +1,7 @@
-"""Maintenance as assets: of each stream, of each domain's models, and of Dagster's own history; and
-the schedules that ask for it. What maintenance does is written in
-`ingestion_platform.operations.maintenance`."""
+"""Maintenance as assets: of streams, of models and of Dagster's own runs; and its schedules.
+
+`ingestion_platform.operations.maintenance` does it.
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,8 +77,8 @@ def _stream_asset(key: dg.AssetKey, stream: Stream) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         description=f"Closed ingest dates of the lake of {stream.name} merged; small files of its "
-        "tables made large, old snapshots and orphans removed. Nothing is told when there was "
-        "nothing to do.",
+        "tables made large, old snapshots and orphans removed. Without work there is "
+        "no event.",
         output_required=False,
         group_name=GROUP,
         kinds={"iceberg", "python"},
@@ -90,7 +91,7 @@ def _stream_asset(key: dg.AssetKey, stream: Stream) -> dg.AssetsDefinition:
     def maintenance(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        yield from _told(
+        yield from _run(
             context,
             lambda: maintain_stream(
                 platform,
@@ -108,7 +109,7 @@ def _models_asset(key: dg.AssetKey, domain: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         description=f"Small files of the tables of the {domain} models made large, old snapshots "
-        "and orphans removed. Nothing is told when there was nothing to do.",
+        "and orphans removed. Without work there is no event.",
         output_required=False,
         group_name=GROUP,
         kinds={"iceberg", "python"},
@@ -119,7 +120,7 @@ def _models_asset(key: dg.AssetKey, domain: str) -> dg.AssetsDefinition:
     def maintenance(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        yield from _told(
+        yield from _run(
             context,
             lambda: maintain_models(
                 platform, domain, thorough=_thorough(context), on_table=_logged(context)
@@ -133,7 +134,7 @@ def _history_asset() -> dg.AssetsDefinition:
     @dg.asset(
         key=_HISTORY,
         description="Dagster's own finished runs, with their events and logs: older ones are "
-        "removed, but for those that tell the state of a slice.",
+        "removed, but for those that last materialized a slice.",
         output_required=False,
         group_name=GROUP,
         kinds={"dagster", "python"},
@@ -160,7 +161,7 @@ def prune_runs(instance: dg.DagsterInstance, before: datetime) -> tuple[int, int
     without it Dagster would take that for missing.
     """
     old = instance.get_run_ids(dg.RunsFilter(statuses=_FINISHED, updated_before=before))
-    needed = _telling_runs(instance) if old else set()
+    needed = _needed_runs(instance) if old else set()
     removed = [run_id for run_id in old if run_id not in needed]
     for run_id in removed:
         instance.compute_log_manager.delete_logs(prefix=[run_id])
@@ -168,7 +169,7 @@ def prune_runs(instance: dg.DagsterInstance, before: datetime) -> tuple[int, int
     return len(removed), len(old) - len(removed)
 
 
-def _telling_runs(instance: dg.DagsterInstance) -> set[str]:
+def _needed_runs(instance: dg.DagsterInstance) -> set[str]:
     """The runs that hold the latest materialization of an asset or of a partition."""
     found: set[str] = set()
     storage = instance.event_log_storage
@@ -192,7 +193,7 @@ def _often(
         cron_schedule=OFTEN,
         job_name=JOB,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Looks which tables need maintenance, and asks for a run for these alone.",
+        description="Requests maintenance of the tables that need it.",
     )
     def often(
         context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -257,8 +258,8 @@ def _logged(context: dg.AssetExecutionContext) -> Any:
     return log
 
 
-def _told(context: dg.AssetExecutionContext, act: Any) -> Iterator[dg.MaterializeResult[Any]]:
-    """Do it, and tell what was done; nothing when nothing was."""
+def _run(context: dg.AssetExecutionContext, act: Any) -> Iterator[dg.MaterializeResult[Any]]:
+    """Run maintenance and yield its result, unless there was nothing to do."""
     began = time.monotonic()
     try:
         kept: MaintenanceResult = act()

@@ -1,5 +1,6 @@
-"""What the worker does, told to Dagster: runless events of the slices that it touched, at a bounded
-rate and on a thread of its own. Loading never waits for it, and goes on when it fails.
+"""Report to Dagster what the worker loads: runless events of the slices that it touched.
+
+A thread of its own reports at a bounded rate. Loading never waits for it, and goes on if it fails.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("ingestion_platform.report")
 
 RECOUNT = 600.0
-"""Seconds after which a day is counted again in lake and tables; until then, by what was loaded."""
+"""Seconds after which a day is counted again in lake and tables; until then loads are added up."""
 RARELY = 10.0
-"""A report waits so many times longer than the last one took: it is to cost a tenth at most."""
+"""The pause between reports is so many times as long as the last one: a tenth of the time."""
 PENDING = 10_000
-"""Files that are remembered between two reports; beyond, their days are counted again."""
+"""Loaded files kept in memory between two reports; beyond, their days are counted again."""
 REMEMBERED = 3
-"""Days of a stream that are kept in mind, though no file touched them lately."""
+"""Newest days of a stream whose counts stay in memory between reports."""
 _EPOCH = date(1970, 1, 1)
 _TICK = 0.25
 _LAST = 15.0  # seconds for a last report, when the worker ends
@@ -60,7 +61,7 @@ _LAST = 15.0  # seconds for a last report, when the worker ends
 
 @contextmanager
 def reporting(settings: Settings) -> Iterator[Reporter]:
-    """A reporter to the instance of DAGSTER_HOME; at its end it reports what is left."""
+    """Open a reporter to the instance of DAGSTER_HOME; its last report is made on exit."""
     prepare_dagster_home(settings)
     with Reporter(Platform(settings), dg.DagsterInstance.get) as reporter:
         yield reporter
@@ -68,8 +69,7 @@ def reporting(settings: Settings) -> Iterator[Reporter]:
 
 @dataclass
 class _Day:
-    """An ingest date of a stream: what lake and tables have of it, up to the positions in
-    `ends`."""
+    """Counts of an ingest date in lake and tables, up to the positions in `ends`."""
 
     counts: dict[Slice, SliceCount]
     held: dict[Slice, Stored]
@@ -80,18 +80,18 @@ class _Day:
 
     @property
     def old(self) -> bool:
-        """Whether it should be counted again."""
+        """Tell whether it must be counted again."""
         return time.monotonic() - self.read_at > max(RECOUNT, 50 * self.cost)
 
     def add(self, loaded: Loaded, size: int) -> bool:
-        """Count a file that was loaded; False when that cannot be told without counting again."""
+        """Add a loaded file; return False if the day must be counted again instead."""
         segment = loaded.segment
         at = self.ends.get(segment.name.partition)
         if loaded.replaced:
             return False
         if at is not None and at.topic_id == segment.topic_id:
             if segment.end <= at.offset:
-                return True  # it was counted with the day
+                return True  # counted with the day
             follows = segment.gap_start == at.offset
         else:
             follows = segment.previous == at
@@ -114,14 +114,14 @@ class _Day:
 
 @dataclass
 class _ReportState:
-    """What is known of a stream: all down to `waiting` comes from its threads."""
+    """What to report of a stream; the fields down to `waiting` are shared with its threads."""
 
     stream: Stream
-    passing: list[Loaded] = field(default_factory=list)
-    """Of the pass under way: a day is validated by whole passes, as by whole runs."""
+    current_pass: list[Loaded] = field(default_factory=list)
+    """Files of the current pass: checks see whole passes only, as they see whole runs."""
     loaded: list[Loaded] = field(default_factory=list)
-    missed: set[Slice] = field(default_factory=set)
-    """Slices of files that were too many to be remembered."""
+    dropped: set[Slice] = field(default_factory=set)
+    """Slices of files that were too many to keep in memory."""
     rows: dict[Slice, Any] = field(default_factory=dict)
     waiting: Mapping[int, int] = field(default_factory=dict)
     due: float = 0.0
@@ -131,22 +131,22 @@ class _ReportState:
     passes: int = 0
     previews: dict[Slice, Any] = field(default_factory=dict)
 
-    def through(self) -> None:
-        """A pass is through, given up, or about to begin."""
+    def end_pass(self) -> None:
+        """Hand the files of the current pass over to the next report."""
         self.passes += 1
-        self.loaded += self.passing
-        self.passing = []
+        self.loaded += self.current_pass
+        self.current_pass = []
 
     @cached_property
     def version(self) -> str:
-        """Of the contract and the parser."""
+        """Return the version of contract and validator."""
         from ingestion_platform.bronze.validate import code_version
 
         return code_version(self.stream.contract)
 
 
 class Reporter:
-    """An observer of the worker, and the thread that reports; a context manager."""
+    """An observer of the worker with a thread that reports; a context manager."""
 
     def __init__(self, platform: Platform, instance: Callable[[], dg.DagsterInstance]) -> None:
         self._platform = platform
@@ -154,7 +154,7 @@ class Reporter:
         self._instance: dg.DagsterInstance | None = None
         self._interval = platform.settings.worker.report_seconds
         self._lock = threading.Lock()
-        self._books: dict[str, _ReportState] = {}
+        self._states: dict[str, _ReportState] = {}
         self._ended = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="report", daemon=True)
@@ -176,179 +176,182 @@ class Reporter:
         last = landed.table.take(list(range(first, landed.table.num_rows)))
         with self._lock:
             name = landed.segment.name
-            self._book(stream).rows[name.ingest_date, name.partition] = last
+            self._state(stream).rows[name.ingest_date, name.partition] = last
 
     def loaded(self, stream: Stream, loaded: Loaded) -> None:
         """See worker.Observer."""
         with self._lock:
-            book = self._book(stream)
-            book.passing.append(loaded)
-            if len(book.passing) + len(book.loaded) > PENDING:
-                book.missed |= {_slice(each) for each in (*book.passing, *book.loaded)}
-                book.passing, book.loaded = [], []
+            state = self._state(stream)
+            state.current_pass.append(loaded)
+            if len(state.current_pass) + len(state.loaded) > PENDING:
+                state.dropped |= {_slice(each) for each in (*state.current_pass, *state.loaded)}
+                state.current_pass, state.loaded = [], []
 
     def lag(self, stream: Stream, waiting: Mapping[int, int]) -> None:
         """See worker.Observer."""
         with self._lock:
-            book = self._book(stream)
-            book.waiting = waiting
-            book.through()
+            state = self._state(stream)
+            state.waiting = waiting
+            state.end_pass()
 
-    def _book(self, stream: Stream) -> _ReportState:
-        return self._books.setdefault(stream.name, _ReportState(stream))
+    def _state(self, stream: Stream) -> _ReportState:
+        return self._states.setdefault(stream.name, _ReportState(stream))
 
     def _run(self) -> None:
         while not self._ended.wait(_TICK):
             self._report_due(time.monotonic())
         with self._lock:
-            for book in self._books.values():
-                book.through()
+            for state in self._states.values():
+                state.end_pass()
         self._report_due(float("inf"))
 
     def _report_due(self, now: float) -> None:
         with self._lock:
-            books = [
-                book
-                for book in self._books.values()
-                if (book.loaded or book.missed or (book.passes > 1 and not book.begun))
-                and book.due <= now
+            states = [
+                state
+                for state in self._states.values()
+                if (state.loaded or state.dropped or (state.passes > 1 and not state.begun))
+                and state.due <= now
             ]
-        for book in books:
+        for state in states:
             with self._lock:
-                loaded, book.loaded = book.loaded, []
-                missed, book.missed = book.missed, set()
+                loaded, state.loaded = state.loaded, []
+                dropped, state.dropped = state.dropped, set()
             began = time.monotonic()
             try:
-                self._report(book, loaded, missed)
+                self._report(state, loaded, dropped)
             except Exception as error:
-                self._fails(book, error)
+                self._log_failure(state, error)
                 with self._lock:
-                    book.missed |= missed | {_slice(each) for each in loaded}
+                    state.dropped |= dropped | {_slice(each) for each in loaded}
             else:
-                self._failing, book.begun = False, True
+                self._failing, state.begun = False, True
             seconds = time.monotonic() - began
-            book.due = time.monotonic() + max(self._interval, RARELY * seconds)
+            state.due = time.monotonic() + max(self._interval, RARELY * seconds)
 
-    def _fails(self, book: _ReportState, error: Exception) -> None:
-        """Whatever it is, of Dagster's or of what it keeps its events in: data go on."""
-        LOG.debug("no report of %s", book.stream.name, exc_info=error)
+    def _log_failure(self, state: _ReportState, error: Exception) -> None:
+        """Log an error of Dagster or its storage, once; loading goes on."""
+        LOG.debug("no report of %s", state.stream.name, exc_info=error)
         if not self._failing:
-            said = str(error).partition("\n")[0][:300]
+            message = str(error).partition("\n")[0][:300]
             LOG.warning(
-                "Dagster cannot be told of %s (%s: %s); data go on, reports are tried again",
-                book.stream.name,
+                "cannot report %s to Dagster (%s: %s); loading goes on, reports are retried",
+                state.stream.name,
                 type(error).__name__,
-                said,
+                message,
             )
         self._failing = True
 
-    def _report(self, book: _ReportState, loaded: Sequence[Loaded], missed: set[Slice]) -> None:
-        """Tell of the slices that some files touched, and validate their days."""
-        stream = book.stream
+    def _report(self, state: _ReportState, loaded: Sequence[Loaded], dropped: set[Slice]) -> None:
+        """Report the slices that files touched, and evaluate the checks of their days."""
+        stream = state.stream
         instance = self._instance = self._instance or self._open()
-        if not book.begun:
-            missed = missed | self._untold(book, instance)
-        touched = partitions.declared(stream, missed | {_slice(each) for each in loaded})
-        for ingest_date, _ in missed:
-            book.days.pop(ingest_date, None)
+        if not state.begun:
+            dropped = dropped | self._unreported(state, instance)
+        touched = partitions.declared(stream, dropped | {_slice(each) for each in loaded})
+        for ingest_date, _ in dropped:
+            state.days.pop(ingest_date, None)
         if not touched:
             return
         ingest_dates = {ingest_date for ingest_date, _ in touched}
-        new = self._count(book, loaded, ingest_dates)
-        days = [book.days[ingest_date] for ingest_date in sorted(ingest_dates)]
+        new = self._count(state, loaded, ingest_dates)
+        days = [state.days[ingest_date] for ingest_date in sorted(ingest_dates)]
         counts = {of: count for day in days for of, count in day.counts.items()}
         reasons = {of: why for day in days for of, why in day.reasons.items()}
         for of in touched:
-            instance.report_runless_asset_event(self._lake_event(book, of))
+            instance.report_runless_asset_event(self._lake_event(state, of))
         bad = checks.held_back(stream, counts)
         waiting = []
-        if new or book.bad & ingest_dates - bad.keys():
+        if new or state.bad & ingest_dates - bad.keys():
             waiting = assets.released_with(instance, stream, touched, counts, bad)
-        book.bad = (book.bad - ingest_dates) | bad.keys()
+        state.bad = (state.bad - ingest_dates) | bad.keys()
         table = self._platform.catalog.load_table(stream.bronze_table)
         for of in touched:
-            if counts[of].bronze and of not in book.previews:
-                book.previews[of] = metadata.slice_preview(table, stream.contract, of)
-        # Those with rows last: overviews show the latest event.
+            if counts[of].bronze and of not in state.previews:
+                state.previews[of] = metadata.slice_preview(table, stream.contract, of)
+        # Slices with rows last: overviews show the latest event.
         for of in sorted({*touched, *waiting}, key=lambda of: (counts[of].bronze > 0, of)):
-            event = self._bronze_event(book, of, table, bad.get(of[0]))
+            event = self._bronze_event(state, of, table, bad.get(of[0]))
             instance.report_runless_asset_event(event)
         findings = Findings(counts, reasons)
-        # What was only added up proves nothing about the tables.
+        # Counts that were only added up prove nothing about the tables.
         for name in (checks.QUARANTINE_LIMIT, *([checks.RECONCILIATION] if new else [])):
             instance.report_runless_asset_event(_evaluation(name, stream, findings))
 
-    def _untold(self, book: _ReportState, instance: dg.DagsterInstance) -> set[Slice]:
-        """The newest slices, if a worker before this one died and did not tell of them."""
-        table = load_or_none(self._platform.catalog, book.stream.bronze_table)
+    def _unreported(self, state: _ReportState, instance: dg.DagsterInstance) -> set[Slice]:
+        """Return the newest slices that an earlier worker loaded and did not report."""
+        table = load_or_none(self._platform.catalog, state.stream.bronze_table)
         committed_by_partition = {} if table is None else read_committed(table)
-        labels = partitions.all_partitions(book.stream)
-        found = set()
+        labels = partitions.all_partitions(state.stream)
+        result = set()
         for partition, segment in (
-            SegmentLog(self._platform.store, book.stream.topic).tails(labels).items()
+            SegmentLog(self._platform.store, state.stream.topic).tails(labels).items()
         ):
             of = (segment.name.ingest_date, partition)
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
-                    asset_key=assets.bronze_key(book.stream), asset_partitions=[slice_key(of)]
+                    asset_key=assets.bronze_key(state.stream), asset_partitions=[slice_key(of)]
                 ),
                 limit=1,
             ).records
-            told = [r.asset_materialization for r in records if r.asset_materialization]
-            version = assets.data_version(Stored().plus(segment, 0), book.version)
-            known = bool(told) and (told[0].tags or {}).get("dagster/data_version") == version
+            reported = [r.asset_materialization for r in records if r.asset_materialization]
+            version = assets.data_version(Stored().plus(segment, 0), state.version)
+            known = (
+                bool(reported) and (reported[0].tags or {}).get("dagster/data_version") == version
+            )
             if (
                 _has(committed_by_partition, segment) and not known
-            ):  # what is yet to be loaded will be told then
-                found.add(of)
-        return found
+            ):  # what is not loaded yet is reported when it is
+                result.add(of)
+        return result
 
-    def _lake_event(self, book: _ReportState, of: Slice) -> dg.AssetMaterialization:
-        held = book.days[of[0]].held[of]
-        url, lag = self._platform.store.url, book.waiting.get(of[1], 0)
-        told = metadata.lake_event(book.stream, url, of, held, lag)
-        if of in book.rows:
-            told["preview"] = metadata.raw_preview(book.rows[of])
-        return assets.lake_event(book.stream, of, told)
+    def _lake_event(self, state: _ReportState, of: Slice) -> dg.AssetMaterialization:
+        held = state.days[of[0]].held[of]
+        url, lag = self._platform.store.url, state.waiting.get(of[1], 0)
+        reported = metadata.lake_event(state.stream, url, of, held, lag)
+        if of in state.rows:
+            reported["preview"] = metadata.raw_preview(state.rows[of])
+        return assets.lake_event(state.stream, of, reported)
 
     def _bronze_event(
-        self, book: _ReportState, of: Slice, table: Table, held_back: str | None
+        self, state: _ReportState, of: Slice, table: Table, held_back: str | None
     ) -> dg.AssetMaterialization | dg.AssetObservation:
-        day = book.days[of[0]]
-        told = metadata.bronze_event(
-            book.stream,
+        day = state.days[of[0]]
+        reported = metadata.bronze_event(
+            state.stream,
             table,
             day.held[of],
             bronze=day.counts[of].bronze,
             quarantined=day.counts[of].quarantined,
             reasons=day.reasons.get(of, Counter()),
-            lag=book.waiting.get(of[1], 0),
+            lag=state.waiting.get(of[1], 0),
         )
-        if of in book.previews:
-            told["preview"] = book.previews[of]
-        return assets.bronze_event(book.stream, of, told, day.held[of], held_back, book.version)
+        if of in state.previews:
+            reported["preview"] = state.previews[of]
+        return assets.bronze_event(
+            state.stream, of, reported, day.held[of], held_back, state.version
+        )
 
     def _count(
-        self, book: _ReportState, loaded: Sequence[Loaded], ingest_dates: set[date]
+        self, state: _ReportState, loaded: Sequence[Loaded], ingest_dates: set[date]
     ) -> set[date]:
-        """Bring some ingest dates up to date; gives those that were counted again."""
-        new = {w for w in ingest_dates if w not in book.days or book.days[w].old}
+        """Update the counts of ingest dates; return the dates that were counted again."""
+        new = {w for w in ingest_dates if w not in state.days or state.days[w].old}
         for each in loaded:
             ingest_date = each.segment.name.ingest_date
-            if ingest_date in ingest_dates - new and not book.days[ingest_date].add(
+            if ingest_date in ingest_dates - new and not state.days[ingest_date].add(
                 each, self._size(each)
             ):
                 new.add(ingest_date)
         for ingest_date in sorted(new):
-            book.days[ingest_date] = read_day(self._platform, book.stream, ingest_date)
-        # Days of long ago need not be remembered.
-        kept = {*sorted(book.days)[-REMEMBERED:], *ingest_dates}
-        book.days = {ingest_date: book.days[ingest_date] for ingest_date in kept}
-        book.previews = {
-            of: shown for of, shown in book.previews.items() if of[0] in kept and of[0] not in new
+            state.days[ingest_date] = read_day(self._platform, state.stream, ingest_date)
+        kept = {*sorted(state.days)[-REMEMBERED:], *ingest_dates}
+        state.days = {ingest_date: state.days[ingest_date] for ingest_date in kept}
+        state.previews = {
+            of: shown for of, shown in state.previews.items() if of[0] in kept and of[0] not in new
         }
         with self._lock:
-            book.rows = {of: last for of, last in book.rows.items() if of[0] >= min(kept)}
+            state.rows = {of: last for of, last in state.rows.items() if of[0] >= min(kept)}
         return new
 
     def _size(self, loaded: Loaded) -> int:
@@ -361,7 +364,7 @@ def _slice(loaded: Loaded) -> Slice:
 
 
 def read_day(platform: Platform, stream: Stream, ingest_date: date) -> _Day:
-    """Count an ingest date in lake and tables, up to what bronze has loaded at the moment.
+    """Count an ingest date in lake and tables, up to the committed offsets of bronze.
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
@@ -404,22 +407,22 @@ def _read_day(platform: Platform, stream: Stream, ingest_date: date) -> _Day:
 
 
 def _has(committed_by_partition: Mapping[int, CommittedRanges], segment: Segment) -> bool:
-    """Whether a table has a file's last offset, and so all ahead of it."""
+    """Tell whether a table has the last offset of a segment, and so all before it."""
     committed = committed_by_partition.get(segment.name.partition, CommittedRanges())
     return bool(committed.of(segment.topic_id, segment.end - 1, segment.end))
 
 
 def _rows(table: Table | None, ingest_date: date, ends: Mapping[int, Position]) -> Counter[int]:
-    """The rows of an ingest date by log partition, those behind bronze's positions left out.
+    """Count the rows of an ingest date by log partition, up to the positions in `ends`.
 
     A file that one slice's load has written is counted by its metadata, others are opened one by
     one: a day may have more rows than fit into memory.
     """
     from pyiceberg.expressions import EqualTo
 
-    found: Counter[int] = Counter()
+    result: Counter[int] = Counter()
     if table is None:
-        return found
+        return result
     scan = table.scan(row_filter=EqualTo(c.INGEST_DATE, ingest_date.isoformat()))
     with answering():
         for task in scan.plan_files():
@@ -428,14 +431,14 @@ def _rows(table: Table | None, ingest_date: date, ends: Mapping[int, Position]) 
             end = ends.get(same[c.PARTITION])
             simple = same[c.INGEST_DATE] == ingest_date and not task.delete_files
             if simple and end is not None and last is not None and last < end.offset:
-                found[same[c.PARTITION]] += task.file.record_count
+                result[same[c.PARTITION]] += task.file.record_count
             else:
-                found += _opened(table, task, ingest_date, ends)
-    return found
+                result += _opened(table, task, ingest_date, ends)
+    return result
 
 
 def _single(table: Table, file: DataFile, name: str) -> Any:
-    """The value that all rows of a file have; None when that is not known."""
+    """Return the value that all rows of a file have; None if unknown."""
     low, high = column_bounds(table.schema(), file, name)
     if (
         low is None
@@ -456,12 +459,12 @@ def _opened(
     condition = EqualTo(c.INGEST_DATE, ingest_date.isoformat())
     projected = table.schema().select(*fields, c.INGEST_DATE)
     rows = ArrowScan(table.metadata, table.io, projected, condition).to_table([task])
-    found: Counter[int] = Counter()
+    result: Counter[int] = Counter()
     for partition, topic_id, offset in zip(*(rows[n].to_pylist() for n in fields), strict=True):
         end = ends.get(partition)
         if end is None or topic_id != end.topic_id or offset < end.offset:
-            found[partition] += 1
-    return found
+            result[partition] += 1
+    return result
 
 
 def _evaluation(name: str, stream: Stream, findings: Findings) -> dg.AssetCheckEvaluation:

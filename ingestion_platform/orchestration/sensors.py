@@ -1,6 +1,6 @@
-"""Sensors: one per topic, which observes it and asks for a run of the slices behind.
+"""Sensors: one per topic, which observes it and requests a run of the slices behind.
 
-It compares positions and nothing else; a request that it should not have made does no harm.
+They only compare positions; a request too many changes nothing.
 """
 
 import json
@@ -25,7 +25,7 @@ INTERVAL = 2
 """Seconds between two ticks; Dagster makes it five."""
 
 BACKOFF = (0, 0, 10, 30, 60, 120, 300)
-"""Seconds to wait for the next run after as many in a row that moved nothing."""
+"""Seconds until the next request, by the runs in a row that changed no position."""
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -36,49 +36,49 @@ UNFINISHED = [
 ]
 
 SILENCE = 600.0
-"""Seconds without an event after which a started run is taken for dead: its steps tell of every
-file, and a process that was killed can report nothing."""
+"""Seconds without an event after which a started run is taken for dead: its steps log every file,
+and a killed process can report nothing."""
 
-# What Dagster tags a run with for every pool of its steps.
+# Dagster tags a run so for each pool of its steps.
 _POOL_TAG = ".dagster/pool/"
 
 
 @dataclass
 class Cursor:
-    """What the sensor remembers: what it observed, and how its last requests fared."""
+    """The cursor of a sensor: what it observed last, and its last requests."""
 
     observed: dict[str, list[Any]] = field(default_factory=dict)
     """By log partition: topic id, log start, log end, position of bronze."""
     positions: list[Any] = field(default_factory=list)
-    """Of lake and bronze, and of files, when the last run was asked for."""
+    """Positions of lake and bronze, and files, when the last run was requested."""
     start: str | None = None
     """The first partition when the last run was requested."""
     asked_at: float = 0.0
     attempts: int = 0
-    """Runs asked for in a row at these positions."""
+    """Requests in a row at these positions."""
     seen: dict[str, str] = field(default_factory=dict)
-    """Files of the drop zone at the last look, by path: what changes when they are written to."""
+    """Version and size of files in the drop zone at the last tick, by path."""
 
     @classmethod
     def of(cls, text: str | None) -> "Cursor":
-        """A cursor from the text that Dagster keeps; a new one if there is none."""
+        """Return the cursor of Dagster's text; a new one without text."""
         return cls(**json.loads(text)) if text else cls()
 
     def to_text(self) -> str:
-        """The text that Dagster keeps."""
+        """Return the text that Dagster stores."""
         return json.dumps(asdict(self))
 
 
 def stream_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
-    """The sensor of a stream."""
+    """Return the sensor of a stream's topic."""
 
     @dg.sensor(
         name=f"{stream.name}_log",
         job_name=assets.job_name(stream),
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Observes topic {stream.topic}, and asks for a run of lake and bronze for "
-        "the slices that are behind it.",
+        description=f"Observes topic {stream.topic}, and requests a run of lake and bronze for the "
+        "slices that are behind it. Switch it off to stop the stream.",
         tags={"domain": stream.domain},
     )
     def watch(
@@ -110,7 +110,7 @@ def at(position: Position | None) -> list[Any] | None:
 def result(
     answer: dg.RunRequest | str, events: Sequence[dg.AssetObservation], cursor: Cursor
 ) -> dg.SensorResult:
-    """What a tick gives: a run, or why there is none."""
+    """Return the result of a tick: a run, or why there is none."""
     return dg.SensorResult(
         run_requests=[answer] if isinstance(answer, dg.RunRequest) else None,
         skip_reason=answer if isinstance(answer, str) else None,
@@ -127,9 +127,9 @@ def request(
     cursor: Cursor,
     start: date,
 ) -> dg.RunRequest | str:
-    """One run for all slices behind (the first ingest date of each log partition), or why none.
+    """Request one run for all slices behind (the first date by log partition), or say why not.
 
-    While runs do not change `positions`, further ones are asked for less and less often.
+    While runs do not change `positions`, further ones are requested less and less often.
     """
     positions = json.loads(json.dumps(positions))
     if not behind:
@@ -142,8 +142,8 @@ def request(
     pause = BACKOFF[min(cursor.attempts, len(BACKOFF) - 1)]
     if (left := cursor.asked_at + pause - time.time()) > 0:
         return (
-            f"{cursor.attempts} runs in a row moved nothing: read why in the last one; "
-            f"the next is asked for in {left:.0f} s"
+            f"{cursor.attempts} runs in a row changed no position: read why in the last one; "
+            f"the next is requested in {left:.0f} s"
         )
     cursor.positions, cursor.asked_at = positions, time.time()
     cursor.attempts += 1
@@ -160,8 +160,8 @@ def revealed(log_partitions: Iterable[int], start: date, cursor: Cursor) -> dict
 
 
 def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun | None:
-    """A run of the stream that is queued or at work; dead ones are reported failed, since they
-    would keep the stream's pool for good."""
+    """Return a queued or running run of the stream; report dead ones as failed, since they would
+    keep the stream's pool."""
     of_stream = {f"{_POOL_TAG}{assets.pool(stream)}": "true"}
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=of_stream)):
         if run.status == dg.DagsterRunStatus.QUEUED or _silence(instance, run) < SILENCE:
@@ -172,7 +172,7 @@ def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun |
 
 
 def _silence(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
-    """Seconds since a run's last event."""
+    """Return the seconds since a run's last event."""
     records = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
     return time.time() - records[0].timestamp if records else 0.0
 
@@ -199,7 +199,7 @@ def _left_out(stream: Stream, backlog: Backlog) -> str:
 
 
 def _observations(stream: Stream, backlog: Backlog, cursor: Cursor) -> list[dg.AssetObservation]:
-    """An observation of each log partition that changed since the last tick."""
+    """Return an observation of each log partition that changed since the last tick."""
     events = []
     for p in backlog.progress:
         if p.partition >= stream.partitions:

@@ -15,7 +15,7 @@ from ingestion_platform import failures
 from ingestion_platform.alarms import AlarmStore
 from ingestion_platform.kafka.client import ensure_topic
 from ingestion_platform.orchestration import sensors
-from ingestion_platform.orchestration.alarms import Look, Memory, failed_checks
+from ingestion_platform.orchestration.alarms import Memory, Tick, failed_checks
 from ingestion_platform.orchestration.component import stream_definitions
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import Stream
@@ -53,7 +53,7 @@ def alarms(lab: Lab, *streams: Stream) -> set[str]:
     now = time.time()
     repository = definitions.get_repository_def()
     named = {each.name: each for each in streams}
-    look = Look(lab.instance, repository, lab.platform, named, book, Memory(now, now, now))
+    look = Tick(lab.instance, repository, lab.platform, named, book, Memory(now, now, now))
     failed_checks(look)
     return set(book.noted())
 

@@ -144,7 +144,7 @@ def test_runs_that_move_nothing_are_asked_for_ever_less_often(
         tick = _tick(lab, cursor)
         cursor = tick.cursor
         asked += len(tick.run_requests)
-        assert tick.run_requests or "moved nothing" in tick.skip_message
+        assert tick.run_requests or "changed no position" in tick.skip_message
     assert asked == 7  # at 0, 5, 20, 60, 130, 260 and 570
 
 
@@ -154,7 +154,7 @@ def test_progress_ends_the_pause(lab: Lab) -> None:
     tick = _tick(lab)
     tick = _tick(lab, tick.cursor)
     tick = _tick(lab, tick.cursor)
-    assert "moved nothing" in tick.skip_message
+    assert "changed no position" in tick.skip_message
     lab.materialize((TODAY, 0), only=[lab.lake])
     assert len(_tick(lab, tick.cursor).run_requests) == 1
 
