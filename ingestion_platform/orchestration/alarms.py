@@ -21,6 +21,7 @@ from ingestion_platform.alarms import Alarm, AlarmStore
 from ingestion_platform.each import attempt, for_each, results
 from ingestion_platform.errors import CatalogUnavailable, PlatformError, StoreUnavailable
 from ingestion_platform.orchestration import assets, checks
+from ingestion_platform.orchestration.cadence import cadence
 from ingestion_platform.orchestration.checks import Findings
 from ingestion_platform.orchestration.deliveries import EQUAL
 from ingestion_platform.orchestration.failing import ACTIONS, BLOCKED, INTERRUPTED, kind_of
@@ -29,8 +30,6 @@ from ingestion_platform.settings import AlarmSettings
 from ingestion_platform.streams import Stream
 
 NAME = "alarms"
-INTERVAL = 60
-"""Seconds between two ticks."""
 FAILURES = 3
 """Failed ticks in a row that make a sensor stuck; a single one may be a restart."""
 SLACK, LEAST = 10, 300.0
@@ -74,7 +73,7 @@ class Memory:
     def of(cls, text: str | None, now: float) -> "Memory":
         """Return the cursor of Dagster's text, with `now` as the last tick."""
         last = cls(**json.loads(text)) if text else cls(now - FIRST, 0.0, now)
-        gap = now - last.looked > 4 * INTERVAL
+        gap = now - last.looked > 4 * cadence().alarms_seconds
         return cls(last.seen, now, now if gap else last.steady)
 
     def to_text(self) -> str:
@@ -110,7 +109,7 @@ def alarm_sensor(streams: Mapping[str, Stream]) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=NAME,
-        minimum_interval_seconds=INTERVAL,
+        minimum_interval_seconds=cadence().alarms_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Reports failed runs and checks, stuck sensors and streams behind, once when "
         "they begin and once when they end. See `ingest alarm list` and docs/alarms.md.",
@@ -367,7 +366,9 @@ def _silence(tick: Tick, state: InstigatorState, last: float) -> float:
     data = state.instigator_data
     if not isinstance(data, SensorInstigatorData):
         return 0.0
-    allowed = max(tick.settings.after_seconds, LEAST, SLACK * (data.min_interval or INTERVAL))
+    allowed = max(
+        tick.settings.after_seconds, LEAST, SLACK * (data.min_interval or cadence().alarms_seconds)
+    )
     began = max(last, data.last_tick_start_timestamp or 0.0, data.last_tick_timestamp or 0.0)
     began = max(began, data.last_sensor_start_timestamp or 0.0, tick.memory.steady)
     silence = tick.memory.looked - began

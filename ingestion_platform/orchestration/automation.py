@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from ingestion_platform.orchestration.cadence import cadence
+
 
 def when_inputs_changed(together: Iterable[dg.AssetKey]) -> dg.AutomationCondition[Any]:
     """Once a day's inputs are new, whether it is today's tenth time or a day of last year.
@@ -49,6 +51,6 @@ def _sensor(
         name,
         target=target,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=1,
+        minimum_interval_seconds=cadence().automation_seconds,
         description=description,
     )

@@ -13,6 +13,7 @@ from ingestion_platform.errors import PlatformError
 from ingestion_platform.lake.names import FILES, partition_label
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets, sensors
+from ingestion_platform.orchestration.cadence import cadence
 from ingestion_platform.orchestration.sensors import Cursor
 from ingestion_platform.platform import Platform
 from ingestion_platform.progress.backlog import FilesBacklog, read_files_backlog
@@ -29,7 +30,7 @@ def file_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{stream.name}_files",
         job_name=assets.job_name(stream),
-        minimum_interval_seconds=sensors.INTERVAL,
+        minimum_interval_seconds=cadence().files_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Observe the drop zone {stream.file_source.folder} and request "
         "a run of lake and bronze for new files.",

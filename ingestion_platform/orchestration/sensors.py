@@ -15,14 +15,12 @@ import dagster as dg
 from ingestion_platform.errors import PlatformError
 from ingestion_platform.logs import masked
 from ingestion_platform.orchestration import assets
+from ingestion_platform.orchestration.cadence import cadence
 from ingestion_platform.orchestration.partitions import slice_key
 from ingestion_platform.platform import Platform
 from ingestion_platform.positions import Position
 from ingestion_platform.progress.backlog import Backlog, read_backlog
 from ingestion_platform.streams import Stream
-
-INTERVAL = 2
-"""Seconds between two ticks; Dagster makes it five."""
 
 BACKOFF = (0, 0, 10, 30, 60, 120, 300)
 """Seconds until the next request, by the runs in a row that changed no position."""
@@ -34,10 +32,6 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-
-SILENCE = 600.0
-"""Seconds without an event after which a started run is taken for dead: its steps log every file,
-and a killed process can report nothing."""
 
 # Dagster tags a run so for each pool of its steps.
 _POOL_TAG = ".dagster/pool/"
@@ -75,7 +69,7 @@ def stream_sensor(stream: Stream, start: date) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{stream.name}_log",
         job_name=assets.job_name(stream),
-        minimum_interval_seconds=INTERVAL,
+        minimum_interval_seconds=cadence().topics_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Observes topic {stream.topic}, and requests a run of lake and bronze for the "
         "slices that are behind it. Switch it off to stop the stream.",
@@ -162,11 +156,12 @@ def revealed(log_partitions: Iterable[int], start: date, cursor: Cursor) -> dict
 def _unfinished(instance: dg.DagsterInstance, stream: Stream) -> dg.DagsterRun | None:
     """Return a queued or running run of the stream; report dead ones as failed, since they would
     keep the stream's pool."""
+    dead = cadence().dead_run_seconds
     of_stream = {f"{_POOL_TAG}{assets.pool(stream)}": "true"}
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=of_stream)):
-        if run.status == dg.DagsterRunStatus.QUEUED or _silence(instance, run) < SILENCE:
+        if run.status == dg.DagsterRunStatus.QUEUED or _silence(instance, run) < dead:
             return run
-        message = f"no sign of life for {SILENCE:.0f} s: the run's process is taken for dead"
+        message = f"no event for {dead} s: the run's process counts as dead"
         instance.report_run_failed(run, message)
     return None
 

@@ -14,6 +14,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from ingestion_platform.errors import SourceUnavailable
 from ingestion_platform.kafka.topic_log import Log
 from ingestion_platform.orchestration import assets, sensors
+from ingestion_platform.orchestration.cadence import cadence
 from tests.support.dagster_lab import TODAY, Lab, days_ago
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -114,9 +115,9 @@ def test_a_run_whose_process_was_killed_holds_nothing_back_for_long(
     lab.produce(100, TODAY)
     run = _start_run(lab)
     now = time.time()
-    monkeypatch.setattr(sensors.time, "time", lambda: now + sensors.SILENCE - 5)
+    monkeypatch.setattr(sensors.time, "time", lambda: now + cadence().dead_run_seconds - 5)
     assert _tick(lab).run_requests == []
-    monkeypatch.setattr(sensors.time, "time", lambda: now + sensors.SILENCE + 5)
+    monkeypatch.setattr(sensors.time, "time", lambda: now + cadence().dead_run_seconds + 5)
     assert len(_tick(lab).run_requests) == 1
     assert lab.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
 
