@@ -151,14 +151,13 @@ def _install(version: str, target: Path) -> None:
     subprocess.run([*install, f"pyspark=={version}.*"], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.services
 @pytest.mark.parametrize("kind", ["embedded", "served"])
 def test_spark_reads_as_documented(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Spark reads tables, and the lake on local disk, by what `ingest env --spark` prints."""
-    if int(request.config.getoption("kills")) < 100:
-        pytest.skip("long: `make test-faults` runs it")
     variables = {"PLATFORM_HOME": str(tmp_path / "home")}
     if kind == "served":
         variables |= separate_environment(request.getfixturevalue("servers"))
