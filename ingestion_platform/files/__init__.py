@@ -1,1 +1,1 @@
-"""Files as sequences of records: formats, and a spool for their bytes."""
+"""Read files as sequences of records: formats, and a spool for file copies."""

@@ -1,8 +1,9 @@
-"""Reading CSV rows as JSON objects of strings, by the names of the header.
+"""Read CSV rows as JSON objects of strings, keyed by the header's column names.
 
-What can be read without guessing is read; a row that does not fit costs itself only; a file whose
-structure is unknown is refused with the line, the likely cause and the setting to use. Blocks in
-which all quotes stand where they may are read in columns, others row by row, with equal results.
+Nothing is guessed. A row that does not fit the header gets a reason; the other rows are read. A
+file whose structure is ambiguous is rejected as a whole: the error names the line, the likely cause
+and the setting to use. Blocks with regular quoting are read in columns by pyarrow (fast path), all
+others row by row (slow path), with equal results.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _BLANKS = b" \t"
 _LF, _CR = 10, 13
 _AT_ONCE = 32 * 1024 * 1024
-"""Bytes that the names of columns may take in a batch: each record repeats them."""
+"""Maximum bytes of column names in a batch: each record repeats them."""
 _Problem = tuple[Code, str]
 _NAMELESS = (Code.COLUMNS, "has a value in a column without a name")
 _QUOTE_INSIDE = (Code.QUOTING, "has a quote inside a value that is not quoted")
@@ -58,10 +59,10 @@ _SEPARATOR = re.compile(rb'"?sep=([^\r\n\0])"?(\r\n|\n|\r)', re.IGNORECASE)
 def read_csv(
     name: str, path: Path, dialect: Dialect = PLAIN, contract: Contract | None = None
 ) -> Iterator[Records]:
-    """Each row of a file as a JSON object of strings.
+    """Yield the rows of a file as JSON objects of strings, in batches.
 
     Raises:
-        UnreadableFile: its structure is unknown, or its columns are not those of the contract.
+        UnreadableFile: the file's structure is ambiguous, or its columns do not match the contract.
     """
     file = _File(name, utf8_chunks(name, path, dialect.encoding))
     file.begin()
@@ -82,7 +83,7 @@ def read_csv(
 
 
 class _File:
-    """A file from the row at hand on: its bytes as far as they are read, and their first line."""
+    """The unparsed rest of a file: `data` are its bytes in memory, `line` is their first line."""
 
     def __init__(self, name: str, chunks: Iterator[bytes]) -> None:
         self.name = name
@@ -92,7 +93,7 @@ class _File:
         self._chunks = chunks
 
     def more(self) -> None:
-        """Read on, or find that the file has ended."""
+        """Append the next chunk to `data`, or set `ended`."""
         chunk = next(self._chunks, None)
         if chunk is None:
             self.ended = True
@@ -100,17 +101,17 @@ class _File:
             self.data += chunk
 
     def begin(self) -> None:
-        """Have enough in memory to see what the file begins with."""
+        """Read until `data` has at least _BEGINNING bytes, or the file ends."""
         while len(self.data) < _BEGINNING and not self.ended:
             self.more()
 
     def drop(self, count: int, lines: int | None = None) -> None:
-        """Go on behind some bytes that end with a line; so many lines end in them."""
+        """Drop the first `count` bytes, which end with a line; `lines` is their number of lines."""
         self.line += _lines_in(self.data[:count]) if lines is None else lines
         self.data = self.data[count:]
 
     def skip_line(self) -> int:
-        """Go on behind the next end of a line, however far it is; gives the bytes passed over."""
+        """Skip to the next line, reading as far as necessary; return the skipped line's length."""
         passed = 0
         while True:
             found = _LINE_END.search(self.data)
@@ -129,13 +130,13 @@ class _File:
             self.more()
 
     def error(self, problem: str, at: int = 0) -> UnreadableFile:
-        """The error of a problem in the line of a place in `data`."""
+        """Return an error that names the line of the index `at` in `data`."""
         line = self.line + _lines_in(self.data[:at])
         return UnreadableFile(self.name, problem, line=line)
 
 
 def _lines_in(data: bytes) -> int:
-    """How many lines end in some bytes."""
+    """Count the line ends in `data` (LF, CR LF or CR)."""
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
@@ -144,8 +145,11 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row at `start` to `stop`, with its end of line to `end`; each value with whether it was
-    quoted."""
+    """A row of a block.
+
+    The row spans `start` to `stop` in the block, and up to `end` with its line end. Each value
+    comes with a flag: whether it was quoted.
+    """
 
     start: int
     stop: int
@@ -155,7 +159,7 @@ class _Row:
 
 
 class _Broken(Exception):
-    """From a place on, where values end cannot be told."""
+    """The ends of values are ambiguous from the index `at` on."""
 
     def __init__(self, at: int, problem: str) -> None:
         super().__init__(problem)
@@ -164,7 +168,7 @@ class _Broken(Exception):
 
 
 class _Syntax:
-    """The rules of a file, and reading one row by them."""
+    """The delimiter, quote and trimming of a file; parses single rows."""
 
     def __init__(self, delimiter: str, quote: str, trim: bool) -> None:
         self.delimiter, self.quote, self.trim = delimiter.encode("latin-1"), quote.encode(), trim
@@ -176,10 +180,10 @@ class _Syntax:
         self._blank = re.compile(rb"[" + re.escape(self.blanks) + rb"]*")
 
     def row(self, data: bytes, start: int, *, ended: bool) -> _Row | None:
-        """The row at a place; None when `data` ends before it does.
+        """Parse the row at `start`; return None when `data` ends before the row does.
 
         Raises:
-            _Broken: where its values end cannot be told.
+            _Broken: the ends of its values are ambiguous.
         """
         values: list[tuple[bytes, bool]] = []
         problem, at = None, start
@@ -201,7 +205,7 @@ class _Syntax:
             at += 1
 
     def _quoted_value(self, data: bytes, at: int, *, ended: bool) -> tuple[bytes, int] | None:
-        """A quoted value and its end, which is -1 when the data end before; None if it is none."""
+        """Parse a quoted value: (value, end), end -1 if `data` ends first; None if not quoted."""
         begin = self._behind_blanks(data, at)
         if self._quoted is None or data[begin : begin + 1] != self.quote:
             return None
@@ -232,7 +236,7 @@ class _Syntax:
 
 
 def _line_end(data: bytes, at: int, *, ended: bool) -> int | None:
-    """Where the line that ends at a place has its end behind it; None when data end too early."""
+    """Return the index after the line end at `at`; None when more data are needed to decide."""
     sign = data[at : at + 2]
     if sign == b"\r\n":
         return at + 2
@@ -243,7 +247,7 @@ def _line_end(data: bytes, at: int, *, ended: bool) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The columns of a file: `names`, and how many more without a name stand behind them."""
+    """The columns of a file: `names`, followed by `nameless` columns without a name."""
 
     names: list[str]
     nameless: int
@@ -255,7 +259,7 @@ class _Columns:
 def _columns(
     file: _File, syntax: _Syntax, dialect: Dialect, contract: Contract | None
 ) -> _Columns | None:
-    """The columns that header or declaration name; None of a file without anything."""
+    """Return the columns of the header or of the declaration; None if no row has text."""
     if dialect.header:
         return _checked(file, list(dialect.header), syntax, dialect, contract)
     while True:
@@ -295,10 +299,11 @@ def _first_row(file: _File, syntax: _Syntax) -> _Row | None:
 def _checked(
     file: _File, names: list[str], syntax: _Syntax, dialect: Dialect, contract: Contract | None
 ) -> _Columns:
-    """The columns of these names.
+    """Validate column names and return them as columns.
 
     Raises:
-        UnreadableFile: a name is missing or stands twice, or they are not those of the contract.
+        UnreadableFile: there are too many columns, a name is missing or occurs twice, or the
+            columns do not match the contract.
     """
     named = len(names)
     while named and not names[named - 1]:
@@ -342,10 +347,10 @@ def _field_names(contract: Contract) -> set[str]:
 
 
 def _check_utf8(file: _File, end: int) -> None:
-    """See that the bytes up to a place are UTF-8.
+    """Check that the first `end` bytes are valid UTF-8.
 
     Raises:
-        UnreadableFile: they are not; names the line and the setting.
+        UnreadableFile: they are not; the message names the line and the setting.
     """
     import pyarrow as pa
 
@@ -365,9 +370,10 @@ def _check_utf8(file: _File, end: int) -> None:
 
 @dataclass(frozen=True)
 class _Scan:
-    """The complete rows of a block: where each starts, stops and ends (with its end of line).
+    """The complete rows of a block.
 
-    So many `lines` end in them; `rows` when they were read one by one.
+    `starts`, `stops` and `ends` have one index into `data` per row; `ends` includes the line end.
+    `lines` is the number of lines of all rows. `rows` is set only when they were parsed one by one.
     """
 
     data: bytes
@@ -380,12 +386,12 @@ class _Scan:
 
     @property
     def end(self) -> int:
-        """Where the last complete row ends."""
+        """The end of the last complete row, 0 without any."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """How many values each row has."""
+        """The number of values of each row."""
         import numpy as np
 
         if self.rows is not None:
@@ -397,7 +403,7 @@ class _Scan:
         return np.diff(np.searchsorted(np.flatnonzero(marks), self.ends), prepend=0) + 1
 
     def line(self, row: int) -> int:
-        """How many lines end ahead of a row."""
+        """Return the number of lines of the block before a row."""
         import numpy as np
 
         return int(np.searchsorted(self._line_ends, self.starts[row]))
@@ -410,7 +416,7 @@ class _Scan:
 
 
 class _Reader:
-    """Reads the rows behind the header."""
+    """Reads the rows after the header."""
 
     def __init__(
         self, file: _File, syntax: _Syntax, columns: _Columns, nulls: Sequence[str]
@@ -425,7 +431,7 @@ class _Reader:
         self._rows_at_once = max(1, min(BATCH, _AT_ONCE // keys))
 
     def records(self) -> Iterator[Records]:
-        """All of them, in order."""
+        """Yield the records of all rows in file order, in batches."""
         file = self._file
         while file.data or not file.ended:
             scan = self._scan()
@@ -452,10 +458,10 @@ class _Reader:
         return scan
 
     def _too_long(self) -> Records:
-        """The row at hand, which is longer than what is kept of one.
+        """Return the current row, longer than LONGEST, as a truncated record with a reason.
 
         Raises:
-            UnreadableFile: where it ends cannot be told, for the quotes in it.
+            UnreadableFile: the row contains quotes, so its end is ambiguous.
         """
         import pyarrow as pa
 
@@ -468,7 +474,7 @@ class _Reader:
         return Records(pa.array([head], pa.binary()), {0: [too_long(length, line)]})
 
     def _some(self, scan: _Scan, start: int, stop: int) -> Records:
-        """The records of the rows from one to before another."""
+        """Return the records of the rows `start` to `stop` (exclusive)."""
         import numpy as np
         import pyarrow as pa
 
@@ -476,7 +482,7 @@ class _Reader:
             return Records(_objects(self._keys, table), {})
         lengths = (scan.stops - scan.starts)[start:stop]
         counts = scan.counts[start:stop]
-        # Nothing, or nothing but delimiters.
+        # Skip rows that are empty or consist of delimiters only.
         kept = lengths >= counts
         fits = kept & (counts == len(self._columns))
         if scan.rows is not None:
@@ -508,7 +514,7 @@ class _Reader:
         return self._in_order(scan, places, values, told)
 
     def _quickly(self, scan: _Scan, start: int, stop: int) -> pa.Table | None:
-        """All these rows as columns of strings; None when one of them may need a closer look."""
+        """Read rows on the fast path, as columns of strings; None if a row needs the slow path."""
         import numpy as np
         import pyarrow as pa
 
@@ -517,7 +523,7 @@ class _Reader:
         try:
             rows = np.arange(start, min(stop, len(scan.starts)))
             table, _ = self._table(scan, rows)
-        except pa.ArrowInvalid:  # one has more or fewer values
+        except pa.ArrowInvalid:  # a row has too many or too few values
             return None
         return table if table.num_rows == len(rows) and not _any_empty(table) else None
 
@@ -545,8 +551,11 @@ class _Reader:
         return Records(joined.take(pa.array(order)), problems)
 
     def _table(self, scan: _Scan, rows: np.ndarray) -> tuple[pa.Table, tuple[list[int], list[int]]]:
-        """Rows with the right number of values as columns of strings; with the places of those
-        that are empty after all, and of those with a value in a nameless column."""
+        """Parse rows that have the right number of values into columns of strings.
+
+        Also return two lists of indexes into `rows`: rows that are empty after trimming, and rows
+        with a value in a nameless column.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.csv as arrow_csv
@@ -588,7 +597,7 @@ class _Reader:
     def _one_by_one(
         self, scan: _Scan, rows: Sequence[int]
     ) -> tuple[list[tuple[int, list[bytes | None]]], list[tuple[int, _Problem]]]:
-        """The cells of the rows that are fine, and the problems of the others."""
+        """Parse rows one by one; return the cells of valid rows and the problems of the others."""
         fine: list[tuple[int, list[bytes | None]]] = []
         told: list[tuple[int, _Problem]] = []
         for at in rows:
@@ -613,7 +622,7 @@ class _Reader:
         return row
 
     def _misfit(self, row: _Row) -> _Problem | None:
-        """What is wrong with the number of a row's values, or those without a name."""
+        """Return a problem if the number of values is wrong or a nameless column has a value."""
         count, named = len(row.values), len(self._columns.names)
         if count not in (named, len(self._columns)):
             return Code.COLUMNS, f"has {count} values, the header {len(self._columns)}"
@@ -633,7 +642,7 @@ class _Reader:
 
 
 def _any_empty(table: pa.Table) -> bool:
-    """Whether a row has nothing but nulls and empty texts."""
+    """Whether any row consists of nulls and empty texts only."""
     import pyarrow.compute as pc
 
     empty = None
@@ -646,7 +655,7 @@ def _any_empty(table: pa.Table) -> bool:
 
 
 def _where(masks: Sequence[Any], combine: Any) -> list[int]:
-    """The places at which masks, combined, are true."""
+    """Return the indexes at which the combined masks are true."""
     import numpy as np
 
     if not masks:
@@ -659,7 +668,7 @@ def _where(masks: Sequence[Any], combine: Any) -> list[int]:
 
 
 def _joined(scan: _Scan, rows: np.ndarray) -> memoryview:
-    """The bytes of rows, with their ends of lines."""
+    """Return the bytes of rows, including their line ends."""
     import numpy as np
 
     breaks = np.flatnonzero(np.diff(rows) != 1)
@@ -671,7 +680,7 @@ def _joined(scan: _Scan, rows: np.ndarray) -> memoryview:
 
 
 def _scan(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan | None:
-    """The rows of a block; None when a quote stands where the quick way does not expect it."""
+    """Find the rows of a block; None when its quoting is too irregular for the fast path."""
     import numpy as np
 
     signs = np.frombuffer(data, np.uint8)
@@ -684,7 +693,7 @@ def _scan(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan | None:
         if syntax.trim or not _regular(signs, quotes[: np.searchsorted(quotes, whole)], syntax):
             return None
     if ended and len(data) and (not len(ends) or ends[-1] != len(data) - 1):
-        ends = np.append(ends, len(data))  # a last line without its end
+        ends = np.append(ends, len(data))  # the last line has no line end
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if len(ends) else ends
     inner = np.minimum(np.maximum(ends - 1, 0), len(data) - 1)
     outer = np.minimum(ends, len(data) - 1)
@@ -694,7 +703,7 @@ def _scan(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan | None:
 
 
 def _line_ends(data: bytes, signs: np.ndarray, *, ended: bool) -> np.ndarray:
-    """Where lines end: at LF, and at CR that no LF follows."""
+    """Return the indexes of line ends: each LF, and each CR that is not followed by LF."""
     import numpy as np
 
     ends = np.flatnonzero(signs == _LF)
@@ -704,12 +713,12 @@ def _line_ends(data: bytes, signs: np.ndarray, *, ended: bool) -> np.ndarray:
     cr = np.flatnonzero(signs == _CR)
     lone = cr[signs[np.minimum(cr + 1, len(data) - 1)] != _LF]
     if not ended and len(lone) and lone[-1] == len(data) - 1:
-        lone = lone[:-1]  # perhaps the first half of CR LF
+        lone = lone[:-1]  # may be the first half of CR LF
     return np.sort(np.concatenate([ends, lone])) if len(lone) else ends
 
 
 def _regular(signs: np.ndarray, quotes: np.ndarray, syntax: _Syntax) -> bool:
-    """Whether quotes begin and end values, or stand twice inside them, and nowhere else."""
+    """Whether quotes occur only around values, or doubled inside them."""
     import numpy as np
 
     if len(quotes) % 2:
@@ -721,10 +730,10 @@ def _regular(signs: np.ndarray, quotes: np.ndarray, syntax: _Syntax) -> bool:
 
 
 def _scan_carefully(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan:
-    """The same, row by row.
+    """Find the rows of a block by parsing them one by one.
 
     Raises:
-        _Broken: where a value ends cannot be told.
+        _Broken: the end of a value is ambiguous.
     """
     import numpy as np
 
@@ -742,7 +751,7 @@ def _scan_carefully(data: bytes, syntax: _Syntax, *, ended: bool) -> _Scan:
 
 
 def _objects(keys: Sequence[str], table: pa.Table) -> pa.BinaryArray:
-    """Rows of strings as JSON objects of these keys (JSON text), null values as null."""
+    """Encode rows of strings as JSON objects; `keys` are JSON strings, nulls become null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -761,7 +770,7 @@ def _objects(keys: Sequence[str], table: pa.Table) -> pa.BinaryArray:
 
 
 def _escaped(texts: pa.StringArray) -> pa.StringArray:
-    """Texts with the escapes that JSON wants."""
+    """Escape texts for JSON strings."""
     import numpy as np
     import pyarrow.compute as pc
 
@@ -771,7 +780,7 @@ def _escaped(texts: pa.StringArray) -> pa.StringArray:
     offsets = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     signs = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
     special = (signs < 32) | (signs == 34) | (signs == 92)
-    # The backslash first: it is in the escapes of the others.
+    # Escape the backslash first: the other escapes contain it.
     for sign in np.unique(signs[special])[::-1].tolist() if special.any() else ():
         texts = pc.replace_substring(texts, chr(sign), json.dumps(chr(sign))[1:-1])
     return texts

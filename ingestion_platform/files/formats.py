@@ -1,7 +1,7 @@
-"""Files as sequences of records: CSV, JSONL, a JSON array or Parquet, plain or compressed.
+"""Read files as sequences of records: CSV, JSONL, a JSON array or Parquet, plain or compressed.
 
-The readers of the formats are modules beside this one. Where files come from, and what becomes of
-records, is elsewhere.
+Each format has its own reader module in this package. Fetching files and landing their records are
+not handled here.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 RATIO_FROM = 64 * 1024 * 1024
-"""Decompressed bytes from which on `FileLimits.max_ratio` holds: small files may be of one line."""
+"""Decompressed bytes above which `FileLimits.max_ratio` applies; small files may repeat one line
+and compress well."""
 VALUE_BYTES = 8
-"""Bytes that all records together may have for each byte of `FileLimits.max_size`: a record
-repeats the names of its columns."""
+"""Bytes of record values allowed per byte of `FileLimits.max_size`: each record repeats the column
+names."""
 
 SUFFIXES = {
     ".csv": "csv",
@@ -56,7 +57,7 @@ _MEDIA_TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
 class BeyondLimit(UnreadableFile):
-    """A file is larger than a setting allows; nothing of it is landed."""
+    """A file exceeds the limit of a setting; none of its records are landed."""
 
     def __init__(self, name: str, problem: str, *settings: str) -> None:
         super().__init__(name, problem)
@@ -65,8 +66,11 @@ class BeyondLimit(UnreadableFile):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a file is written: `kind` of SUFFIXES' values, `compression` None, gzip or zstd; the
-    `dialect` is that of CSV."""
+    """A file's format.
+
+    `kind` is one of the values of SUFFIXES; `compression` is None, "gzip" or "zstd"; `dialect`
+    applies to CSV only.
+    """
 
     kind: str
     compression: str | None = None
@@ -74,28 +78,31 @@ class Format:
 
     @property
     def encoding(self) -> Encoding:
-        """What a record's values are."""
+        """The encoding of the record values."""
         if self.kind != "csv":
             return "json"
         return "text with decimal commas" if self.dialect.decimal == "," else "text"
 
     @property
     def media_type(self) -> str:
-        """The content type that a record of it had."""
+        """The content type of this kind of file."""
         return _MEDIA_TYPES.get(self.kind, "application/json")
 
 
 def plain_name(name: str) -> str:
-    """A file name without the suffix of its compression."""
+    """Return a file name without its compression suffix."""
     suffix = Path(name).suffix.lower()
     return name[: -len(suffix)] if suffix in COMPRESSIONS else name
 
 
 def format_of(name: str, declared: str | None = None, dialect: Dialect = PLAIN) -> Format:
-    """The format that a file's name tells, or the declared one; compression is the name's.
+    """Return the declared format, or the one of the file's suffix.
+
+    The compression always comes from the file's suffix.
 
     Raises:
-        UnreadableFile: the name tells none.
+        UnreadableFile: nothing is declared and the suffix is unknown, or a Parquet file has a
+            compression suffix.
     """
     compression = COMPRESSIONS.get(Path(name).suffix.lower())
     kind = declared or SUFFIXES.get(Path(plain_name(name)).suffix.lower())
@@ -109,7 +116,10 @@ def format_of(name: str, declared: str | None = None, dialect: Dialect = PLAIN) 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A file's bytes in a spool, where nobody changes them; `name` as it was handed in."""
+    """A private copy of a file in a spool.
+
+    `name` is the file's original name; `size` is in bytes.
+    """
 
     name: str
     path: Path
@@ -119,9 +129,10 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Content(Copied):
-    """A copied file as records; `plain` is where it lies decompressed.
+    """A copied file that can be read as records.
 
-    Without `limits` it may have any number of records.
+    `plain` is the path of the decompressed content. Without `limits` the number of records is
+    unlimited.
     """
 
     format: Format
@@ -129,10 +140,13 @@ class Content(Copied):
     limits: FileLimits | None = None
 
     def records(self, contract: Contract | None = None) -> Iterator[Records]:
-        """Its records in order, in batches; with a contract, its columns are checked against it.
+        """Yield the records in file order, in batches.
+
+        With a contract, the columns of CSV and Parquet files are checked against it.
 
         Raises:
-            UnreadableFile: it cannot be parsed, or has more records than the limits allow.
+            UnreadableFile: the file cannot be parsed, its columns do not match the contract, or it
+                has more records than the limits allow.
         """
         rows = size = 0
         try:
@@ -144,8 +158,8 @@ class Content(Copied):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's, not the file's
-            # No fault of a reader may hold up the files behind this one.
+                raise  # an I/O error of the disk; the file may be fine
+            # A bug in a reader must not block the next files.
             LOG.exception("%s: the %s reader failed", self.name, self.format.kind)
             said = f"{type(error).__name__}: {first_line(error)}"
             problem = f"the {self.format.kind} reader failed with {said}; please report it"
@@ -164,7 +178,7 @@ class Content(Copied):
         return read_parquet(self.name, self.plain, contract)
 
     def _check(self, rows: int, size: int) -> None:
-        """Raise BeyondLimit when so many records, of so many bytes, are more than is allowed."""
+        """Raise BeyondLimit when `rows` records of `size` bytes exceed the limits."""
         limits = self.limits
         if limits is None:
             return
@@ -177,10 +191,12 @@ class Content(Copied):
     def count(
         self, contract: Contract | None = None, on_progress: Callable[[int], None] = lambda _: None
     ) -> int:
-        """How many records it has, after reading all of it; `on_progress` is told on the way.
+        """Read the whole file and return its number of records.
+
+        `on_progress` is called after each batch with the number of records read so far.
 
         Raises:
-            UnreadableFile: as `records`.
+            UnreadableFile: see `records`.
         """
         count = 0
         for batch in self.records(contract):
@@ -192,11 +208,11 @@ class Content(Copied):
 def copy_in(
     name: str, chunks: Iterable[bytes], spool: Spool, limits: FileLimits | None = None
 ) -> Copied:
-    """Copy a file into a spool.
+    """Copy a file, given as chunks of bytes, into a spool.
 
     Raises:
-        BeyondLimit: it is larger than the limits allow.
-        NoRoom: the spool's disk has no room for it.
+        BeyondLimit: the file is larger than the limits allow.
+        NoRoom: the spool's disk has no room for the copy.
     """
     path = spool.new()
     digest, size = hashlib.sha256(), 0
@@ -211,7 +227,7 @@ def copy_in(
 
 
 def check_size(name: str, size: int, limits: FileLimits | None) -> None:
-    """Raise BeyondLimit when a file of so many bytes is more than is allowed."""
+    """Raise BeyondLimit when a file of `size` bytes exceeds the limits."""
     if limits is not None and size > limits.max_size:
         problem = f"has more than {in_units(limits.max_size)}, the most that is taken"
         raise BeyondLimit(name, problem, *_MAX_SIZE)
@@ -221,9 +237,9 @@ def copy_file(file: Path, spool: Spool, limits: FileLimits | None = None) -> Cop
     """Copy a local file into a spool.
 
     Raises:
-        UnreadableFile: there is no such file, it may not be read, or it is larger than the limits
-            allow.
-        NoRoom: the spool's disk has no room for it.
+        UnreadableFile: the file does not exist, permission is denied, or it is larger than the
+            limits allow.
+        NoRoom: the spool's disk has no room for the copy.
     """
     try:
         with file.open("rb") as source:
@@ -237,15 +253,15 @@ def copy_file(file: Path, spool: Spool, limits: FileLimits | None = None) -> Cop
 def open_copy(
     copied: Copied, format_: Format, spool: Spool, limits: FileLimits | None = None
 ) -> Content:
-    """A copy as records of a format, decompressed if need be.
+    """Open a copy as records of a format; decompress it into the spool if necessary.
 
     Raises:
-        UnreadableFile: it cannot be decompressed, or is larger than the limits allow.
-        NoRoom: the spool's disk has no room for it.
+        UnreadableFile: the file cannot be decompressed, or is larger than the limits allow.
+        NoRoom: the spool's disk has no room for the decompressed content.
     """
     plain = copied.path
     if format_.compression is None and format_.kind != "parquet":
-        # What a file begins with is no guess, whatever its name.
+        # Magic bytes are reliable; suffixes are not.
         format_ = replace(format_, compression=_compression(copied.path))
     if format_.compression is not None and copied.size:
         plain = spool.new()
@@ -277,7 +293,7 @@ def _decompress(
                 spool.need(len(chunk))
                 out.write(chunk)
     except OSError as error:
-        if error.errno is not None:  # the disk's, not the file's
+        if error.errno is not None:  # an I/O error of the disk; the file may be fine
             raise
         raise UnreadableFile(copied.name, f"is not valid {compression}: {error}") from error
 
@@ -298,7 +314,7 @@ def _check_decompressed(copied: Copied, size: int, limits: FileLimits | None) ->
 
 
 def _check_parquet(content: Content, limits: FileLimits) -> None:
-    """Refuse what the footer of a Parquet file says is too much, before any of it is decoded."""
+    """Check the limits against the footer of a Parquet file, before any data is decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -309,7 +325,7 @@ def _check_parquet(content: Content, limits: FileLimits) -> None:
             size = sum(group.total_byte_size for group in groups)
             rows, columns = about.num_rows, about.num_columns
     except (pa.ArrowException, OSError, ValueError):
-        return  # the reader says what is wrong with it
+        return  # the reader reports the error
     if columns > COLUMNS:
         raise UnreadableFile(content.name, f"has {columns:,} columns, more than {COLUMNS:,}")
     if rows > limits.max_records:

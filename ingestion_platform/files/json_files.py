@@ -1,4 +1,7 @@
-"""Reading JSON Lines and JSON arrays as records, verbatim: an invalid one costs itself only."""
+"""Read JSON Lines and JSON arrays as records, verbatim.
+
+Invalid records get a reason; the rest of the file is read.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ from ingestion_platform.files.reading import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ESCAPE = 16  # characters of the longest token that the end of a piece may cut, but for strings
+_ESCAPE = 16  # characters of the longest token (except strings) that a chunk's end may cut
 
 
 def read_lines(name: str, path: Readable) -> Iterator[Records]:
-    """Each line of a file as it is; empty ones are passed over.
+    """Yield the lines of a file verbatim, in batches; blank lines are skipped.
 
     Raises:
-        UnreadableFile: it is not in the encoding that its mark tells.
+        UnreadableFile: the file is not valid in the encoding of its byte order mark.
     """
     import msgspec
     import pyarrow as pa
@@ -60,14 +63,14 @@ def read_lines(name: str, path: Readable) -> Iterator[Records]:
 
 _Line = tuple[int, bytes, int]
 _Problem = tuple[Code, str]
-"""A line's number, its bytes (at most LONGEST), and how many it has in the file."""
+"""_Line is a line number, the line's first LONGEST bytes, and its full length in bytes."""
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[list[_Line]]:
-    """The lines of a file, some thousand at a time, without their ends."""
+    """Yield the lines of a file in batches of at most BATCH, without line feeds."""
     number, rest, beyond = 1, b"", 0
     for chunk in chunks:
-        if beyond:  # in a line whose beginning is kept
+        if beyond:  # inside a line longer than LONGEST
             end = chunk.find(b"\n")
             beyond += len(chunk) if end < 0 else end
             if end < 0:
@@ -88,7 +91,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[list[_Line]]:
 def _mark_other_encodings(
     values: pa.BinaryArray, lines: list[_Line], problems: dict[int, list[Reason]]
 ) -> None:
-    """Add the problems of lines that are not UTF-8."""
+    """Add a reason to `problems` for each line that is not valid UTF-8."""
     import pyarrow as pa
 
     try:
@@ -119,15 +122,15 @@ def _not_json(error: Exception, line: int) -> Reason:
 
 
 def read_array(name: str, path: Readable) -> Iterator[Records]:
-    """Each item of an array as it is written.
+    """Yield the items of a JSON array verbatim, in batches.
 
     Raises:
-        UnreadableFile: it holds no array, or where its items begin and end cannot be told.
+        UnreadableFile: the file holds no array, or the boundaries of an item are ambiguous.
     """
     import pyarrow as pa
 
     encoding = marked_encoding(path) or "utf-8"
-    # A byte that is no UTF-8 is no part of the structure: it costs its item.
+    # Invalid UTF-8 is never structural: only the item that contains it is rejected.
     with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
         items = _Items(name, file)
         while found := items.take(BATCH):
@@ -143,11 +146,11 @@ _OPENS = {"]": "[", "}": "{"}
 
 
 class _Constant(ValueError):
-    """NaN or an infinity stands in an item."""
+    """An item contains NaN or an infinity."""
 
 
 class _Items:
-    """Cuts the items out of a JSON array that is read piece by piece."""
+    """Splits a JSON array into items, reading it in chunks."""
 
     def __init__(self, name: str, file: IO[str]) -> None:
         self._name = name
@@ -158,13 +161,13 @@ class _Items:
         self._more = True
         self._started = False
         self._ended = False
-        # Only where an item ends is of interest: numbers are not made.
+        # Only the end of each item is needed: numbers are not converted.
         self._decode = json.JSONDecoder(
             parse_int=str, parse_float=str, parse_constant=_no_constant
         ).raw_decode
 
     def take(self, count: int) -> list[tuple[str, Reason | None]]:
-        """The next items, at most `count`, each with its problem; none at the end of the array."""
+        """Return at most `count` items, each with its reason or None; [] at the array's end."""
         found: list[tuple[str, Reason | None]] = []
         size = 0
         if not self._started:
@@ -190,7 +193,7 @@ class _Items:
     def _after_item(self) -> None:
         if self._peek() == ",":
             self._at += 1
-        else:  # an item ends at nothing else
+        else:  # only a comma or the closing bracket follows an item
             self._end()
 
     def _end(self) -> None:
@@ -212,7 +215,7 @@ class _Items:
         return item, told
 
     def _read_item(self) -> tuple[int | None, _Problem | None]:
-        """Read on until the item is in memory; gives its end, or what is wrong with it."""
+        """Read until the item is in memory; return its end, or None and the problem."""
         while True:
             try:
                 _, end = self._decode(self._text, self._at)
@@ -221,7 +224,7 @@ class _Items:
                     if self._text[behind] in ",]":
                         return end, None
                     return None, (Code.JSON, "is not valid JSON: a comma is missing, or a quote")
-                # A number at the end of the piece may go on in the next one.
+                # A number at the end of a chunk may continue in the next one.
                 if not self._read():
                     raise self._error("ends before its array does")
             except RecursionError:
@@ -237,7 +240,7 @@ class _Items:
             self._check_length()
 
     def _solid(self, at: int) -> int:
-        """Where the next character stands that is no blank, or the text ends."""
+        """Return the index of the next non-blank character, or the end of the text."""
         while at < len(self._text) and self._text[at] in " \t\r\n":
             at += 1
         return at
@@ -247,7 +250,7 @@ class _Items:
             raise self._error(f"an item is longer than {LONGEST:,} bytes")
 
     def _is_wrong(self, error: json.JSONDecodeError) -> bool:
-        """Whether reading on cannot help: what is wrong is not that the piece ends."""
+        """Whether the error is in the JSON itself, not caused by the end of the chunk."""
         return not self._is_open(error.pos) and error.pos < len(self._text) - _ESCAPE
 
     def _check_unfinished(self, place: int) -> None:
@@ -255,11 +258,11 @@ class _Items:
             raise self._error("ends before its array does")
 
     def _is_open(self, place: int) -> bool:
-        """Whether a string starts at a place and does not end in the text that was read."""
+        """Whether a string starts at `place` and does not end within the text read so far."""
         return self._text[place : place + 1] == '"' and not _STRING.match(self._text, place)
 
     def _behind_item(self, problem: _Problem | None) -> int:
-        """Where the item ends: at the comma or bracket behind it."""
+        """Return the end of an invalid item: the index of the comma or bracket that follows it."""
         while True:
             end = self._structural_end(problem)
             if end is not None:
@@ -269,7 +272,7 @@ class _Items:
             self._check_length()
 
     def _structural_end(self, problem: _Problem | None) -> int | None:
-        """The same as far as the text goes; None when it does not go far enough."""
+        """Like `_behind_item` on the text read so far; None when the end is not in it."""
         opened: list[str] = []
         for found in _STRUCTURE.finditer(self._text, self._at):
             token = found[0]
@@ -285,7 +288,7 @@ class _Items:
         return None
 
     def _peek(self) -> str:
-        """The next character that is no blank, empty at the end of the file."""
+        """Advance to the next non-blank character and return it; "" at the end of the file."""
         while True:
             self._at = self._solid(self._at)
             if self._at < len(self._text):
@@ -294,7 +297,7 @@ class _Items:
                 return ""
 
     def _read(self) -> bool:
-        """Read on, and drop what is behind; False at the end of the file."""
+        """Read the next chunk and drop the text before `_at`; False at the end of the file."""
         if not self._more:
             return False
         try:

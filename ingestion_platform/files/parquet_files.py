@@ -1,5 +1,8 @@
-"""Reading Parquet rows as JSON objects, each value exactly: one that JSON cannot hold is a problem
-of its column, and costs its row only where a contract has that column."""
+"""Read Parquet rows as JSON objects, without loss of precision.
+
+A value that JSON cannot represent gets a reason against its column; its row is rejected only if the
+contract has that column.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,15 @@ _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 
 Cells = tuple[list[Any], dict[int, str]]
-"""A column's values as JSON can hold them, and the problems of some, by row."""
+"""A column's values in a form that JSON can represent, and problems by row index."""
 
 
 def read_parquet(name: str, path: Path, contract: Contract | None = None) -> Iterator[Records]:
-    """Each row of a file as a JSON object.
+    """Yield the rows of a file as JSON objects, in batches.
 
     Raises:
-        UnreadableFile: it is no valid Parquet file, or its columns are not those of the contract.
+        UnreadableFile: the file is not a valid Parquet file, or its columns do not match the
+            contract.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -58,15 +62,15 @@ def read_parquet(name: str, path: Path, contract: Contract | None = None) -> Ite
             yield from _rows(file, path)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the file's
+            raise  # an I/O error of the disk; the file may be fine
         raise UnreadableFile(name, f"is not a valid Parquet file: {first_line(error)}") from error
 
 
 def _check_ends(name: str, path: Path) -> None:
-    """See that a file begins and ends as Parquet files do.
+    """Check the magic bytes at both ends of a file.
 
     Raises:
-        UnreadableFile: it does not; says what it may be.
+        UnreadableFile: they are not those of a Parquet file; the message says what it may be.
     """
     with path.open("rb") as file:
         head = file.read(4)
@@ -118,16 +122,16 @@ def _rows(file: pq.ParquetFile, path: Path) -> Iterator[Records]:
 
 
 def _columns_of(file: pq.ParquetFile, chosen: Callable[[Any], bool]) -> set[str]:
-    """The names of the columns, not nested, of which something is true."""
+    """Return the names of the top-level columns that satisfy `chosen`."""
     found = (file.schema.column(i) for i in range(len(file.schema)))
     return {column.path for column in found if column.path == column.name and chosen(column)}
 
 
 class _Nanoseconds:
-    """INT96 timestamps with all their digits.
+    """Reads INT96 timestamps at full precision and over the full range of years.
 
-    Arrow reads them in nanoseconds, which end in 2262, or in microseconds, which cut digits: both
-    together tell the value.
+    Arrow reads them in nanoseconds, which overflow after 2262, or in microseconds, which lose
+    digits. Both readings together give the exact value.
     """
 
     def __init__(self, file: pq.ParquetFile, path: Path) -> None:
@@ -141,7 +145,7 @@ class _Nanoseconds:
             )
 
     def next(self, batch: pa.RecordBatch) -> dict[str, Cells]:
-        """The cells of these columns in the next batch."""
+        """Return the cells of the INT96 columns of the next batch, by column name."""
         if not self._names:
             return {}
         fine = next(self._other)
@@ -151,7 +155,7 @@ class _Nanoseconds:
         import numpy as np
 
         coarse, wrapped = (_integers(each) for each in (micros, nanos))
-        more = wrapped - coarse * 1000  # as far as 64 bits go, in both
+        more = wrapped - coarse * 1000  # both wrap at 64 bits, so the difference is exact
         values, bad = _cells(micros)
         for at in np.flatnonzero(more):
             if values[at] is not None and at not in bad:
@@ -164,7 +168,7 @@ class _Nanoseconds:
 
 
 def _cells(column: pa.Array) -> Cells:
-    """A column's values: all at once when each is plain, else one by one."""
+    """Convert a column at once if all its values are simple, else value by value."""
     import pyarrow as pa
 
     try:
@@ -174,7 +178,7 @@ def _cells(column: pa.Array) -> Cells:
 
 
 def _plain(column: pa.Array) -> list[Any]:
-    """Values of a column that JSON can hold as they are; raises when one may be another."""
+    """Convert a whole column; raises an error when a value may need special treatment."""
     import pyarrow as pa
     import pyarrow.types as t
 
@@ -203,7 +207,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _holds_time(kind: pa.DataType) -> bool:
-    """Whether dates, times or extension types stand somewhere inside."""
+    """Whether a type contains dates, times or extension types at any depth."""
     import pyarrow as pa
     import pyarrow.types as t
 
@@ -215,7 +219,10 @@ def _holds_time(kind: pa.DataType) -> bool:
 
 
 def _mended(value: Any) -> Any:
-    """A nested value with numbers that JSON has no word for as text, which no number takes."""
+    """Convert a nested value for JSON: NaN and infinities become text.
+
+    Validation rejects such text for a number.
+    """
     match value:
         case float():
             return value if value - value == 0 else str(value)
@@ -229,7 +236,7 @@ def _mended(value: Any) -> Any:
 
 
 def _integers(column: pa.Array) -> np.ndarray:
-    """A column of times as integers, 0 for null."""
+    """Return a temporal column as int64 ticks, 0 for null."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -241,7 +248,12 @@ def _integers(column: pa.Array) -> np.ndarray:
 
 
 def _times(column: pa.Array) -> list[str | None]:
-    """Timestamps, dates and times as text; raises when one is out of range, or has no text."""
+    """Return timestamps, dates or times as ISO 8601 text.
+
+    Raises:
+        OverflowError: a value is out of range.
+        TypeError: the type has no text form.
+    """
     import pyarrow.types as t
 
     kind, ticks = column.type, _integers(column)
@@ -264,7 +276,7 @@ def _times(column: pa.Array) -> list[str | None]:
 
 
 def _instants(ticks: np.ndarray, unit: str) -> list[str]:
-    """Ticks since 1970 as text."""
+    """Return ticks since 1970 as ISO 8601 text."""
     import numpy as np
 
     seconds, fraction = np.divmod(ticks, _PER_SECOND[unit])
@@ -278,7 +290,7 @@ def _instants(ticks: np.ndarray, unit: str) -> list[str]:
 
 
 def _digits(fraction: int, unit: str) -> str:
-    """A fraction of a second, six digits of it when the others are zeros."""
+    """Format a fraction of a second with nine digits, or six if the last three are zero."""
     if not fraction:
         return ""
     nanos = fraction * (_PER_SECOND["ns"] // _PER_SECOND[unit])
@@ -286,7 +298,7 @@ def _digits(fraction: int, unit: str) -> str:
 
 
 def _instant(value: int, unit: str, *, zoned: bool) -> tuple[str, str | None]:
-    """A timestamp as text, and its problem."""
+    """Return a timestamp as ISO 8601 text, and its problem or None."""
     seconds, fraction = divmod(value, _PER_SECOND[unit])
     if not _FIRST <= seconds <= _LAST:
         return f"{value} {unit} since 1970-01-01", "is a time beyond the years 1 to 9999"
@@ -295,7 +307,7 @@ def _instant(value: int, unit: str, *, zoned: bool) -> tuple[str, str | None]:
 
 
 def _intervals(column: pa.Array) -> Cells:
-    """Intervals, which Parquet keeps in twelve bytes and nobody else knows."""
+    """Return intervals (twelve bytes in Parquet) in base64, each with a problem."""
     values = column.to_pylist()
     texts = [None if v is None else base64.b64encode(v).decode() for v in values]
     why = "is an interval, which has no JSON form"
@@ -313,7 +325,7 @@ def _one_by_one(column: pa.Array) -> Cells:
 
 
 def _value(scalar: pa.Scalar, problems: list[str]) -> Any:
-    """A value as JSON can hold it; one that is not itself any more adds its problem."""
+    """Convert one value for JSON; append to `problems` if the value is changed by it."""
     import pyarrow as pa
 
     if not scalar.is_valid:

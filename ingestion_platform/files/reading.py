@@ -1,7 +1,7 @@
-"""What the readers of all file formats share: batches of records with their problems, and errors.
+"""Types and helpers that all file readers share: batches of records with reasons, and errors.
 
-A record that a reader cannot take as it stands keeps its bytes and carries a problem; whoever
-validates it makes a reason of that. How a format is read is elsewhere.
+An invalid record keeps its raw bytes and gets a reason; validation then sends it to quarantine.
+The format readers are modules beside this one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 CHUNK = 4 * 1024 * 1024
 BATCH = 20_000
 LONGEST = 8 * 1024 * 1024
-"""Bytes of a record that are kept: of a longer one, its beginning."""
+"""Largest record in bytes; of a longer record only the first LONGEST bytes are kept."""
 COLUMNS = 10_000
-"""Columns that a CSV or Parquet file may have."""
+"""Maximum number of columns of a CSV or Parquet file."""
 
 
 class UnreadableFile(Permanent):
-    """A file cannot be parsed; nothing of it is landed."""
+    """A file cannot be parsed; none of its records are landed."""
 
     def __init__(self, name: str, problem: str, *, line: int | None = None) -> None:
         where = name if line is None else f"{name}, line {line:,}"
@@ -44,16 +44,16 @@ class UnreadableFile(Permanent):
 
 
 Encoding = Literal["json", "text", "text with decimal commas"]
-"""What the values of records are: JSON, or objects of nothing but strings."""
+"""The encoding of record values: typed JSON, or JSON objects whose values are all strings."""
 
 Reasons = Mapping[int, Sequence[Reason]]
-"""Why records cannot be taken as they stand, or a column that a contract may need, by their places
-in a batch."""
+"""Reasons by index in a batch: against a whole record, or against a column that a contract may
+need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records in order: their values as a log would hold them, and the reasons against them."""
+    """A batch of records in file order: values as in a Kafka topic, and reasons by index."""
 
     values: pa.BinaryArray
     reasons: Reasons
@@ -63,17 +63,17 @@ class Records:
 
     @property
     def size(self) -> int:
-        """Bytes in memory, about."""
+        """Approximate size in memory, in bytes."""
         return int(self.values.nbytes)
 
     def after(self, count: int) -> Records:
-        """The records behind the first `count`."""
+        """Return the batch without its first `count` records."""
         moved = {at - count: each for at, each in self.reasons.items() if at >= count}
         return Records(self.values.slice(count), moved)
 
 
 def joined(batches: Sequence[Records]) -> Records:
-    """Batches, at least one, as one."""
+    """Concatenate batches; at least one is required."""
     import pyarrow as pa
 
     reasons: dict[int, Sequence[Reason]] = {}
@@ -124,24 +124,24 @@ class InMemory:
 
 
 Readable = Path | InMemory
-"""What a reader of JSON reads: a file, or the body of a request."""
+"""Input of the JSON readers: a file, or the body of a request."""
 
 
 def marked_encoding(path: Readable) -> str | None:
-    """The encoding that a file's byte order mark tells; None without a mark."""
+    """Return the encoding given by a file's byte order mark; None without a mark."""
     with path.open("rb") as file:
         head = file.read(4)
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def utf8_chunks(name: str, path: Readable, encoding: str | None = None) -> Iterator[bytes]:
-    """A text file in pieces of UTF-8, without a byte order mark.
+    """Yield a text file as chunks of UTF-8 bytes, without the byte order mark.
 
-    Of UTF-8 itself the bytes are as they stand, valid or not; `encoding` is for files without a
-    mark.
+    UTF-8 input is passed through without validation. `encoding` applies to files without a byte
+    order mark; the default is UTF-8.
 
     Raises:
-        UnreadableFile: it is not in its encoding.
+        UnreadableFile: the file is not valid in its encoding (other than UTF-8).
     """
     found = marked_encoding(path) or encoding or "utf-8"
     with path.open("rb") as file:
@@ -166,22 +166,23 @@ def utf8_chunks(name: str, path: Readable, encoding: str | None = None) -> Itera
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of what a library says of an error."""
+    """Return the first line of an error's message, at most 300 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once, sorted."""
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def check_columns(
     name: str, columns: Sequence[str], contract: Contract, *, line: int | None = None
 ) -> None:
-    """See that a contract's records can come from these columns.
+    """Check that a file's columns fit a contract.
 
     Raises:
-        UnreadableFile: no column is one of its fields, or a required one is missing.
+        UnreadableFile: no column is a field of the contract, or the column of a required field is
+            missing.
     """
     present = set(columns)
     fields = [f for f in contract.fields if f.derived is None]

@@ -1,6 +1,7 @@
-"""A folder for copies of files while they are read: gone at the end, whatever happened.
+"""A temporary folder for copies of files while they are read.
 
-A killed process leaves its folder behind; the next spool that opens removes it.
+The folder is removed on exit. A killed process leaves its folder behind; the next spool opened
+below the same root removes it.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from ingestion_platform.sizes import in_units
 
 _LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_RESERVE = 1024 * 1024 * 1024  # bytes of the disk that copies leave free, at most: see `need`
+_RESERVE = 1024 * 1024 * 1024  # upper bound in bytes of the disk space left free: see `need`
 
 
 class NoRoom(StoreUnavailable):
-    """The spool's disk has no room for a copy; smaller files may still fit."""
+    """The spool's disk has too little free space for a copy; smaller files may still fit."""
 
 
 class Spool:
-    """A folder of this process's own below `root`; a context manager.
+    """A private folder of this process below `root`, used as a context manager.
 
     Raises:
-        StoreUnavailable: its disk is full.
+        StoreUnavailable: the disk of `root` is full (on entry or on exit).
     """
 
     def __init__(self, root: Path) -> None:
@@ -51,7 +52,7 @@ class Spool:
         while True:
             self._folder = Path(tempfile.mkdtemp(dir=self._root))
             self._lock = _locked(self._folder)
-            if self._folder.is_dir():  # nobody took it for a dead one's before it was locked
+            if self._folder.is_dir():  # not removed by another process before it was locked
                 return self
             self._lock.close()
 
@@ -73,15 +74,16 @@ class Spool:
             ) from error
 
     def new(self) -> Path:
-        """A path where no file is yet."""
+        """Return a new path in the folder; the file does not exist yet."""
         return self._folder / uuid.uuid4().hex
 
     def need(self, size: int) -> None:
-        """See that the disk has room for `size` more bytes, and a twentieth of it or 1 GiB stays
-        free for others.
+        """Check that the disk has room for `size` more bytes.
+
+        1 GiB must stay free, or a twentieth of the disk if that is less.
 
         Raises:
-            NoRoom: it has not.
+            NoRoom: too little space is free.
         """
         disk = shutil.disk_usage(self._folder)
         if disk.free - size < min(_RESERVE, disk.total // 20):
@@ -91,7 +93,7 @@ class Spool:
             )
 
     def clear(self) -> None:
-        """Remove the copies made so far."""
+        """Remove all copies from the folder."""
         for file in self._folder.iterdir():
             if file.name != _LOCK:
                 file.unlink()
@@ -104,7 +106,7 @@ def _locked(folder: Path) -> IO[bytes]:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    """Remove a spool whose process has ended; the system drops the lock of a dead one."""
+    """Remove a spool folder whose process has ended (the system releases its lock)."""
     with suppress(OSError), (folder / _LOCK).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Texts in staging CSV files, which no spreadsheet can take for a formula, and which read back
-exactly. Who writes and who reads such files is elsewhere.
+"""Encode texts in staging CSV files so that no spreadsheet evaluates them as formulas.
 
-A text that could be run, or be read as another value, begins with an apostrophe; in it, characters
-that a spreadsheet may take for a delimiter are percent-encoded.
+Decoding restores every text exactly. A text that a spreadsheet could evaluate, or read as another
+value, gets a leading apostrophe; in such a text, characters that a spreadsheet may treat as
+delimiters are percent-encoded. Staging files are written and read elsewhere.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from urllib.parse import unquote
 from ingestion_platform.files.reading import Records
 
 _APOSTROPHE = "'"
-# What begins a formula (also in full width), delimiters of any locale, what is null or trimmed.
+# Formula prefixes (also full width), delimiters of any locale, nulls, and texts to be trimmed.
 _RISKY = re.compile(r"['=+\-@＝＋－＠]|\s|.*[;|\t\r\n]|.*\s\Z|(NULL)?\Z", re.DOTALL)
 _DELIMITERS = str.maketrans({letter: f"%{ord(letter):02X}" for letter in "%;|\t\r\n"})
 
 
 def guarded(text: str) -> str:
-    """A text as the cell of a staging file that `unguarded` takes back."""
+    """Encode a text as a cell of a staging file; `unguarded` decodes it."""
     return _APOSTROPHE + text.translate(_DELIMITERS) if _RISKY.match(text) else text
 
 
 def unguarded(cell: str) -> str:
-    """The text of a cell of a staging file."""
+    """Decode a cell of a staging file."""
     return unquote(cell[1:]) if cell.startswith(_APOSTROPHE) else cell
 
 
 def with_texts(records: Records) -> Records:
-    """Records of a staging file, JSON objects of strings, with the texts that were staged."""
+    """Decode all cells of a batch from a staging file; values are JSON objects of strings."""
     import pyarrow as pa
 
     values = records.values.to_pylist()
