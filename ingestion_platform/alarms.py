@@ -1,5 +1,7 @@
-"""Alarms: what is wrong at present, kept in a file of this host, and told to a webhook once when it
-begins and once when it ends. What is wrong is found out elsewhere; Dagster is not known here.
+"""Store open alarms in a file of this host, and post each to a webhook when it opens and resolves.
+
+Each opening and each resolution is posted once. Problems are detected in other modules; this module
+does not depend on Dagster.
 """
 
 from __future__ import annotations
@@ -32,24 +34,24 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("ingestion_platform.alarms")
 
 TIMEOUT = 5.0
-"""Seconds for a webhook to take a connection, and to answer."""
+"""Timeout of the webhook in seconds, for connecting and for answering."""
 BATCH = 30
-"""Messages of a delivery; what is left waits for the next one."""
+"""Maximum number of messages per delivery; the rest waits for the next one."""
 KEPT, MOST = 7 * 86_400.0, 1_000
-"""Seconds that a message is remembered, or tried, and how many may wait."""
+"""Seconds for which a message is kept and retried, and the maximum number of messages."""
 ID_HEADER, SIGNATURE_HEADER = "X-Alarm-Id", "X-Alarm-Signature"
 _DETAIL = 1_000  # characters
-_TICK = 1.0  # seconds between two looks of a worker's watch
-_CLAIM = 60.0  # seconds in which nobody else tries a message that somebody tries
-_LAST = 10.0  # seconds for a last delivery, when a worker ends
+_TICK = 1.0  # seconds between two checks of a worker monitor
+_CLAIM = 60.0  # seconds for which one process claims a message that it delivers
+_LAST = 10.0  # seconds for the last delivery when a worker ends
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that is wrong; `key` stays the same as long as it is the same trouble.
+    """A problem; the same problem always has the same `key`.
 
-    `section` is the runbook's that says what to do, `action` its short form; `severity` is error
-    or warning, `url` a page of Dagster's about it.
+    `section` is the section of the runbook that says what to do, `action` is its short form.
+    `severity` is "error" or "warning". `url` is a page in Dagster about the problem.
     """
 
     key: str
@@ -66,7 +68,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An alarm that is on, since when (seconds since 1970)."""
+    """An open alarm; `since` is when the problem began (seconds since 1970)."""
 
     alarm: Alarm
     since: float
@@ -74,7 +76,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """Messages that wait for the webhook: how many, since when, and why the last one failed."""
+    """Messages that the webhook has not accepted: count, oldest (seconds since 1970), an error."""
 
     count: int
     since: float
@@ -82,13 +84,13 @@ class Undelivered:
 
 
 class Unreachable(Transient):
-    """The webhook does not answer, or refuses."""
+    """The webhook does not answer, or rejects the message."""
 
 
 class AlarmStore:
-    """The alarms of this host: a file below PLATFORM_HOME, for any number of processes.
+    """The alarms of this host: a SQLite file below PLATFORM_HOME, shared by all processes.
 
-    What is noted again while it is known changes nothing: only a change becomes a message.
+    Reporting a known problem again has no effect: only changes are sent as messages.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -97,13 +99,13 @@ class AlarmStore:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever noted."""
+        """Whether any problem was ever recorded."""
         return self.path.exists()
 
     def saw(self, alarm: Alarm, *, after: float = 0.0, since: float | None = None) -> None:
-        """Note that something is wrong; it is an alarm once that has lasted for `after` seconds.
+        """Record a problem; it becomes an open alarm after it has lasted for `after` seconds.
 
-        `since` is when it began, if that is known better than by the first note of it.
+        `since` is when it began (seconds since 1970), by default the time of the first call.
         """
         now = time.time()
         alarm = _clean(alarm, self._settings)
@@ -126,7 +128,7 @@ class AlarmStore:
             )
 
     def gone(self, *keys: str) -> None:
-        """Note that nothing is wrong there, or no longer."""
+        """Remove the problems of these keys; open alarms among them are resolved."""
         if not self.exists:
             return
         with self._changing() as book:
@@ -138,14 +140,14 @@ class AlarmStore:
                     self._enqueue(book, Alarm(**json.loads(row[2])), "resolved", row[0])
 
     def only(self, scope: str, alarms: Iterable[Alarm], *, after: float = 0.0) -> None:
-        """Note all that is wrong of a scope (how its keys begin): the rest of it is gone."""
+        """Record all problems of a scope (a key prefix); remove other problems of the scope."""
         present = {alarm.key: alarm for alarm in alarms}
         for alarm in present.values():
             self.saw(alarm, after=after)
         self.gone(*(key for key in self.noted(scope) if key not in present))
 
     def noted(self, scope: str = "") -> list[str]:
-        """The keys noted of a scope, whether they are alarms yet or not."""
+        """Return the recorded keys of a scope, including those not open as alarms yet."""
         if not self.exists:
             return []
         with self._opened() as book:
@@ -153,7 +155,7 @@ class AlarmStore:
         return [key for (key,) in rows if key.startswith(scope)]
 
     def open(self) -> list[Open]:
-        """The alarms that are on, the oldest first."""
+        """Return the open alarms, oldest first."""
         if not self.exists:
             return []
         with self._opened() as book:
@@ -163,7 +165,7 @@ class AlarmStore:
         return [Open(Alarm(**json.loads(alarm)), since) for alarm, since in rows]
 
     def undelivered(self) -> Undelivered | None:
-        """What the webhook has not taken, after at least one attempt."""
+        """Return the messages that failed at least once and are not delivered; None without any."""
         if not self.exists:
             return None
         with self._opened() as book:
@@ -174,9 +176,10 @@ class AlarmStore:
         return Undelivered(count, since, error) if count else None
 
     def deliver(self) -> int:
-        """Post the messages that are due, in order for each alarm; gives how many were taken.
+        """Post the messages that are due and return how many were accepted.
 
-        One that fails waits for another attempt, longer each time, and ends this delivery.
+        Messages of one alarm are sent in order. A failed message is retried later with backoff, and
+        ends this delivery.
         """
         alarms = self._settings.alarms
         if alarms.webhook_url is None or not self.exists:
@@ -198,7 +201,7 @@ class AlarmStore:
         return taken
 
     def _due(self) -> Iterator[tuple[str, str, int]]:
-        """Claim the messages that are due, one by one."""
+        """Claim the due messages one by one; yield id, body and number of attempts."""
         for _ in range(BATCH):
             now = time.time()
             with self._changing() as book:
@@ -264,7 +267,7 @@ class AlarmStore:
 
 
 def message(alarm: Alarm, state: str, since: float, settings: Settings) -> dict[str, Any]:
-    """The body that is posted (docs/alarms.md); `id` is the same however often it is posted."""
+    """Return the body to post (docs/alarms.md); `id` is the same for every attempt."""
     alarm = _clean(alarm, settings)
     began = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
     mark = {"opened": "ALARM", "resolved": "resolved"}.get(state, state)
@@ -287,7 +290,7 @@ def message(alarm: Alarm, state: str, since: float, settings: Settings) -> dict[
 
 
 def trial_message(settings: Settings) -> dict[str, Any]:
-    """The body of an alarm that means nothing."""
+    """Return the body of a test alarm."""
     alarm = Alarm(
         key=f"test/{time.time_ns()}",
         what="this is a test, nothing is wrong",
@@ -299,10 +302,10 @@ def trial_message(settings: Settings) -> dict[str, Any]:
 
 
 def post(alarms: AlarmSettings, ident: str, body: str) -> None:
-    """Post one message to ALARM_WEBHOOK_URL, signed if there is a secret to sign with.
+    """Post one message to ALARM_WEBHOOK_URL, signed if a webhook secret is set.
 
     Raises:
-        Unreachable: it was not taken; says why, without the address.
+        Unreachable: the message was not accepted; the error says why, without the address.
         Permanent: no webhook is set.
     """
     import httpx
@@ -315,7 +318,7 @@ def post(alarms: AlarmSettings, ident: str, body: str) -> None:
     if alarms.webhook_secret:
         headers[SIGNATURE_HEADER] = signature(alarms.webhook_secret.get_secret_value(), data)
     url = alarms.webhook_url.get_secret_value()
-    # The system's certificates, as everywhere; a redirected POST would lose its body.
+    # Trust the system's certificates; do not follow redirects, which drop the body of a POST.
     trusted = ssl.create_default_context()
     options: dict[str, Any] = {"timeout": TIMEOUT, "verify": trusted, "follow_redirects": False}
     try:
@@ -328,7 +331,7 @@ def post(alarms: AlarmSettings, ident: str, body: str) -> None:
 
 
 def signature(secret: str, body: bytes) -> str:
-    """What SIGNATURE_HEADER says of a body."""
+    """Return the value of SIGNATURE_HEADER for a body (HMAC-SHA256)."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
@@ -345,7 +348,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 def _clean(alarm: Alarm, settings: Settings) -> Alarm:
-    """Without secrets, and of bounded size."""
+    """Mask secrets and truncate long texts."""
     texts = {
         name: masked(value, settings.secrets)[:_DETAIL] if isinstance(value, str) else value
         for name, value in asdict(alarm).items()
@@ -354,8 +357,10 @@ def _clean(alarm: Alarm, settings: Settings) -> Alarm:
 
 
 class WorkerMonitor:
-    """Tells the alarms of a worker, from a thread of its own: nothing waits for it, and nothing
-    fails by it. A context manager; also an observer of the worker, which sees that it moves.
+    """Reports alarms of a worker's tasks from a separate thread; a context manager.
+
+    It never blocks the worker and never fails it. It is also an observer of the worker: landed and
+    loaded files count as progress.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -379,11 +384,11 @@ class WorkerMonitor:
         self._thread.join(_LAST)
 
     def begins(self, line: str, stream: str) -> None:
-        """A line begins a step."""
+        """Record that a task starts a step."""
         self._began[line, stream] = time.monotonic()
 
     def well(self, line: str, stream: str) -> None:
-        """A step ended as it should."""
+        """Record that a step succeeded; resolves the alarms of the task."""
         self._began.pop((line, stream), None)
         if line not in self._well:
             with self._lock:
@@ -391,7 +396,7 @@ class WorkerMonitor:
                 self._clear(_waits_key(line), _stands_key(line), _stopped_key(line))
 
     def waits(self, line: str, stream: str, error: Transient) -> None:
-        """A step could not be made, and is tried again."""
+        """Record that a step failed with a transient error and is retried."""
         alarm = Alarm(
             key=_waits_key(line),
             what=f"the worker of {line} waits: {error.message}",
@@ -402,7 +407,7 @@ class WorkerMonitor:
         self._note(line, stream, alarm, self._after)
 
     def stopped(self, line: str, stream: str, error: Exception) -> None:
-        """A lasting error ended a line."""
+        """Record that a permanent or unexpected error stopped a task."""
         alarm = Alarm(
             key=_stopped_key(line),
             what=f"the worker has stopped {line}: {getattr(error, 'message', None) or error}",
@@ -442,7 +447,7 @@ class WorkerMonitor:
         self._tell(warn=not failing)
 
     def _tell(self, *, warn: bool) -> bool:
-        """Bring the book up to date, and deliver; whether that failed."""
+        """Update the alarm store and deliver messages; return whether that failed."""
         self._find_standing()
         with self._lock:
             troubles, over = list(self._troubles.values()), set(self._over)
@@ -452,7 +457,7 @@ class WorkerMonitor:
             if over:
                 self._book.gone(*sorted(over))
             self._book.deliver()
-        except Exception as error:  # a full disk, say: data go on
+        except Exception as error:  # such as a full disk; the worker must continue
             if warn:
                 LOG.warning("alarms cannot be told (%s: %s)", type(error).__name__, error)
             return True
@@ -461,7 +466,7 @@ class WorkerMonitor:
         return False
 
     def _find_standing(self) -> None:
-        """Lines whose step neither ends nor moves anything."""
+        """Find tasks whose current step neither ends nor lands or loads anything."""
         now = time.monotonic()
         for (line, stream), began in list(self._began.items()):
             still = now - max(began, self._moved.get(stream, began))

@@ -1,6 +1,7 @@
-"""Doing one thing for several streams (or deliveries): a result or an error for each of them.
+"""Call a function for several streams (or deliveries), with a result or an error for each.
 
-Whatever covers several streams goes through here, so that an error of one never hides the others.
+All code that covers several streams uses this module, so that the error of one stream does not hide
+the results of the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[LoadItem, Result]):
-    """What became of one item: what was found, or the error that was met."""
+    """The outcome of one item: a result in `found`, or an error."""
 
     item: LoadItem
     found: Result | None
@@ -30,7 +31,7 @@ class Attempt(Generic[LoadItem, Result]):
 
     @property
     def result(self) -> Result:
-        """What was found.
+        """The result.
 
         Raises:
             PlatformError: the item's error.
@@ -41,7 +42,7 @@ class Attempt(Generic[LoadItem, Result]):
 
 
 def attempt(call: Callable[[LoadItem], Result], item: LoadItem) -> Attempt[LoadItem, Result]:
-    """Call for one item; raises no Exception."""
+    """Call for one item; return exceptions as errors of the attempt."""
     try:
         return Attempt(item, call(item))
     except Exception as error:
@@ -53,7 +54,7 @@ def attempt(call: Callable[[LoadItem], Result], item: LoadItem) -> Attempt[LoadI
 def for_each(
     call: Callable[[LoadItem], Result], items: Iterable[LoadItem], *, at_once: int = 1
 ) -> Iterator[Attempt[LoadItem, Result]]:
-    """Call for every item, `at_once` at a time; yields attempts in the order of the items."""
+    """Call for every item, `at_once` at a time; yield attempts in the order of the items."""
     if at_once == 1:
         yield from (attempt(call, item) for item in items)
         return
@@ -62,12 +63,12 @@ def for_each(
 
 
 def results(attempts: Iterable[Attempt[Any, Result]]) -> list[Result]:
-    """Return what was found, without the attempts that met an error."""
+    """Return the results of the attempts without an error."""
     return [each.result for each in attempts if each.error is None]
 
 
 def as_platform_error(error: Exception) -> PlatformError:
-    """Return an error as one of the platform's; a foreign one becomes the cause of it."""
+    """Return a PlatformError as it is; wrap any other error in Unexpected, as its cause."""
     if isinstance(error, PlatformError):
         return error
     found = Unexpected(

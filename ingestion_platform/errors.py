@@ -1,7 +1,8 @@
-"""What can go wrong and who can mend it; every error of the platform derives from here.
+"""Base classes of all errors of the platform.
 
-`Permanent` needs a person (a setting, a contract, a file); `Transient` passes by itself and may
-be retried. Both say what happened and what to do next.
+A `Permanent` error needs a person to change something (a setting, a contract, a file). A
+`Transient` error can be retried. Both carry a message (what happened) and an action (what to do
+next).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import re
 
 ACTION = "\n  -> "
-"""What stands between message and action in the text of an error."""
+"""Separates message and action in the text of an error."""
 
 TRANSIENT_CODE = "[transient]"
-"""Begins the text of a Transient where only texts pass (from dbt): a code to look for."""
+"""Prefix that marks a Transient where only text is passed on, as from dbt."""
 
 
 class PlatformError(Exception):
-    """An error with a next action; `str()` gives both, the action on a line of its own."""
+    """An error with a next action; `str()` returns both, the action on its own line."""
 
     def __init__(self, message: str, *, action: str = "") -> None:
         super().__init__(message)
@@ -28,16 +29,16 @@ class PlatformError(Exception):
 
     @property
     def code(self) -> str:
-        """What kind of error it is, for machines: `source_unavailable`, `topic_missing`."""
+        """The error code: the class name in snake case, such as `source_unavailable`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
 
 class Permanent(PlatformError):
-    """Trying again gives the same error until a person changes something."""
+    """An error that a retry repeats until a person changes something."""
 
 
 class Transient(PlatformError):
-    """Trying again, `retry_after` seconds from now, may succeed."""
+    """An error after which a retry, in `retry_after` seconds, may succeed."""
 
     def __init__(self, message: str, *, action: str = "", retry_after: float = 1.0) -> None:
         super().__init__(message, action=action)
@@ -45,7 +46,7 @@ class Transient(PlatformError):
 
 
 class SettingError(Permanent):
-    """A setting has a value that cannot work; names the setting, the problem and an example."""
+    """A setting has an invalid value; the message names the setting, the problem and an example."""
 
     def __init__(self, name: str, problem: str, *, example: str) -> None:
         super().__init__(f"setting {name}: {problem}", action=f"for example {name}={example}")
@@ -53,7 +54,7 @@ class SettingError(Permanent):
 
 
 class ContractError(Permanent):
-    """A contract file says something the platform cannot do; names file, element, alternative."""
+    """A contract is invalid or unsupported; the message names the file, element and alternative."""
 
     def __init__(self, file: str, element: str, problem: str, *, action: str) -> None:
         super().__init__(f"{file}: {element}: {problem}", action=action)
@@ -66,7 +67,7 @@ class UnknownStream(Permanent):
 
 
 class NoTopic(Permanent):
-    """A record was to be sent to a stream that takes files only."""
+    """A record cannot be sent to a stream without a topic (a stream of files only)."""
 
 
 class SourceUnavailable(Transient):
@@ -74,11 +75,11 @@ class SourceUnavailable(Transient):
 
 
 class TopicMissing(SourceUnavailable):
-    """The brokers answer, and have no topic of that name."""
+    """The brokers answer but have no topic of that name."""
 
 
 class StoreUnavailable(Transient):
-    """The object store does not answer, or refuses."""
+    """The object store does not answer, or rejects the request."""
 
 
 class CatalogUnavailable(Transient):
@@ -90,16 +91,16 @@ class TableUnreadable(Permanent):
 
 
 class EngineUnavailable(Transient):
-    """The engine beside the embedded one (Trino) does not answer."""
+    """The external query engine (Trino) does not answer."""
 
 
 class SinkUnavailable(Transient):
-    """The store that something is delivered to does not answer."""
+    """The server of a delivery's sink does not answer."""
 
 
 class Unexpected(Permanent):
-    """An error that is none of the platform's own: its cause is a mistake to be reported."""
+    """An error of another library or a bug: its cause should be reported."""
 
 
 class WriteConflict(Transient):
-    """Somebody else processed the same records first; read the positions again and go on."""
+    """Another writer processed the same records first; read the positions again and continue."""

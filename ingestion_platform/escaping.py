@@ -1,6 +1,6 @@
-"""Text from outside, made safe for a line of a log or a terminal.
+"""Escape external text for log lines and terminals.
 
-Every log line and everything that a command prints passes through here.
+Every log line and all output of commands passes through this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Return the text with every character that has no shape as an escape (`\\n`, `\\x1b`).
+    """Return the text with every invisible character as an escape (`\\n`, `\\x1b`).
 
     These are controls, line and paragraph separators, formatting characters, lone surrogates and
     unassigned code points. `lines` keeps line feeds.
@@ -25,12 +25,12 @@ def visible(text: str, *, lines: bool = False) -> str:
 def visible_json(
     value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None
 ) -> str:
-    """Return the value as JSON; the characters that `visible` escapes are JSON's own escapes.
+    """Return the value as JSON; characters that `visible` escapes become JSON escapes.
 
     Without `indent` it is one line. The result can be encoded in UTF-8.
     """
     text = json.dumps(value, indent=indent, default=default, ensure_ascii=False)
-    # Line feeds stand between members only: JSON escapes those of strings.
+    # Unescaped line feeds occur between members only: JSON escapes those in strings.
     return _escaped(text, lambda char: json.dumps(char)[1:-1], lines=True)
 
 

@@ -1,9 +1,9 @@
-"""How often something failed, by stream: counts that outlive the process, kept in files.
+"""Count failures by stream and kind, in files that survive the process.
 
-    PLATFORM_HOME/failures/<stream>/<kind>      a file as long as its count
+    PLATFORM_HOME/failures/<stream>/<kind>      the file's size in bytes is the count
 
-A failure appends one byte. That is atomic between threads and processes, needs no lock, no merging
-of dead processes' files and no server, of which one may be what failed; a count never goes back.
+A failure appends one byte. Appending is atomic between threads and processes and needs no lock, no
+merging of files and no server (which may be what failed). Counts never decrease.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from urllib.parse import quote, unquote
 from ingestion_platform.errors import PlatformError, Transient, WriteConflict
 
 KINDS = ("transient", "permanent", "unexpected")
-"""Passes by itself; waits for a person; is a mistake of the platform."""
+"""Can be retried; needs a person; is a bug of the platform."""
 
 _FOLDER = "failures"
 
 
 @contextmanager
 def counting_failures(home: Path, stream: str) -> Iterator[None]:
-    """Count the error that leaves this block, if one does."""
+    """Count an exception that leaves the block, and raise it again."""
     try:
         yield
     except Exception as error:
@@ -33,7 +33,7 @@ def counting_failures(home: Path, stream: str) -> Iterator[None]:
 
 
 def note(home: Path, stream: str, error: Exception) -> None:
-    """Count an error of a stream; never fails. Being overtaken by another writer is no error."""
+    """Count an error of a stream; never fails. Write conflicts are not counted."""
     if isinstance(error, WriteConflict):
         return
     file = home / _FOLDER / quote(stream, safe="") / kind_of(error)
@@ -47,14 +47,14 @@ def note(home: Path, stream: str, error: Exception) -> None:
 
 
 def kind_of(error: Exception) -> str:
-    """Which of KINDS an error is."""
+    """Return the kind of an error, one of KINDS."""
     if isinstance(error, Transient):
         return "transient"
     return "permanent" if isinstance(error, PlatformError) else "unexpected"
 
 
 def counts(home: Path) -> dict[tuple[str, str], int]:
-    """How many errors there were, by stream and kind; what never happened is left out."""
+    """Return the number of errors by (stream, kind); zero counts are omitted."""
     return {
         (unquote(file.parent.name), file.name): file.stat().st_size
         for file in (home / _FOLDER).glob("*/*")

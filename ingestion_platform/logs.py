@@ -1,7 +1,8 @@
-"""Logging of every process of the platform: one handler, lines for people or JSON, the context of a
-message beside it, and no value of a secret setting in either.
+"""Configure logging for every process of the platform.
 
-Modules log by `logging.getLogger("ingestion_platform.<part>")`; who starts a process configures.
+One handler writes console lines or JSON, with context fields (stream, ingest date, partition, run)
+and with all secret settings masked. Modules log with
+`logging.getLogger("ingestion_platform.<part>")`; the entry point of a process calls `configure`.
 """
 
 from __future__ import annotations
@@ -29,24 +30,26 @@ if TYPE_CHECKING:
     from ingestion_platform.settings import Settings
 
 OURS = ("ingestion_platform", "uvicorn")
-"""Loggers that the level holds for; of other libraries, warnings and errors are shown."""
+"""Loggers that LOG_LEVEL applies to; of other libraries only warnings and errors are shown."""
 FIELDS = "fields"
-"""The attribute of a record (`extra={FIELDS: {...}}`) with further fields of its JSON line."""
+"""The log record attribute (`extra={FIELDS: {...}}`) for additional fields of the line."""
 
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _DURING = "During handling of the above exception, another exception occurred:"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("ingestion_platform_log", default=_NOTHING)
-# The password of an address, whoever put it into a message.
+# The password in a URL.
 _PASSWORD = re.compile(r"(\w://[^\s:/@]*:)[^\s/@]+(?=@)")
-# A value that reads as one word in the brackets of a console line; others are quoted.
+# Values that need no quotes in the brackets of a console line.
 _WORD = re.compile(r"[^\s\[\]=\"]+")
 
 
 @contextmanager
 def bound(**fields: object) -> Iterator[None]:
-    """Messages of this thread (or task) carry some fields meanwhile: stream, ingest date,
-    partition, run; those that are None are left out."""
+    """Add context fields (stream, ingest date, partition, run) to messages within the block.
+
+    Applies to the current thread or task. Fields that are None are omitted.
+    """
     given = {name: value for name, value in fields.items() if value is not None}
     token = _CONTEXT.set({**_CONTEXT.get(), **given})
     try:
@@ -56,10 +59,10 @@ def bound(**fields: object) -> Iterator[None]:
 
 
 def configure(settings: Settings, *, level: str = "INFO", run: str | None = None) -> None:
-    """Have this process log to standard error, as LOG_FORMAT and LOG_LEVEL say.
+    """Configure this process to log to standard error with LOG_FORMAT and LOG_LEVEL.
 
-    `level` is what holds when LOG_LEVEL is not set; `run` names the process in its lines. May be
-    called again: the last call counts.
+    `level` is the default for LOG_LEVEL; `run` identifies the process in its lines. Another call
+    replaces the configuration.
     """
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, ToStderr)]:
@@ -69,7 +72,7 @@ def configure(settings: Settings, *, level: str = "INFO", run: str | None = None
     root.addHandler(handler)
     chosen = settings.log.level or level
     root.setLevel(chosen)
-    # librdkafka repeats every refused connection; whoever meets it says once what it means.
+    # librdkafka logs every refused connection; the platform reports the error once, in context.
     kafka = logging.getLogger("ingestion_platform.kafka")
     kafka.setLevel(logging.NOTSET if chosen == "DEBUG" else logging.CRITICAL)
     sys.excepthook = _told
@@ -77,25 +80,25 @@ def configure(settings: Settings, *, level: str = "INFO", run: str | None = None
 
 
 def formatter(settings: Settings, *, run: str | None = None) -> logging.Formatter:
-    """How LOG_FORMAT wants a message to look."""
+    """Return the formatter for LOG_FORMAT."""
     kind = Json if settings.log.format == "json" else Console
     return kind(settings.secrets, run)
 
 
 def this_process(kind: str) -> str:
-    """What a worker or a source is called in its lines: <kind>-<host>-<process id>."""
+    """Return the name of a worker or source in log lines: <kind>-<host>-<process id>."""
     return f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
-    """A text without the values of secrets (longest first), and without passwords of addresses."""
+    """Mask secret values (given longest first) and passwords in URLs."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return _PASSWORD.sub(r"\1***", text)
 
 
 def mask_records(settings: Settings) -> None:
-    """Mask messages as they are made, for handlers that are not ours: Dagster keeps them."""
+    """Mask log messages when they are created, for other handlers: Dagster stores messages."""
 
     def make(*given: Any, **named: Any) -> logging.LogRecord:
         record = logging.LogRecord(*given, **named)
@@ -109,7 +112,7 @@ def mask_records(settings: Settings) -> None:
 
 
 def mask_error(error: BaseException, settings: Settings) -> None:
-    """Mask the texts of an error and of its causes, in place, before somebody else keeps them."""
+    """Mask the texts of an error and its causes in place, before another system stores them."""
     at: BaseException | None = error
     while at is not None:
         at.args = tuple(
@@ -121,14 +124,14 @@ def mask_error(error: BaseException, settings: Settings) -> None:
 
 
 class ToStderr(logging.Handler):
-    """Writes lines to what is standard error at the time."""
+    """Writes lines to the current `sys.stderr`."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
+        """Write the record as a line."""
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
@@ -136,14 +139,14 @@ class ToStderr(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Name the logger and the fault; the record's own text may be what failed."""
+        """Report the logger and the exception class; the record's own text may have caused it."""
         fault = sys.exc_info()[0] or Exception
         with suppress(Exception):
             sys.stderr.write(f"a message of {record.name!r} cannot be logged: {fault.__name__}\n")
 
 
 class _Masking(logging.Formatter):
-    """What both formats share: the fields of a record, all of it masked."""
+    """Base of both formatters: collects the fields of a record and masks all texts."""
 
     def __init__(self, secrets: Sequence[str], run: str | None) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ class _Masking(logging.Formatter):
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         told = {} if self._run is None else {"run": self._run}
-        # Dagster's records know their run, on whatever thread they were made.
+        # Dagster's records carry their run, on any thread.
         dagster: dict[str, Any] = getattr(record, "dagster_meta", None) or {}
         if dagster.get("run_id"):
             told["run"] = dagster["run_id"]
@@ -174,14 +177,17 @@ class _Masking(logging.Formatter):
         return "\n".join(visible(self._mask(line)) for line in lines)
 
     def _message(self, record: logging.LogRecord) -> str:
-        # Dagster leads its messages with run and step, which are fields here.
+        # Dagster prefixes its messages with run and step, which are fields here.
         dagster = getattr(record, "dagster_meta", None) or {}
         return self._mask(dagster.get("orig_message") or record.getMessage())
 
 
 class Json(_Masking):
-    """A line of JSON: timestamp, level, logger, message, then what is known of stream, ingest date,
-    partition and run, further fields, and the traceback as `exception`."""
+    """Formats a record as one line of JSON.
+
+    The members are timestamp, level, logger, message, then stream, ingest date, partition and run
+    as far as known, additional fields, and the traceback as `exception`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -199,9 +205,10 @@ class Json(_Masking):
 
 
 class Console(_Masking):
-    """A line with time and level; what the message does not say itself follows in brackets.
+    """Formats a record as a line with time, level and message.
 
-    Only a traceback adds lines, and they are indented: no text of a record can begin a line.
+    Fields whose values are not in the message follow in brackets. Only tracebacks add lines. These
+    are indented, so that text of a record never starts a line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -220,14 +227,15 @@ class Console(_Masking):
 
 
 def _word(value: str) -> str:
-    """Return a field's value, quoted where its end would be unclear."""
+    """Return a field's value, quoted if its end would be ambiguous."""
     return value if _WORD.fullmatch(value) else json.dumps(value, ensure_ascii=False)
 
 
 def _traceback(error: TracebackException, *, most: int = 20) -> Iterator[str]:
-    """Yield an error and its causes as Python prints them; a message is one line, however long.
+    """Yield the lines of an error and its causes as Python prints them.
 
-    `most` bounds the causes, and the errors of a group.
+    A message is always one item, even if it contains line feeds. `most` limits the number of causes
+    and of errors in a group.
     """
     segment_log: list[tuple[TracebackException, str]] = [(error, "")]
     while len(segment_log) < most:
@@ -251,13 +259,13 @@ def _traceback(error: TracebackException, *, most: int = 20) -> Iterator[str]:
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    """Ours, and what deserves attention of others; a run of Dagster shows its messages itself."""
+    """Whether to show a record: our loggers, and warnings of others; not those of Dagster runs."""
     ours = record.name.split(".", 1)[0] in OURS
     return (ours or record.levelno >= logging.WARNING) and not hasattr(record, "dagster_meta")
 
 
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An error that nobody caught is a message, too: masked, and in the format of all others."""
+    """Log an uncaught exception in the configured format, masked."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return

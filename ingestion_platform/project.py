@@ -1,7 +1,7 @@
-"""The project's files that are not Python: the dbt project, Dagster's configuration.
+"""Paths of the project's files that are not Python: the dbt project and Dagster's configuration.
 
-In a checkout they lie at its top level, in an installed wheel inside of the package. What these
-files say is not known here.
+In a checkout they are at the top level; in an installed wheel they are inside the package. This
+module does not read them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ _PACKAGE = Path(__file__).parent
 _PACKAGED = _PACKAGE / "_project"
 
 IS_CHECKOUT = not _PACKAGED.exists()
-"""Whether the platform runs from a checkout; an installed wheel may not be written to."""
+"""Whether the platform runs from a checkout; an installed wheel must not be written to."""
 ROOT = _PACKAGE.parent if IS_CHECKOUT else _PACKAGED
-"""The folder of the files below."""
+"""The folder that contains the files below."""
 DBT_PROJECT = ROOT / "dbt_project"
 DAGSTER_CONFIG = ROOT / "dagster.yaml"
-"""The configuration of Dagster's instance, as the project ships it."""
+"""The default configuration of the Dagster instance."""
 WORKSPACE = ROOT / "workspace.yaml"
 
 
 def how_to(target: str) -> str:
-    """Return the command for a target that Makefile and `ingest` both have, such as `dev`."""
+    """Return the command of a target that both make and `ingest` have, such as `dev`."""
     return f"make {target}" if IS_CHECKOUT else f"ingest {target}"

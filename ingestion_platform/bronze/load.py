@@ -1,9 +1,10 @@
-"""Loading: make bronze and quarantine equal to f(lake, contract), slice by slice.
+"""Load lake files into bronze and quarantine, so that both tables equal f(lake, contract).
 
-New files of the segment log are appended; slices that another contract (or parser) made are
-replaced; what is equal is left alone. Files are validated and written on threads, and committed in
-log order, quarantine first; each table knows by its own committed offsets what it holds, so a crash
-between the two commits is mended by the next load."""
+New files of the segment log are appended. Files that were validated by another contract or parser
+version are loaded again and replace their rows. Files that are loaded already are skipped. Files
+are validated and written on threads, and committed in log order, quarantine first. Each table
+stores its own committed offset ranges, so the next load repairs a crash between the two commits.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ AHEAD = 3
 
 @dataclass(frozen=True, slots=True)
 class LoadItem:
-    """A file to load; `records` (of records.SCHEMA) when they are at hand, else they are read."""
+    """A lake file to load; without `records` (records.SCHEMA) they are read from the lake."""
 
     segment: Segment
     records: pa.Table | None = None
@@ -52,7 +53,7 @@ class LoadItem:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What became of a file: rows in bronze, records in quarantine, and how often which reason."""
+    """The result of loading a file: row counts of both tables, and counts of rejection reasons."""
 
     segment: Segment
     bronze_rows: int
@@ -63,7 +64,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A file, and for each table the part it lacks (None when it lacks nothing)."""
+    """A file with its change of each table; None for a table that holds the file already."""
 
     item: LoadItem
     bronze: Change | None
@@ -71,7 +72,7 @@ class _Task:
 
 
 class RowBuilder:
-    """Builds the rows of both tables from a file's records; the f in table = f(lake, contract)."""
+    """Builds the rows of both tables from a file's records: the f of table = f(lake, contract)."""
 
     def __init__(self, contract: Contract) -> None:
         self._validator = Validator(contract)
@@ -127,7 +128,10 @@ class RowBuilder:
 
 
 class Loader:
-    """One stream's tables, opened for loading. Not thread-safe; any number may run at once."""
+    """Loads one stream's lake files into its two tables.
+
+    Not thread-safe. Any number of loaders, in any processes, may load the same stream at once.
+    """
 
     def __init__(self, catalog: Catalog, store: Store, stream: Stream) -> None:
         self._catalog = catalog
@@ -143,7 +147,7 @@ class Loader:
         }
 
     def position(self, partition: int) -> Position | None:
-        """The position from which on a partition is not in both tables."""
+        """Return the lower of both tables' positions in a log partition; None if one has none."""
         bronze, quarantine = (committed.position for committed in self._both(partition))
         segment_log = SegmentLog(self._store, self._stream.topic)
         return lower(bronze, quarantine, lambda: segment_log.topic_order(partition))
@@ -157,8 +161,11 @@ class Loader:
     def behind(
         self, segment_log: SegmentLog, partitions: Iterable[int], *, last: date | None = None
     ) -> Iterator[LoadItem]:
-        """The files of the segment log that are not loaded, or not in both tables, up to an ingest
-        date."""
+        """Yield the files that are not loaded into both tables, in log order per partition.
+
+        Files that the two tables loaded by different contracts come first. New files are limited to
+        ingest dates up to `last`.
+        """
         for partition in partitions:
             for span in disagreement(*self._both(partition)):
                 for segment in segment_log.after(partition, Position(span.topic_id, span.start)):
@@ -168,7 +175,7 @@ class Loader:
                 yield LoadItem(segment)
 
     def stale(self, segment_log: SegmentLog, slices: Iterable[Slice]) -> Iterator[LoadItem]:
-        """The loaded files of some slices that another contract or parser validated."""
+        """Yield the loaded files of `slices` that another contract or parser version validated."""
         for ingest_date, partition in slices:
             for segment in segment_log.slice(ingest_date, partition):
                 for committed in self._committed_by_partition.values():
@@ -182,14 +189,14 @@ class Loader:
     def load(
         self, items: Iterable[LoadItem], *, workers: int = WORKERS, ahead: int = AHEAD
     ) -> Iterator[Loaded]:
-        """Load files, given in log order per partition, and tell what became of each.
+        """Load files, given in log order per partition; yield one result per loaded file.
 
-        `workers` files are validated at once; `ahead` more and one may be in memory while a commit
-        is under way. A file that is loaded already, by the present contract, changes nothing and is
-        left out.
+        `workers` files are validated at once; up to `ahead` + 1 more may be in memory while a
+        commit is running. A file that the current contract has loaded already is skipped and has no
+        result.
 
         Raises:
-            PositionMoved: another writer loads the same records; start again from the positions.
+            WriteConflict: another writer loads the same records; start again from the positions.
             CatalogUnavailable, StoreUnavailable: try again.
         """
         pool = ThreadPoolExecutor(workers, thread_name_prefix="validate")
@@ -215,7 +222,7 @@ class Loader:
                     yield from committing.result()
                     committing = None
                 if validated:
-                    wait(validated)  # nothing follows: the rest is one commit
+                    wait(validated)  # no more items: commit the rest at once
                     committing = self._commit_ready(committer, validated)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -224,14 +231,17 @@ class Loader:
     def _commit_ready(
         self, committer: ThreadPoolExecutor, validated: deque[Future[_Validated]]
     ) -> Future[list[Loaded]] | None:
-        """Commit all that is validated at the head of the queue, as one."""
+        """Commit all validated files at the head of the queue in one commit per table."""
         ready = []
         while validated and validated[0].done():
             ready.append(validated.popleft().result())
         return committer.submit(self._commit, ready) if ready else None
 
     def _plan(self, item: LoadItem) -> _Task | None:
-        """What a file changes in each table; the committed offsets move on as if it were done."""
+        """Return a file's changes; None when both tables hold it already.
+
+        The committed ranges in memory are updated as if the changes were committed.
+        """
         bronze = self._change("bronze", item)
         quarantine = self._change("quarantine", item)
         if bronze is None and quarantine is None:
@@ -261,7 +271,7 @@ class Loader:
         return change
 
     def _validate(self, task: _Task) -> _Validated:
-        """Read, parse and write a file's rows; nothing is visible before the commit."""
+        """Validate a file and write its data files; nothing is visible before the commit."""
         segment, records = task.item.segment, task.item.records
         if records is None:
             records = read(self._store, segment)
@@ -290,7 +300,7 @@ class Loader:
 
 @dataclass(frozen=True, slots=True)
 class _Validated:
-    """What is to be committed of a file; its records can be let go."""
+    """A file's changes, ready to commit; no longer holds its records."""
 
     bronze: Change | None
     quarantine: Change | None
@@ -298,7 +308,11 @@ class _Validated:
 
 
 def _follows(at: Position | None, segment: Segment, *, handed: bool) -> bool:
-    """Whether a file continues what is loaded; what was handed over may have overtaken others'."""
+    """Whether a file continues the loaded range that ends at `at`.
+
+    `handed`: the records were passed in memory, so an earlier file of another writer may not be
+    loaded yet.
+    """
     if at is None:
         return not handed or segment.previous is None
     if at.topic_id == segment.topic_id:
@@ -307,10 +321,10 @@ def _follows(at: Position | None, segment: Segment, *, handed: bool) -> bool:
 
 
 def _filled(change: Change | None, table: Table, rows: pa.Table) -> Change | None:
-    """A change with its rows written as data files."""
+    """Write a change's rows as data files and return the change with them."""
     if change is None:
         return None
-    # A file may overlap what is loaded: only what lies in the span is the change's.
+    # A file may overlap the loaded range: write only the rows of the span.
     rows = (
         rows.filter(pc.greater_equal(rows[c.OFFSET], change.span.start)) if rows.num_rows else rows
     )
