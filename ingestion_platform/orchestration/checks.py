@@ -1,6 +1,7 @@
-"""Checks of a bronze table, and the gate that holds a bad day back: judgements on plain data.
+"""Asset checks of a bronze table, and the quality gate that blocks days from being published.
 
-What they validate is read by `assets`, in the run that materializes or in one of checks alone.
+Checks are functions of plain data. `assets` reads the data, in the run that materializes or in a
+run of checks only.
 """
 
 from __future__ import annotations
@@ -27,25 +28,27 @@ if TYPE_CHECKING:
 QUARANTINE_LIMIT, RECONCILIATION, LAG = "quarantine_limit", "reconciliation", "lag"
 FRESHNESS, LOSSES, INSERTED = "freshness", "losses", "inserted"
 BLOCKING = {QUARANTINE_LIMIT}
-"""A run fails if one of these does, and its assets downstream are skipped."""
+"""Blocking checks: if one fails, the run fails and its downstream assets are skipped."""
 
 LAG_LIMIT = 250_000
-"""Records of a log partition that may wait: a full lake file. More, and runs do not keep up."""
+"""Maximum lag of a log partition in records: a full lake file. With more, runs do not keep up."""
 
 FEW = 4
-"""So many rejected records never hold a day back by themselves (unless none is allowed): in a slice
-of a few records, as a day begins, a share says little."""
+"""Up to this many rejected records never block a day (unless none are allowed).
+
+In a slice of few records, as at the start of a day, a share is not significant.
+"""
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the checks of a stream validate.
+    """The input of a stream's checks.
 
-    `status` and `waits` are None when the log does not answer; `waits` has, for each log
-    partition with records that bronze lacks, the seconds that the oldest has waited. `inserted` is
-    None when nobody asked.
+    `status` and `waits` are None when the log does not answer. `waits` has the age in seconds of
+    the oldest record not in bronze, for each log partition with such records. `inserted` is None
+    when inserted rows were not validated.
     """
 
     counts: Mapping[Slice, SliceCount]
@@ -56,7 +59,7 @@ class Findings:
 
 
 def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    """The checks of a stream's bronze table; freshness only where the contract promises it."""
+    """Return the check specs of a bronze table; freshness only if the contract has a limit."""
     share = f"{stream.contract.quarantine_share:.2%}"
     said = {
         QUARANTINE_LIMIT: f"At most {share} of a slice's records (or {FEW} of a small one's) are "
@@ -81,7 +84,7 @@ def specs(stream: Stream, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def held_back(stream: Stream, counts: Mapping[Slice, SliceCount]) -> dict[date, str]:
-    """The days that must not be released, and why; one bad slice holds back its day only."""
+    """Return the blocked days with their problems; a bad slice blocks its own day only."""
     found: dict[date, list[str]] = {}
     for of, count in sorted(counts.items()):
         if problem := _problem(stream, count):
@@ -110,12 +113,12 @@ def _share(count: SliceCount) -> float:
 
 
 def _open(count: SliceCount) -> int:
-    """Rejected records that nobody has discarded."""
+    """Return the number of quarantined records that are not discarded."""
     return count.quarantined - count.decided
 
 
 def evaluate(name: str, stream: Stream, asset: dg.AssetKey, of: Findings) -> dg.AssetCheckResult:
-    """The result of one of the checks."""
+    """Evaluate one check and return its result."""
     validator = {
         QUARANTINE_LIMIT: _quarantine_limit,
         RECONCILIATION: _reconciliation,

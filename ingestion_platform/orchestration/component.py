@@ -1,4 +1,4 @@
-"""Component: the YAML `type` that declares a stream, and the definitions that follow from it."""
+"""Dagster components: the YAML types for streams and deliveries, and their definitions."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Stream(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The attributes that the YAML may have."""
+        """Return the model of the YAML attributes."""
         return StreamAttributes
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
-        """How listings of components present it."""
+        """Return the description for listings of components."""
         return dg.ComponentTypeSpec(
             description="A Kafka topic, files or both, with a contract, landed in the lake and "
             "loaded into bronze.",
@@ -74,16 +74,16 @@ class Stream(dg.Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Stream:
-        """The stream of a YAML document.
+        """Return the stream of a YAML document.
 
         Raises:
-            ContractError: an attribute is missing or wrong; names file and attribute.
+            ContractError: an attribute is missing or invalid; the message names file and attribute.
         """
         given = {} if attributes is None else attributes.model_dump(exclude_unset=True)
         return cls(streams.stream_of(given, context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, checks and sensors of the stream."""
+        """Return the assets, checks and sensors of the stream."""
         return stream_definitions(self.stream)
 
 
@@ -103,12 +103,12 @@ class Delivery(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The attributes that the YAML may have."""
+        """Return the model of the YAML attributes."""
         return DeliveryAttributes
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
-        """How listings of components present it."""
+        """Return the description for listings of components."""
         return dg.ComponentTypeSpec(
             description="A dbt model, delivered to other stores.",
             produces=["asset", "asset_check"],
@@ -116,16 +116,16 @@ class Delivery(dg.Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Delivery:
-        """The deliveries of a YAML document.
+        """Return the deliveries of a YAML document.
 
         Raises:
-            ContractError: an attribute is missing or wrong; names file and attribute.
+            ContractError: an attribute is missing or invalid; the message names file and attribute.
         """
         given = {} if attributes is None else attributes.model_dump(exclude_unset=True)
         return cls(given, context.path)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets of the deliveries."""
+        """Return the assets of the deliveries."""
         return model_definitions(self.deliveries)
 
 
@@ -136,7 +136,7 @@ def model_definitions(deliveries: Iterable[declare.Delivery]) -> dg.Definitions:
     )
 
 
-@cache  # of the process: the lake is listed once
+@cache  # list the lake once per process
 def _first_dates() -> dict[str, date]:
     return partitions.first_dates(Platform(Settings.load()), streams.declared_streams().values())
 
@@ -147,10 +147,10 @@ def first_date(domain: str) -> date:
 
 
 def stream_definitions(stream: streams.Stream, start: date | None = None) -> dg.Definitions:
-    """Return all that a stream is in Dagster, but for the models built on it.
+    """Return all definitions of a stream, except the models built on it.
 
-    Its partitions begin at `start`, by default with the first ingest date of its domain. A stream
-    whose contract or delivery is wrong shows the error, and does not hide the others.
+    Partitions begin at `start`, by default the first ingest date of the domain. If the contract or
+    a delivery of the stream is invalid, its assets show the error; other streams are not affected.
     """
     try:
         return _definitions(stream, start or first_date(stream.domain))
@@ -159,7 +159,7 @@ def stream_definitions(stream: streams.Stream, start: date | None = None) -> dg.
 
 
 def _unreadable(stream: streams.Stream, error: ContractError) -> dg.Definitions:
-    """The stream's first assets with the error as their description, and a sensor that has it."""
+    """Return the raw and lake assets described by the error, and a sensor that reports it."""
     action = f"{error.message}\n\n-> {error.action}, then reload the code location"
     keys = [raw_key(stream), lake_key(stream)]
 

@@ -1,6 +1,6 @@
-"""dbt: the models of each domain as assets by day, their tests as checks.
+"""Define the dbt models of each domain as daily partitioned assets, and their tests as checks.
 
-The models themselves, and what an ingest date touches, are the dbt project's.
+The models, and which rows an ingest date affects, are defined in the dbt project.
 """
 
 import json
@@ -47,21 +47,21 @@ _LOG = logging.getLogger("dagster")
 
 
 def dbt_project() -> DbtProject:
-    """The project, its manifest made again when something of it is newer.
+    """Return the dbt project; parse it again if a file is newer than its manifest.
 
-    Artifacts have a folder of their own, so that a person's dbt commands do not meet Dagster's.
+    Artifacts have a separate folder, so that manual dbt commands do not conflict with Dagster's.
     """
     project = DbtProject(DBT_PROJECT, target_path=_target())
     if _stale(project):
         project.manifest_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(project.manifest_path.with_suffix(".lock")):
-            if _stale(project):  # no other process was quicker
+            if _stale(project):  # no other process has parsed it meanwhile
                 _parse(project)
     return project
 
 
 def _target() -> Path:
-    """Return the folder of dbt's artifacts; all homes of a checkout share one."""
+    """Return the folder of dbt's artifacts; in a checkout, all PLATFORM_HOMEs share one."""
     return (
         DBT_PROJECT / "target" / "dagster"
         if IS_CHECKOUT
@@ -70,10 +70,10 @@ def _target() -> Path:
 
 
 def _parse(project: DbtProject) -> None:
-    """Make the manifest; a reader meets the old one or the new one, never half of it.
+    """Parse the project and replace its manifest atomically.
 
-    Should the project have an error, the manifest before it stays: the error is for the models'
-    runs to tell, and no reason to stop streams.
+    If the project has an error, the existing manifest stays in use and a warning is logged: runs of
+    the models report the error, and streams continue.
     """
     manifest, began = project.manifest_path, time.time()
     with TemporaryDirectory(dir=manifest.parent) as folder:
@@ -85,12 +85,12 @@ def _parse(project: DbtProject) -> None:
             _LOG.warning("the models stay as they were, since dbt cannot read them: %s", error)
         else:
             raise error
-    # Edits made while dbt was reading count as newer.
+    # Files edited during parsing must count as newer.
     os.utime(manifest, (began, began))
 
 
 def _stale(project: DbtProject) -> bool:
-    """Whether a file of the project, or a folder (something was removed), is newer."""
+    """Whether a file or folder is newer than the manifest (a removal changes its folder)."""
     if not project.manifest_path.exists():
         return True
     seen = project.manifest_path.stat().st_mtime
@@ -116,7 +116,7 @@ class Dbt(DbtCliResource):
 
 
 def dbt_command(project: DbtProject) -> Dbt:
-    """dbt of the environment that this process runs in, whether it is activated or not."""
+    """Return the dbt resource; uses the dbt of this Python environment, activated or not."""
     beside = Path(sys.executable).with_name("dbt")
     return Dbt(
         project_dir=str(project.project_dir),
@@ -125,22 +125,22 @@ def dbt_command(project: DbtProject) -> Dbt:
 
 
 class Translator(DagsterDbtTranslator):
-    """How dbt's nodes look as assets: namespace/table, grouped by domain, a day at a time."""
+    """Maps dbt nodes to assets: key namespace/table, grouped by domain, partitioned by day."""
 
     def __init__(self) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=False))
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
-        """The table's namespace and name."""
+        """Return the table's namespace and name."""
         name = dbt_resource_props.get("identifier") or dbt_resource_props.get("alias")
         return dg.AssetKey([dbt_resource_props["schema"], name or dbt_resource_props["name"]])
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
-        """The domain: the folder below models/."""
+        """Return the domain: the folder below models/."""
         return str(dbt_resource_props["fqn"][1])
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
-        """`meta: {owner: ...}`."""
+        """Return the owner in `meta: {owner: ...}`."""
         return metadata.owners(str(dbt_resource_props.get("meta", {}).get("owner", "")))
 
     def get_partition_mapping(
@@ -148,7 +148,7 @@ class Translator(DagsterDbtTranslator):
         dbt_resource_props: Mapping[str, Any],
         dbt_parent_resource_props: Mapping[str, Any],
     ) -> dg.PartitionMapping | None:
-        """A day of a source is that of all log partitions; models depend day on day."""
+        """Map a day to all log partitions of a source; a model to the same day of a model."""
         if dbt_parent_resource_props["resource_type"] == "source":
             return dg.MultiToSingleDimensionPartitionMapping(partitions.INGEST_DATE)
         return None
@@ -156,7 +156,7 @@ class Translator(DagsterDbtTranslator):
     def get_asset_spec(
         self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
     ) -> dg.AssetSpec:
-        """dagster-dbt's asset, and what it is in the platform."""
+        """Extend dagster-dbt's spec with description, kinds, tags and automation."""
         spec = super().get_asset_spec(manifest, unique_id, project)
         domain = self.get_group_name(self.get_resource_props(manifest, unique_id))
         layer = spec.key.path[0]
@@ -174,10 +174,11 @@ class Translator(DagsterDbtTranslator):
 def dbt_definitions(
     streams: Mapping[str, Stream], first_date: Callable[[str], date], *, together: bool = False
 ) -> dg.Definitions:
-    """Return the models of every domain that has any, and the resource that runs dbt.
+    """Return the assets of all domains that have models, and the resource that runs dbt.
 
-    Each domain's models are one step, so that they do not wait for those of others; or all are,
-    `together`, which starts dbt once. `first_date` gives the first partition of a domain.
+    The models of a domain are one step, so that domains do not wait for each other. With `together`
+    all models are one step, which starts dbt only once. `first_date` returns the first partition of
+    a domain.
     """
     project = dbt_project()
     domains = dict.fromkeys(stream.domain for stream in streams.values())
@@ -232,15 +233,15 @@ def _models(
         platform: dg.ResourceParam[Platform],
         duckdb: TablesResource,
     ) -> Iterator[Any]:
-        # Models read the table of a stream that has sent nothing yet, too.
+        # Models need the bronze tables of all streams, even of those without records.
         for of in for_each(lambda stream: _ensure_table(platform, stream), streams):
             if isinstance(of.error, Transient):
                 raise of.error
-            if of.error is not None:  # models that read another stream's table are built
+            if of.error is not None:  # build the models of the other streams
                 context.log.warning(f"{of.item.name}: {of.error}")
-        # dbt runs in the project's folder: it must not take another one for its home.
+        # dbt runs in the project's folder, where it would find another PLATFORM_HOME.
         export({"PLATFORM_HOME": str(platform.settings.home)})
-        # Unit tests validate the models' code, not the data.
+        # Unit tests check the models' code, not the data.
         arguments = ["build", "--exclude-resource-type", "unit_test"]
         arguments += ["--vars", json.dumps(ingest_date_vars(context.partition_keys))]
         folder = platform.settings.home / "dbt" / f"{context.run.run_id}-{context.retry_number}"
@@ -258,10 +259,10 @@ def _models(
         except DagsterDbtCliRuntimeError as error:
             said = _reasons(folder) or str(error)
             if any(line.strip().startswith(TRANSIENT_CODE) for line in said.splitlines()):
-                # The models that failed so changed nothing.
+                # Models with a transient error changed nothing.
                 raise dg.RetryRequested(ATTEMPTS - 1, seconds_to_wait=2) from error
             raise failure(said) from error
-        shutil.rmtree(folder)  # kept for reading when dbt failed
+        shutil.rmtree(folder)  # after a failure it is kept for inspection
 
     return models
 
@@ -272,7 +273,7 @@ def _ensure_table(platform: Platform, stream: Stream) -> None:
 
 
 def _reasons(folder: Path) -> str:
-    """What failed in a dbt run, with dbt's messages and the next action; empty if it says none."""
+    """Return the failed nodes of a dbt run with messages and the next action; "" without any."""
     try:
         results = json.loads((folder / "run_results.json").read_text())["results"]
     except (OSError, ValueError):
@@ -289,12 +290,12 @@ def _reasons(folder: Path) -> str:
 
 
 def _name(result: Mapping[str, Any]) -> str:
-    """The name of a node in dbt's results, without kind and project."""
+    """Return the name of a node in dbt's results, without resource type and project."""
     return str(result["unique_id"]).split(".")[2]
 
 
 def ingest_date_vars(days: list[str] | tuple[str, ...]) -> dict[str, str]:
-    """dbt's variables for a run of consecutive days: the end is the day after the last."""
+    """Return dbt's variables for consecutive days; the end is exclusive."""
     end = date.fromisoformat(max(days)) + timedelta(days=1)
     return {"ingest_date_start": min(days), "ingest_date_end": end.isoformat()}
 
@@ -305,7 +306,7 @@ def _table(
     duckdb: TablesResource,
     event: dg.Output[Any],
 ) -> metadata.Metadata:
-    """Return what the event tells of the model's table, with its first rows."""
+    """Return the metadata of a model's table, with a preview of its first rows."""
     key = context.asset_key_for_output(event.output_name)
     table = metadata.iceberg_event(platform.catalog.load_table(tuple(key.path)))
     rows = duckdb.query(f"FROM {'.'.join(key.path)} LIMIT {metadata.PREVIEW_ROWS}")

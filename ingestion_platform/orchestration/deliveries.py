@@ -1,5 +1,7 @@
-"""Deliveries as assets: a target per delivery, partitioned like its source, with a check that the
-two are equal. What delivering means is written in `ingestion_platform.sinks`.
+"""Define deliveries as assets.
+
+Each delivery is one asset (the target), partitioned like its source, with a check that both are
+equal. Delivering is implemented in `ingestion_platform.sinks`.
 """
 
 import re
@@ -24,20 +26,21 @@ from ingestion_platform.sinks.deliver import Delivered, TargetStatus, deliver, t
 EQUAL = "equal"
 ATTEMPTS = 3
 MANY = 1_000_000
-"""Rows beyond which the runs of the automation do not read both sides as a whole."""
+"""Rows of a target above which automatic runs do not compare all rows."""
 _AUTOMATIC = "dagster/from_automation_condition"
 _KINDS = {"postgres": "postgres", "elasticsearch": "elasticsearch", "files": "file"}
 
 
 def delivery_key(delivery: Delivery) -> dg.AssetKey:
-    """The target: its sink, then its name there."""
+    """Return the asset key of the target: the sink, then the name in the sink."""
     return dg.AssetKey([delivery.sink, *re.split(r"[./]", delivery.label)])
 
 
 def delivery_asset(delivery: Delivery, start: date) -> dg.AssetsDefinition:
-    """The target, kept equal to its source; materializing any slice delivers all that is new.
+    """Return the asset that keeps a target equal to its source.
 
-    Without the sink's settings it can be seen, and says what is missing; nothing asks for it.
+    Materializing any slice delivers all new changes. Without the sink's settings the asset is
+    shown, its description names what is missing, and it is not materialized automatically.
     """
     key, source = delivery_key(delivery), dg.AssetKey(delivery.table.split("."))
     stream = delivery.stream
@@ -151,5 +154,5 @@ def _check(
 def _configured(delivery: Delivery) -> bool:
     try:
         return delivery.configured(Settings.load())
-    except SettingError:  # of whatever setting; who runs something is told
+    except SettingError:  # of any setting; commands and runs report it
         return False

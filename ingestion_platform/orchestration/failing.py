@@ -1,4 +1,7 @@
-"""How the step of a run fails, so that Dagster and alarms know whether another run can succeed."""
+"""Classify failures of run steps.
+
+The kind of a failure tells Dagster and alarms whether another run can succeed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dagster._core.errors import DagsterAssetCheckFailedError
 from ingestion_platform.errors import PlatformError, Transient
 
 KIND = "error"
-"""The metadata of a failure that says which kind of error it is."""
+"""Metadata entry of a failure that holds the kind of its error."""
 PERMANENT, TRANSIENT, UNEXPECTED, INTERRUPTED, BLOCKED = (
     "permanent",
     "transient",
@@ -18,7 +21,7 @@ PERMANENT, TRANSIENT, UNEXPECTED, INTERRUPTED, BLOCKED = (
     "interrupted",
     "blocked",
 )
-"""BLOCKED: the step did its work, and a blocking check failed."""
+"""BLOCKED: the step succeeded, but a blocking check failed."""
 ACTIONS = {
     PERMANENT: "do what its error says: until then every run of it fails the same way; what was "
     "committed before stays as it was",
@@ -32,12 +35,12 @@ ACTIONS = {
 
 
 def failure(error: PlatformError | str) -> dg.Failure:
-    """Return the failure of a step for an error that stays until a person changes something."""
+    """Return the failure of a step for a permanent error; it is not retried."""
     return dg.Failure(str(error), metadata={KIND: PERMANENT}, allow_retries=False)
 
 
 def kind_of(failed: Any) -> str:
-    """Return the kind of a step's failure from its event's data; INTERRUPTED without any."""
+    """Return the kind of a step's failure from its event data; INTERRUPTED without an error."""
     given = getattr(failed, "user_failure_data", None)
     if given is not None and KIND in given.metadata:
         return str(given.metadata[KIND].value)
@@ -51,7 +54,7 @@ def kind_of(failed: Any) -> str:
 
 
 def _transient() -> set[str | None]:
-    """The names of the classes whose errors pass: a retry that was asked for, and what asks."""
+    """Return the class names of transient errors: Transient, its subclasses and RetryRequested."""
     names: set[str | None] = {dg.RetryRequested.__name__}
     found = [Transient]
     while found:

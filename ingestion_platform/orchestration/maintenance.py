@@ -1,6 +1,6 @@
-"""Maintenance as assets: of streams, of models and of Dagster's own runs; and its schedules.
+"""Define maintenance of streams, models and Dagster's runs as assets, with schedules.
 
-`ingestion_platform.operations.maintenance` does it.
+Maintenance is implemented in `ingestion_platform.operations.maintenance`.
 """
 
 import time
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 GROUP = "maintenance"
 JOB = "maintain"
 TAG, FREQUENT, THOROUGH = "maintenance", "frequent", "thorough"
-"""The tag of a run, and its values: tables only; or also the lake, orphans and run history."""
+"""The tag of a run and its values: tables only, or also the lake, orphans and run history."""
 OFTEN, DAILY = "*/10 * * * *", "17 3 * * *"
 RECENT = timedelta(days=8)
-"""How old an ingest date is that is looked at daily; and on which day of the week (Sunday) all are.
-A ingest date stays open for a log partition until a later one has records of it."""
+"""Age up to which ingest dates of the lake are checked daily.
+
+An ingest date of a log partition stays open until the partition has records of a later date.
+"""
 ALL_INGEST_DATES = 6
+"""Day of the week (Sunday) on which all ingest dates are checked."""
 ATTEMPTS = 3
 _HISTORY = dg.AssetKey([GROUP, "run_history"])
 _FINISHED = [
@@ -47,16 +50,16 @@ _FINISHED = [
     dg.DagsterRunStatus.FAILURE,
     dg.DagsterRunStatus.CANCELED,
 ]
-_BATCH = 200  # events that are read together
+_BATCH = 200  # events per read
 
 
 def maintenance_key(name: str) -> dg.AssetKey:
-    """The maintenance of a stream; of a domain's models, named <domain>_models."""
+    """Return the key of a stream's maintenance, or of a domain's models: <domain>_models."""
     return dg.AssetKey([GROUP, f"{name}_upkeep"])
 
 
 def maintenance_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
-    """All maintenance: assets, and the schedules that materialize them."""
+    """Return all maintenance assets and the job and schedules that materialize them."""
     of_stream = {maintenance_key(stream.name): stream for stream in readable(streams.values())[0]}
     domains = dict.fromkeys(stream.domain for stream in streams.values())
     modelled = [domain for domain in domains if (DBT_PROJECT / "models" / domain).is_dir()]
@@ -155,10 +158,10 @@ def _history_asset() -> dg.AssetsDefinition:
 
 
 def prune_runs(instance: dg.DagsterInstance, before: datetime) -> tuple[int, int]:
-    """Remove the runs that ended before a time; gives how many, and how many such runs stay.
+    """Remove runs that ended before a time; return how many were removed and how many kept.
 
-    A run stays when the latest materialization of an asset, or of a partition of one, is its own:
-    without it Dagster would take that for missing.
+    A run is kept if it has the latest materialization of an asset or of an asset partition: without
+    it Dagster would show that as missing.
     """
     old = instance.get_run_ids(dg.RunsFilter(statuses=_FINISHED, updated_before=before))
     needed = _needed_runs(instance) if old else set()
@@ -170,7 +173,7 @@ def prune_runs(instance: dg.DagsterInstance, before: datetime) -> tuple[int, int
 
 
 def _needed_runs(instance: dg.DagsterInstance) -> set[str]:
-    """The runs that hold the latest materialization of an asset or of a partition."""
+    """Return the runs with the latest materialization of an asset or of an asset partition."""
     found: set[str] = set()
     storage = instance.event_log_storage
     for key in instance.all_asset_keys():
@@ -239,13 +242,16 @@ def _daily() -> dg.ScheduleDefinition:
 
 
 def _thorough(context: dg.AssetExecutionContext) -> bool:
-    """A run that somebody asks for by hand does all."""
+    """Whether a run does all maintenance; runs started by hand do."""
     return context.run.tags.get(TAG) != FREQUENT
 
 
 def recent(tags: Mapping[str, str], today: date) -> date | None:
-    """From which ingest date on a run looks at the lake: all of them (None) once a week, and when
-    somebody asks for it; a listing of each ingest date of all years is too much for every day."""
+    """Return the first ingest date whose lake files a run checks; None for all ingest dates.
+
+    All are checked once a week and in runs started by hand; listing every ingest date of all years
+    is too expensive to do daily.
+    """
     if tags.get(TAG) != THOROUGH or today.weekday() == ALL_INGEST_DATES:
         return None
     return today - RECENT
@@ -259,12 +265,12 @@ def _logged(context: dg.AssetExecutionContext) -> Any:
 
 
 def _run(context: dg.AssetExecutionContext, act: Any) -> Iterator[dg.MaterializeResult[Any]]:
-    """Run maintenance and yield its result, unless there was nothing to do."""
+    """Run maintenance; yield its result unless there was nothing to do."""
     began = time.monotonic()
     try:
         kept: MaintenanceResult = act()
     except Transient:
-        raise  # the retry policy's
+        raise  # handled by the retry policy
     except PlatformError as error:
         raise failure(error) from error
     if kept.idle:
@@ -274,7 +280,7 @@ def _run(context: dg.AssetExecutionContext, act: Any) -> Iterator[dg.Materialize
 
 
 def _metadata(kept: MaintenanceResult) -> metadata.Metadata:
-    """Totals as numbers, and each table in a row."""
+    """Return totals, and a Markdown table with a row per table."""
     pairs = [(table.before, table.after) for table in kept.tables]
     removed = [table.orphans for table in kept.tables if table.orphans is not None]
     found: metadata.Metadata = {

@@ -1,6 +1,7 @@
-"""Metadata: what assets and their events tell a person, made from plain data of the platform.
+"""Build the metadata of assets and their events from plain data of the platform.
 
-Nothing is decided by it; every event carries all of it, since overviews show the latest event.
+Metadata is for people only; no code depends on it. Every event carries all entries, since
+overviews show the latest event only.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 Metadata = dict[str, Any]
 
 LAYER = "layer"
-"""The tag that says where an asset stands: topic, lake, bronze, silver, gold, sink."""
+"""Tag of an asset's layer: topic, lake, bronze, silver, gold or sink."""
 
 PREVIEW_ROWS = 5
 TOP_REASONS = 10
 _FILES = 100
-_WIDE = 200  # characters of a value that a preview shows
+_WIDE = 200  # maximum characters of a value in a preview
 _COUNT_REASONS = f"""
     SELECT {c.INGEST_DATE}, {c.PARTITION}, {label_sql("reason")} AS kind, count(*)
     FROM (SELECT {c.INGEST_DATE}, {c.PARTITION}, unnest({c.REASONS}) AS reason FROM rejected)
@@ -68,26 +69,26 @@ _PLATFORM_COLUMNS = {
 
 
 def owners(owner: str) -> list[str]:
-    """An owner as Dagster spells it: an email address, or else a team."""
+    """Return an owner in Dagster's form: an email address, or `team:<name>`; [] for none."""
     if not owner:
         return []
     return [owner if "@" in owner else f"team:{_NOT_A_TEAM.sub('-', owner).strip('-')}"]
 
 
 def tags(names: Iterable[str]) -> dict[str, str]:
-    """Plain tags as Dagster has them: keys without values."""
+    """Return tags in Dagster's form: keys with empty values."""
     return {re.sub(r"[^\w.-]+", "-", name)[:63]: "" for name in names}
 
 
 def lake_schema() -> dg.TableSchema:
-    """The columns of a lake file."""
+    """Return the schema of a lake file."""
     return dg.TableSchema(
         [dg.TableColumn(n, kind, doc) for n, (kind, doc) in _LAKE_COLUMNS.items()]
     )
 
 
 def bronze_schema(contract: Contract) -> dg.TableSchema:
-    """The columns of a bronze table, with what the contract says of them."""
+    """Return the schema of a bronze table, with the contract's descriptions and constraints."""
     own = [
         dg.TableColumn(
             field.name,
@@ -103,7 +104,7 @@ def bronze_schema(contract: Contract) -> dg.TableSchema:
 
 
 def bronze_lineage(contract: Contract, lake: dg.AssetKey) -> dg.TableColumnLineage:
-    """Which columns of the lake a bronze table's columns are made from."""
+    """Return the lake column that each bronze column is derived from."""
     made_from = {field.name: "value" for field in contract.fields}
     made_from |= {name: of for name, (_, _, of) in _PLATFORM_COLUMNS.items() if of}
     return dg.TableColumnLineage(
@@ -131,9 +132,9 @@ def _constraints(field: Field) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the lake holds of a slice, in sums; `size` in bytes.
+    """Totals of a slice in the lake; `size` is in bytes.
 
-    `ranges` are the offsets accounted for, from start to before end, of each topic id in turn.
+    `ranges` are the covered offset ranges as (topic id, start, end), end exclusive, in log order.
     """
 
     records: int = 0
@@ -143,7 +144,7 @@ class Stored:
     ranges: tuple[tuple[str, int, int], ...] = ()
 
     def plus(self, segment: Segment, size: int) -> Stored:
-        """With the next file of the log."""
+        """Return the totals including the next file of the log."""
         *before, last = self.ranges or ((segment.topic_id, segment.gap_start, segment.end),)
         if last[0] == segment.topic_id:
             ranges = (*before, (last[0], last[1], segment.end))
@@ -159,12 +160,12 @@ class Stored:
 
     @property
     def offsets(self) -> str:
-        """The offsets accounted for, as text; topic ids apart."""
+        """The covered offset ranges as text, one per topic id."""
         return ", ".join(f"{start:,} to before {end:,}" for _, start, end in self.ranges) or "none"
 
     @property
     def version(self) -> str:
-        """Changes with the content: the last file's topic id and end."""
+        """A version that changes with the content: the topic id and end offset of the last file."""
         return f"{self.ranges[-1][0]}-{self.ranges[-1][2]}" if self.ranges else "empty"
 
 
@@ -175,7 +176,9 @@ def stored(
     *,
     only: Callable[[Segment], bool] = lambda _: True,
 ) -> dict[Slice, Stored]:
-    """What the lake holds of some slices, or only some files of it, from names, sizes and footers.
+    """Return the lake totals of slices, from file names, sizes and footers.
+
+    `only` selects the files that are counted.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -201,7 +204,7 @@ def stored(
 
 
 def lake_event(stream: Stream, url: str, of: Slice, held: Stored, lag: int | None) -> Metadata:
-    """What an event of a lake slice tells, but for its preview."""
+    """Return the metadata of a lake slice's event, without the preview."""
     from ingestion_platform.lake.names import ingest_date_folder
 
     folder = f"{ingest_date_folder(stream.topic, of[0])}partition={of[1]}/"
@@ -228,7 +231,7 @@ def bronze_event(
     reasons: Counter[str],
     lag: int | None,
 ) -> Metadata:
-    """What an event of a bronze slice tells, but for its preview."""
+    """Return the metadata of a bronze slice's event, without the preview."""
     return {
         "dagster/partition_row_count": bronze,
         "dagster/row_count": total_rows(table),
@@ -251,7 +254,7 @@ def bronze_event(
 
 
 def iceberg_event(table: Table) -> Metadata:
-    """What an event of any Iceberg table tells of the table as it is."""
+    """Return the metadata of an Iceberg table in its current state."""
     columns = [
         dg.TableColumn(f.name, str(f.field_type), f.doc, dg.TableColumnConstraints(f.optional))
         for f in table.schema().fields
@@ -266,7 +269,7 @@ def iceberg_event(table: Table) -> Metadata:
 
 
 def total_rows(table: Table) -> int:
-    """The rows of a table, by its newest snapshot's summary."""
+    """Return a table's row count from the summary of its current snapshot."""
     return _summary(table, "total-records") - _summary(table, "total-position-deletes")
 
 
@@ -282,17 +285,17 @@ def _lag(lag: int | None) -> Metadata:
 
 
 def reasons_table(reasons: Mapping[str, int]) -> dg.MarkdownMetadataValue:
-    """The most frequent reasons for quarantine, with their counts."""
+    """Return the most frequent quarantine reasons with counts, as a Markdown table."""
     top = Counter(reasons).most_common(TOP_REASONS)
     lines = [f"| {count:,} | {_cell(reason)} |" for reason, count in top]
     return dg.MetadataValue.md("\n".join(["| records | reason |", "|---:|---|", *lines]))
 
 
 def files_table(handled: Sequence[Handled]) -> dg.MarkdownMetadataValue:
-    """What became of the files of a run, the first hundred of them, those not landed first."""
+    """Return the outcomes of a run's files as a Markdown table: at most 100, not landed first."""
     lines = [["file", "outcome", "records", "detail"], ["---"] * 4]
     for each in sorted(handled, key=lambda each: each.outcome == "landed")[:_FILES]:
-        # Names are other people's text, which must not become links or images.
+        # Names are external text: they must not render as links or images.
         name, detail = (
             f"`{_cell(text.replace('`', chr(39)))}`" for text in (each.name, each.detail)
         )
@@ -301,7 +304,7 @@ def files_table(handled: Sequence[Handled]) -> dg.MarkdownMetadataValue:
 
 
 def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:
-    """The last records of a lake file, values as text."""
+    """Return the last records of a lake file as a Markdown table, keys and values as text."""
     import pyarrow as pa
 
     last = records.slice(max(0, records.num_rows - PREVIEW_ROWS))
@@ -311,16 +314,16 @@ def raw_preview(records: pa.Table) -> dg.MarkdownMetadataValue:
     }
     numbers = last["timestamp_ms"].to_pylist()
     pairs = zip(last["timestamp"].to_pylist(), numbers, strict=True)
-    # A number that is no instant is shown as the log has it.
+    # A timestamp out of range is shown as its number.
     times = [f"{number} ms" if number is not None else time for time, number in pairs]
     sent = [None if time is None else str(time) for time in times]
     return preview(pa.table({"offset": last["offset"], "timestamp": sent, **shown}))
 
 
 def preview(rows: pa.Table) -> dg.MarkdownMetadataValue:
-    """A few rows as a table in markdown."""
+    """Return the first rows as a Markdown table."""
     lines = [rows.column_names, ["---"] * rows.num_columns]
-    # Not through pandas, which makes arrays of lists and floats of integers beside a null.
+    # pandas would turn lists into arrays, and integers beside nulls into floats.
     few = rows.slice(0, PREVIEW_ROWS).to_pylist()
     lines += [[_cell(value) for value in row.values()] for row in few]
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
@@ -333,7 +336,7 @@ def _cell(value: Any) -> str:
 
 
 def slice_preview(table: Table, contract: Contract, of: Slice) -> dg.MarkdownMetadataValue:
-    """A few rows of a slice of a bronze table; opens no more files than it needs."""
+    """Return the first rows of a bronze slice; opens only as many files as needed."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -350,7 +353,7 @@ def slice_preview(table: Table, contract: Contract, of: Slice) -> dg.MarkdownMet
 def quarantine_reasons(
     platform: Platform, stream: Stream, ingest_dates: Iterable[date]
 ) -> dict[Slice, Counter[str]]:
-    """Why records of some ingest dates are in quarantine, by slice: reasons and how often each.
+    """Return the quarantine reasons of ingest dates with their counts, by slice.
 
     Raises:
         CatalogUnavailable: the catalog does not answer.

@@ -1,7 +1,7 @@
-"""Materialize domains from their topics to gold, once, in a process of its own (for the demo).
+"""Materialize domains from their topics to gold once, in a separate process (for the demo).
 
 `python -m ingestion_platform.orchestration.once FD LAST DOMAIN=FIRST...` writes one JSON line per
-run to that file descriptor; what Dagster and dbt say goes to standard output and error.
+run to the file descriptor FD. Dagster and dbt write to standard output and standard error.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Bounds = tuple[str, str]
 def materialize(
     platform: Platform, firsts: Mapping[str, date], last: date
 ) -> Iterator[dict[str, Any]]:
-    """Run the streams of each domain from its first ingest date to the last one, then all models.
+    """Run each domain's streams from its first ingest date to `last`, then all models.
 
-    After each run gives its outcome as plain data. Stops behind a run that fails.
+    Yields the outcome of each run as plain data, and stops after a failed run.
     """
     streams = {s.name: s for s in declared_streams(DOMAINS_FOLDER).values() if s.domain in firsts}
     first = min(firsts.values())
     repository = dg.Definitions.merge(
         *(stream_definitions(stream, first) for stream in streams.values()),
-        # One start of dbt instead of one for each domain.
+        # Start dbt once instead of once per domain.
         dbt_definitions(streams, lambda _: first, together=True),
         dg.Definitions(resources=platform_resources(), executor=dg.in_process_executor),
     ).get_repository_def()
@@ -80,7 +80,7 @@ def materialize(
 
 
 def _instance(settings: Settings) -> dg.DagsterInstance:
-    # Two processes that make Dagster's databases at the same time fail.
+    # Concurrent creation of Dagster's databases fails.
     with FileLock(prepare_dagster_home(settings) / "once.lock"):
         return dg.DagsterInstance.get()
 
@@ -88,7 +88,7 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
 def _streams_run(
     platform: Platform, streams: Mapping[str, Stream], domain: str, first: date, last: date
 ) -> tuple[set[dg.AssetKey], Bounds]:
-    """Lake and bronze of a domain's streams; the slices of files only where some wait."""
+    """Return the lake and bronze assets of a domain; file slices only if files are waiting."""
     own = [stream for stream in streams.values() if stream.domain == domain]
     keys = {key(stream) for stream in own for key in (lake_key, bronze_key)}
     partitions = all_partitions(own[0])

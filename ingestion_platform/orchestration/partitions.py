@@ -1,7 +1,8 @@
-"""Partitions: ingest dates, log partitions and slices as Dagster keys, and back to plain data.
+"""Convert ingest dates, log partitions and slices to Dagster partition keys and back.
 
-A slice is (ingest date, log partition), its key reads `2026-11-20|3`, or `2026-11-20|files` for
-what came in files."""
+A slice is (ingest date, log partition). Its key is `2026-11-20|3`, or `2026-11-20|files` for
+records that came from files.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from ingestion_platform.lake.names import FILES, labelled_partition, partition_l
 from ingestion_platform.platform import Platform
 from ingestion_platform.streams import Stream
 
-# Dagster orders the dimensions of a key by their names.
+# Dagster orders the dimensions of a key by name.
 INGEST_DATE, LOG_PARTITION = "date", "partition"
 
 LOOKBACK = timedelta(days=7)
-"""Kafka's default retention: records of a topic that nothing was landed of are not older."""
+"""Kafka's default retention: without landed records, a topic's records are not older."""
 
 _AT_ONCE = 16
 
@@ -31,9 +32,9 @@ Slice = tuple[date, int]
 def first_dates(platform: Platform, streams: Iterable[Stream]) -> dict[str, date]:
     """Return the first ingest date that has partitions, by domain.
 
-    It is the earliest that a stream of the domain declares or has in the lake; LOOKBACK before
-    today where there is none. Streams of a domain share it, since its models join them by day.
-    When the store does not answer, it is the earliest date that a record can have.
+    It is the earliest date that a stream of the domain declares or has in the lake, or LOOKBACK
+    before today if there is none. All streams of a domain share it, since models join them by day.
+    If the store does not answer, it is the earliest date that a record can have.
     """
     today = datetime.now(UTC).date()
     declared = list(streams)
@@ -61,12 +62,12 @@ def ingest_dates(start: date) -> dg.DailyPartitionsDefinition:
 
 
 def log_partitions(stream: Stream) -> dg.StaticPartitionsDefinition:
-    """The log partitions that are declared for a stream, and the one of its files."""
+    """Return the declared log partitions of a stream and the one of its files, as keys."""
     return dg.StaticPartitionsDefinition([partition_label(p) for p in all_partitions(stream)])
 
 
 def all_partitions(stream: Stream) -> list[int]:
-    """The log partitions of a stream in the order of their keys: its files come last."""
+    """Return the log partitions of a stream in the order of their keys; FILES is last."""
     return [*range(stream.partitions), FILES]
 
 
@@ -78,28 +79,28 @@ def slices(stream: Stream, start: date) -> dg.MultiPartitionsDefinition:
 
 
 def slice_key(of: Slice) -> str:
-    """The partition key of a slice."""
+    """Return the partition key of a slice."""
     return f"{of[0].isoformat()}|{partition_label(of[1])}"
 
 
 def parse_slice(key: str) -> Slice:
-    """The slice of a partition key."""
+    """Return the slice of a partition key."""
     ingest_date, _, partition = key.partition("|")
     return date.fromisoformat(ingest_date), labelled_partition(partition)
 
 
 def requested_slices(context: dg.AssetExecutionContext) -> list[Slice]:
-    """The slices that a run asks for, in order; none when it executes checks alone."""
+    """Return the slices of a run, sorted; [] if it executes checks only."""
     if not (context.has_partition_key or context.has_partition_key_range):
         return []
     return sorted(parse_slice(key) for key in context.partition_keys)
 
 
 def is_declared(stream: Stream, of: Slice) -> bool:
-    """Tell whether a slice has a partition key, now or when definitions are loaded again."""
+    """Return whether a slice has a partition key, now or after definitions are reloaded."""
     return of[0] >= stream.first_date and of[1] in all_partitions(stream)
 
 
 def declared(stream: Stream, slices: Iterable[Slice]) -> list[Slice]:
-    """Return those slices that have a partition key, in order."""
+    """Return the slices that have a partition key, sorted."""
     return sorted(of for of in set(slices) if is_declared(stream, of))

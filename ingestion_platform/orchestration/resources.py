@@ -1,4 +1,4 @@
-"""Resources: the platform, DuckDB over its tables, and S3; dbt's is beside its assets."""
+"""Dagster resources: the platform, DuckDB with its tables, and S3; dbt's is in `dbt`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PlatformResource(dg.ConfigurableResource[Platform]):
     """Gives assets, checks and sensors a `platform.Platform`; it has no settings of its own."""
 
     def create_resource(self, context: dg.InitResourceContext) -> Platform:
-        """A platform of the present settings; its stores open when first used."""
+        """Return a platform with the current settings; connections open on first use."""
         return Platform(Settings.load())
 
 
@@ -32,7 +32,7 @@ class TablesResource(DuckDBResource):
 
     @contextmanager
     def get_connection(self) -> Iterator[DuckDBPyConnection]:
-        """Open all tables of the catalog.
+        """Yield a DuckDB connection with all tables of the catalog.
 
         Raises:
             CatalogUnavailable: the catalog does not answer.

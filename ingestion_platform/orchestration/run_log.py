@@ -1,4 +1,4 @@
-"""What Dagster's processes log: as all others of the platform do, in its format and masked."""
+"""Configure the logs of Dagster's processes: the platform's format, with secrets masked."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ingestion_platform.settings import Settings
 
 
 def configure(settings: Settings) -> None:
-    """Have this process, and the runs in it, log as LOG_FORMAT and LOG_LEVEL say.
+    """Configure this process and its runs to log with LOG_FORMAT and LOG_LEVEL.
 
-    What Dagster keeps of a run (`python_logs` in dagster.yaml brings our messages there) is masked
-    as it is made.
+    Dagster also stores messages of runs (`python_logs` in dagster.yaml adds ours). They are masked
+    when they are created.
     """
     logs.configure(settings)
     logs.mask_records(settings)
 
     def run_log(context: dg.InitLoggerContext) -> logging.Logger:
-        # Outside of the hierarchy: what it writes is written once.
+        # Not in the logger hierarchy, so that messages are not written twice.
         log = logging.Logger("dagster.run", settings.log.level or "INFO")
         log.addHandler(logs.ToStderr(logs.formatter(settings)))
         return log
 
-    # Loggers of `Definitions` are used by runs whose config names them: nobody's does, so this is
-    # the only place where that of all runs can be chosen.
+    # Runs use loggers of `Definitions` only if their config names them. Replacing Dagster's default
+    # logger applies to all runs.
     _loggers.colored_console_logger = dg.LoggerDefinition(run_log)
