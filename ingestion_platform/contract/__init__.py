@@ -1,1 +1,1 @@
-"""A stream is a contract: ODCS files in; Arrow, Iceberg, decoders and SQL out."""
+"""Read ODCS contracts and derive Arrow and Iceberg schemas, decoders and SQL from them."""

@@ -1,13 +1,13 @@
-"""Names of the columns that the platform itself adds to bronze and quarantine tables.
+"""Names of the columns that the platform adds to bronze and quarantine tables.
 
-All start with an underscore, which no contract's field may; their types live in `schemas`.
+All start with an underscore. A contract may not declare such names. `schemas` has the types.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# In both tables: which record of the log a row is, and how it came here.
+# In both tables: the record's position in its log, when the row was written, and the contract.
 INGEST_DATE: Final = "_ingest_date"
 TOPIC_ID: Final = "_topic_id"
 PARTITION: Final = "_partition"
@@ -15,7 +15,7 @@ OFFSET: Final = "_offset"
 INGESTED_AT: Final = "_ingested_at"
 CONTRACT: Final = "_contract"
 
-# In quarantine only: the record as it was sent, and why it was rejected.
+# In quarantine only: the record as it was sent, the reasons, and its lake file.
 TIMESTAMP: Final = "_timestamp"
 KEY: Final = "_key"
 VALUE: Final = "_value"

@@ -1,4 +1,4 @@
-"""Names of the custom properties that the platform reads; the standard allows any others."""
+"""Custom properties that the platform reads. The standard allows any other names as well."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from open_data_contract_standard.model import CustomProperty
 
 STREAM = "stream"  # of a contract: the stream's name
-DEFAULT = "default"  # of a property: what sources fill in
-PREVIOUS_NAMES = "previousNames"  # of a property: what it was called before
+DEFAULT = "default"  # of a property: the value that sources fill in
+PREVIOUS_NAMES = "previousNames"  # of a property: its former names
 
 _PLACES = {STREAM: "OpenDataContractStandard", DEFAULT: "SchemaProperty",
            PREVIOUS_NAMES: "SchemaProperty"}  # fmt: skip
@@ -25,22 +25,22 @@ _WORDS = {
 
 
 def of_name(listed: list[CustomProperty] | None, name: str) -> Iterator[tuple[int, CustomProperty]]:
-    """Yield the custom properties of a name, with their places; not those of another vendor."""
+    """Yield index and custom property for each one of this name without a `vendor`."""
     for i, custom in enumerate(listed or ()):
         if custom.property == name and not custom.vendor:
             yield i, custom
 
 
 def check_custom(model: str, listed: Any, at: str, problems: Problems) -> None:
-    """Add a problem for each custom property that looks like one of ours and would be ignored.
+    """Add a problem for each custom property that resembles one of ours but has no effect.
 
-    Those are names of ours that are misspelled, given twice, or given where they are not read. A
-    custom property with a `vendor` may have any name.
+    These are our names where they are misspelled, given twice, or given on an element that does
+    not read them. A custom property with a `vendor` may have any name.
 
     Args:
-        model: the class name of the ODCS model that has the list.
-        listed: the value of its `customProperties`, as the file has it.
-        at: the path of the list.
+        model: class name of the ODCS model that has the list.
+        listed: value of its `customProperties`, as parsed from the file.
+        at: path of the list in the file.
     """
     if model not in _WORDS:
         return
@@ -62,7 +62,7 @@ def check_custom(model: str, listed: Any, at: str, problems: Problems) -> None:
 
 
 def _named(listed: Any, at: str) -> Iterator[tuple[str, str]]:
-    """Yield path and name of each custom property that is not for another vendor."""
+    """Yield path and name of each custom property without a `vendor`."""
     for i, custom in enumerate(listed if isinstance(listed, list) else ()):
         if not isinstance(custom, dict) or custom.get("vendor"):
             continue
@@ -71,7 +71,7 @@ def _named(listed: Any, at: str) -> Iterator[tuple[str, str]]:
 
 
 def _nearest(name: str) -> str | None:
-    """Return the name of ours that a name is, resembles or begins with."""
+    """Return our property that `name` equals, resembles or starts with; None if there is none."""
     plain = name.lower().replace("_", "").replace("-", "").replace(" ", "")
     ours = {each.lower(): each for each in _PLACES}
     near = get_close_matches(plain, ours, n=1, cutoff=0.8)

@@ -1,7 +1,8 @@
-"""JSON records by a contract: a fast path in C, and a slow path in Python that gives reasons.
+"""Decode and validate JSON records: a fast path in C, and a slow path in Python.
 
-The fast path is a msgspec type: it checks JSON, types and nested constraints. Records that it does
-not accept are examined field by field. Values of top-level fields are validated by SQL, in `sql`.
+The fast path is a msgspec type. It checks JSON syntax, types and nested constraints. The slow path
+examines the other records field by field and returns the reasons against them. The SQL of `sql`
+validates the values of top-level fields.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from ingestion_platform.contract.wire import described, envelope_of, likeness
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """The result of the fast path for some records.
+    """The result of the fast path for a batch of records.
 
-    `slow` has the places of the records that need the slow path. `texts` has, by name, a column for
-    each field that the query gets as exact text; None where the record needs the slow path.
+    `slow` has the indexes of the records that need the slow path. `texts` has a column, by field
+    name, for each field that the query gets as exact text. A column has None where the record
+    needs the slow path.
     """
 
     slow: list[int]
@@ -41,9 +43,9 @@ class Screened:
 class Examined:
     """The result of the slow path for one record.
 
-    `clean` is JSON with every field but those in `texts`, null where a field is missing or has the
-    wrong type, None when nothing can be read; `broken` names the fields of the wrong type (`*` for
-    all), `reasons` has why.
+    `clean` is a JSON object with every field. A field is null if it is missing, has the wrong type
+    or is in `texts`. `clean` is None if nothing can be read. `broken` names the fields of the wrong
+    type (`*` for all); `reasons` explains each. `texts` has the exact texts by field name.
     """
 
     clean: bytes | None
@@ -53,7 +55,7 @@ class Examined:
 
 
 class Decoder:
-    """The fast and the slow path of a contract. Thread-safe."""
+    """The fast path and the slow path of one contract. Thread-safe."""
 
     def __init__(self, contract: Contract) -> None:
         self._fields = [f for f in contract.fields if f.derived is None]
@@ -65,11 +67,11 @@ class Decoder:
         """The fields that producers send."""
         nested = [f for f in self._fields if f.kind in (Kind.OBJECT, Kind.ARRAY)]
         self.nested = {f.name: f for f in nested}
-        """The fields that hold declared fields of their own."""
+        """The object and array fields with declared content, by name."""
         exact = {f.name: exact_of(f) for f in self._fields}
         self._exact: dict[str, Exact] = {n: e for n, e in exact.items() if e is not None}
         self.always_slow = any(_has(f, _is_json) for f in nested)
-        """Whether every record needs the slow path, since the query would misread values inside."""
+        """Whether every record needs the slow path: the query would misread nested open JSON."""
         self._nothing = self._decode(b"{}")
         places = enumerate(f.name for f in self._fields)
         self._getters = [(attrgetter(f"f{i}"), name) for i, name in places if name in self._exact]
@@ -77,8 +79,8 @@ class Decoder:
     def screen(self, values: Sequence[bytes | None], *, whole: bool = False) -> Screened:
         """Return which records need the slow path, and the exact texts of the others.
 
-        With `whole`, records must have every field. A record that needs the slow path may still be
-        valid: `examine` decides.
+        With `whole`, a record that lacks a field needs the slow path too. A record that needs the
+        slow path may still be valid: `examine` decides.
         """
         decode = self._decode_whole if whole else self._decode
         tokens: dict[str, list[msgspec.Raw]] = {name: [] for name in self._exact}
@@ -90,7 +92,7 @@ class Decoder:
                 if len(value) > SHALLOW:
                     check_depth(value)
             except Exception:
-                # Any exception is about the record, RecursionError too.
+                # Any exception concerns the record, including RecursionError.
                 slow.append(place)
                 record = self._nothing
             for of, add in steps:
@@ -102,12 +104,12 @@ class Decoder:
         return Screened(slow, texts)
 
     def has_duplicate_inside(self, value: str) -> bool:
-        """Return whether an object inside a field has one of its declared keys twice."""
+        """Return whether an object inside a field repeats one of its declared keys."""
         pieces = self._raw(value)
         return any(_repeated(f, bytes(pieces[n])) for n, f in self.nested.items() if n in pieces)
 
     def examine(self, value: bytes | None) -> Examined:
-        """Return why a record is rejected, field by field, and what of it is valid."""
+        """Return the reasons against a record, field by field, and the valid part of it."""
         if value is None:
             return _nothing_of(Reason(Code.TOMBSTONE, RECORD, "is null (a tombstone)"))
         if reason := _unreadable(value):
@@ -144,7 +146,7 @@ class Decoder:
         return Examined(clean, examined.broken, examined.reasons, examined.texts)
 
     def _reason(self, item: Field, text: bytes) -> Reason | None:
-        """Return why the type of a field rejects its token; None when it does not."""
+        """Return why a token does not have the field's type; None if it does."""
         try:
             if item.name in self._exact:
                 return self._unread(item, text)
@@ -157,7 +159,7 @@ class Decoder:
         return None
 
     def _unread(self, item: Field, text: bytes) -> Reason | None:
-        """Return why an exact field cannot be read; None when it can."""
+        """Return why the token of an exact field cannot be read; None if it can."""
         try:
             self._exact[item.name].one(msgspec.Raw(text))
         except (ValueError, RecursionError) as error:
@@ -170,7 +172,7 @@ class Decoder:
         return None
 
     def _kept(self, item: Field, text: bytes) -> bytes:
-        """Return the text of a field in a form that the query reads correctly."""
+        """Return the JSON text of a field in a form that the query reads correctly."""
         return _rewritten(item, text) if _has(item, _is_rewritten) else text
 
 
@@ -183,7 +185,7 @@ def _is_rewritten(item: Field) -> bool:
 
 
 def _rewritten(item: Field, text: bytes) -> bytes:
-    """Return a valid value with times in one form, and JSON inside as strings of minified text."""
+    """Return a valid value with ISO 8601 times, and open JSON as strings of minified text."""
     if text == b"null" or not _has(item, _is_rewritten):
         return text
     if item.kind is Kind.JSON:
@@ -205,7 +207,7 @@ def _rewritten(item: Field, text: bytes) -> bytes:
 
 
 class _Open(msgspec.Struct):
-    """An object of any content: its syntax is checked, nothing of it is kept."""
+    """An object of any content: msgspec checks its syntax and keeps nothing of it."""
 
 
 _decode_string = msgspec.json.Decoder(str).decode
@@ -213,7 +215,7 @@ _decode_open = msgspec.json.Decoder(_Open | list[msgspec.Raw]).decode
 
 
 def _embedded_reason(item: Field, text: str) -> Reason | None:
-    """Return why a string is not the JSON text of an object or array, None when it is."""
+    """Return why a string is not the JSON text of an object or array; None if it is."""
     shown = _shown(text.encode())
     try:
         _decode_open(text)
@@ -238,7 +240,7 @@ def _with_likeness(reason: Reason, value: bytes) -> Reason:
 
 
 def _unreadable(value: bytes) -> Reason | None:
-    """Return why a value cannot be JSON text, None when it may be."""
+    """Return why a value cannot be JSON text; None if it may be."""
     if not value.strip():
         return Reason(Code.JSON, RECORD, "is empty")
     if value.startswith(b"\xef\xbb\xbf"):
@@ -261,7 +263,7 @@ def _not_an_object(value: bytes, error: Exception) -> Reason:
 
 
 def _code(item: Field, text: bytes, error: Exception) -> str:
-    """Return the code of a decoder's error on a field; msgspec gives a message only."""
+    """Return the reason code of a decoding error, since msgspec gives only a message."""
     if isinstance(error, RecursionError):
         return Code.DEPTH
     cause = error if isinstance(error, InvalidValue) else error.__cause__
@@ -271,7 +273,7 @@ def _code(item: Field, text: bytes, error: Exception) -> str:
 
 
 def _violated(item: Field, value: Any) -> Code | None:
-    """Return the constraint that a nested value breaks; None where the type may be wrong."""
+    """Return the code of the constraint that a value breaks; None if its type may be wrong."""
     if isinstance(value, dict) and item.kind is Kind.OBJECT:
         members = [(f, value.get(f.name)) for f in item.fields]
     elif isinstance(value, list) and item.item is not None:
@@ -283,7 +285,7 @@ def _violated(item: Field, value: Any) -> Code | None:
             return Code.REQUIRED
         if member is not None and (code := _violated(f, member)):
             return code
-    # That a top-level array repeats an item is for the query to say.
+    # The query checks that the items of a top-level array are unique.
     return _breach_code(replace(item, unique_items=False), value)
 
 
@@ -297,13 +299,13 @@ def _breach_code(item: Field, value: Any) -> Code | None:
 
 
 def _has(item: Field, which: Callable[[Field], bool]) -> bool:
-    """Return whether `which` holds for a field, or for one inside it."""
+    """Return whether `which` is true for a field or for any field inside it."""
     inner = (*item.fields, *((item.item,) if item.item else ()))
     return which(item) or any(_has(f, which) for f in inner)
 
 
 def _repeated(item: Field, text: bytes) -> str | None:
-    """Return a declared key that an object of a field has twice, None when there is none."""
+    """Return a declared key that an object inside a field repeats; None if there is none."""
 
     class Pairs(list[tuple[str, Any]]):
         pass
@@ -343,7 +345,7 @@ _NAMES = {
 
 
 def _plain(error: Exception) -> str:
-    """Return a decoder's message in the words of JSON, without the parts that vary by record."""
+    """Return a decoding error's message with JSON's type names, without record-specific parts."""
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     message = str(error).removeprefix("JSON is malformed: ")
@@ -355,7 +357,7 @@ def _plain(error: Exception) -> str:
 
 
 def _named(types: str) -> str:
-    """Return Python's names of types, separated by bars, in words."""
+    """Return Python type names, separated by bars, as JSON type names joined by "or"."""
     return " or ".join(_NAMES.get(name, name) for name in types.split(" | "))
 
 
@@ -365,19 +367,19 @@ def _shown(text: bytes) -> str:
 
 
 class _Moment(str):
-    """A date or time that a record holds as text; each field of such a kind has a subclass."""
+    """The text of a date or time in a record. Each date or time field has its own subclass."""
 
     field: ClassVar[Field]
     nested: ClassVar[bool]
     form: ClassVar[re.Pattern[str] | None]
-    """The form of a text that the query reads as `read_text` does; None for any."""
+    """Pattern of the texts that the query reads in the same way as `read_text`; None for any."""
 
     @classmethod
     def read(cls, value: Any) -> _Moment:
-        """Return the text of a value.
+        """Return the text of a value of the field.
 
         Raises:
-            ValueError: it is no text that spells a value of the field; says why.
+            ValueError: the value is not the text of a valid date or time, or needs the slow path.
         """
         if not isinstance(value, str):
             raise InvalidValue(f"Expected `{cls.field.kind}`, got `{type(value).__name__}`")
@@ -385,7 +387,7 @@ class _Moment(str):
             raise ValueError("needs the slow path")
         typed = read_text(cls.field, value)
         if cls.nested and (problem := breach(cls.field, typed)):
-            raise problem  # at the top level, SQL says so
+            raise problem  # SQL checks the top level
         return cls(value)
 
 
@@ -393,7 +395,7 @@ _DAY, _CLOCK = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d:\d\d(\.\d{1,6})?"
 
 
 def _form(item: Field) -> re.Pattern[str]:
-    """Return the form of a date or time that the query reads correctly."""
+    """Return the pattern of the dates or times that the query reads correctly."""
     zone = r"(Z|[+-]\d\d:\d\d)" if item.zoned else "Z"
     optional = "?" if item.default_zone == "UTC" else ""
     text = {Kind.DATE: _DAY, Kind.TIME: _CLOCK}.get(
@@ -410,7 +412,7 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
 
 
 def _record_type(fields: Sequence[Field], *, whole: bool) -> type:
-    # Plain attribute names with a rename, since a field may have the name of a keyword.
+    # Numbered attributes with a rename, since a field's name may be a Python keyword.
     columns: list[Any] = []
     for i, each in enumerate(fields):
         kind, default = (msgspec.Raw, NULL) if exact_of(each) else (_FAST.optional(each), None)
@@ -433,16 +435,22 @@ _SCALARS: dict[Kind, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class _Types:
-    """Fields as msgspec types. `fast`: those of the fast path, which may reject valid values."""
+    """Build the msgspec types of fields.
+
+    With `fast`, these are the types of the fast path, which may reject valid values.
+    """
 
     fast: bool
 
     def optional(self, item: Field) -> Any:
-        """Return the type of a field that may be null; SQL checks `required`."""
+        """Return the type of a field or null, since SQL checks `required`."""
         return Optional[self.of(item)]  # noqa: UP045 - built at run time
 
     def of(self, item: Field, *, nested: bool = False) -> Any:
-        """Return a field's type; nested, with its constraints (SQL checks those of the top)."""
+        """Return a field's type.
+
+        With `nested`, the type has the field's constraints. SQL checks those of the top level.
+        """
         if item.kind is Kind.OBJECT:
             return self._object(item)
         if item.kind is Kind.ARRAY and item.item is not None:
@@ -486,7 +494,7 @@ _LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 
 
 def _range(item: Field) -> tuple[float, float]:
-    """Return the smallest and the largest number of the field's bits."""
+    """Return the smallest and the largest number that fits into the field's bits."""
     if item.kind is Kind.NUMBER:
         return -_LARGEST_SINGLE, _LARGEST_SINGLE
     return -(2 ** (item.bits - 1)), 2 ** (item.bits - 1) - 1
@@ -504,7 +512,7 @@ def _constrained(kind: Any, item: Field) -> Any:
     }
     given = {name: limit for name, limit in limits.items() if limit is not None}
     if item.kind is Kind.INTEGER or (item.kind is Kind.NUMBER and item.bits == 32):
-        # The bits set a limit wherever the contract does not set a narrower one.
+        # The number of bits limits the value where the contract does not.
         low, high = _range(item)
         given |= {} if "gt" in given or "ge" in given else {"ge": low}
         given |= {} if "lt" in given or "le" in given else {"le": high}

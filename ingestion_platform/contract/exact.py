@@ -1,7 +1,7 @@
-"""Fields whose values Python reads from their JSON token, since the query would change them.
+"""Read values from JSON tokens in Python, for fields whose values the query would change.
 
-One function per kind takes the token and returns the value, None for null, or raises. The query
-gets the values in columns of their own, beside the records.
+One function per kind takes the token and returns the value (None for null) or raises. The query
+gets the values in separate columns, beside the records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ingestion_platform.contract.times import EPOCHS, read_epoch
 
 Reader = Callable[[msgspec.Raw], bytes | int | None]
 Column = list[bytes | int | None]
-"""The exact values of one field, in the order of the records; None where there is none."""
+"""The exact values of one field, in the order of the records; None where there is no value."""
 
 NULL = msgspec.Raw(b"null")
 _QUOTE, _OPENING = ord('"'), b"{["
@@ -29,13 +29,14 @@ _decode_string = msgspec.json.Decoder(str).decode
 
 
 def json_text(token: msgspec.Raw) -> bytes | None:
-    """Return what a JSON column stores: the minified text of an object or array.
+    """Return the minified text of an object or array, which a JSON column stores.
 
     The token is the object or array itself, or a string that holds its text.
 
     Raises:
-        InvalidValue: it is neither (a msgspec.MsgspecError where the text is not JSON).
-        RecursionError: it is nested too deeply.
+        InvalidValue: the token is neither.
+        msgspec.MsgspecError: the text is not JSON.
+        RecursionError: the text is nested too deeply.
     """
     text = bytes(token)
     if text == b"null":
@@ -52,7 +53,7 @@ def decimal_text(token: msgspec.Raw) -> bytes | None:
     """Return the text of a JSON number as it was written, of any size and precision.
 
     Raises:
-        InvalidValue: it is not a number.
+        InvalidValue: the token is not a number.
     """
     text = bytes(token)
     if text == b"null":
@@ -64,19 +65,20 @@ def decimal_text(token: msgspec.Raw) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """How a kind's tokens are read: `one` decides, `many` gives the same for a whole column.
+    """The readers of one kind's tokens.
 
-    `plain` makes the values of tokens that start with one of `starts` and are not long.
+    `one` reads a single token and decides whether it is valid. `many` gives the same results for a
+    column. `plain` reads tokens that start with one of `starts` and have at most SHALLOW bytes.
     """
 
     one: Reader
     plain: Callable[[list[bytes]], list[bytes]]
     starts: bytes
     numbers: bool = False
-    """Whether the values are integers, not texts."""
+    """Whether the values are integers instead of texts."""
 
     def many(self, tokens: Sequence[msgspec.Raw]) -> tuple[Column, list[int]]:
-        """Return the values of tokens, each of valid JSON, and the slow path's places."""
+        """Return the values of tokens of valid JSON, and the indexes that need the slow path."""
         texts = list(map(bytes, tokens))
         read: dict[int, bytes | int | None] = {}
         slow = []
@@ -92,7 +94,7 @@ class Exact:
         return values, slow
 
     def _unclear(self, texts: list[bytes]) -> list[int]:
-        """The places of the texts that are not plain."""
+        """Return the indexes of the texts that `plain` does not read."""
         firsts = np.frombuffer(bytes([text[0] for text in texts]), np.uint8)
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         plain = np.isin(firsts, list(self.starts)) & (sizes <= SHALLOW)
@@ -101,17 +103,17 @@ class Exact:
 
 
 def epoch_micros(token: msgspec.Raw, form: str) -> int | None:
-    """Return the microseconds since 1970 of a number in a unit of `times.EPOCHS`.
+    """Return the microseconds since 1970 of a number in the unit `form` of `times.EPOCHS`.
 
     Raises:
-        InvalidValue: as `times.read_epoch`.
+        InvalidValue: the same cases as in `times.read_epoch`.
     """
     text = bytes(token).decode()
     return None if text == "null" else read_epoch(text, form)
 
 
 def exact_of(field: Field) -> Exact | None:
-    """Return how a top-level field's tokens are read; None where the query reads them well."""
+    """Return the readers of a top-level field; None if the query reads its values exactly."""
     if field.derived is not None:
         return None
     if is_epoch(field):
@@ -120,7 +122,7 @@ def exact_of(field: Field) -> Exact | None:
 
 
 def is_epoch(field: Field) -> bool:
-    """Whether a field is a timestamp that is sent as a number."""
+    """Return whether a field is a timestamp that is sent as a number."""
     return field.kind is Kind.TIMESTAMP and field.format in EPOCHS
 
 

@@ -1,6 +1,7 @@
-"""Does the SQL of a contract (rules, derived columns, patterns) mean something to DuckDB?
+"""Check the SQL of a contract (rules, derived columns, patterns) with DuckDB.
 
-Everything is bound against an empty table of the contract's columns; nothing is executed on data.
+DuckDB binds each expression against an empty table of the contract's columns. No expression is
+executed on data.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _CLOCK_KEYWORDS = {"current_timestamp", "current_time", "localtime", "localtimes
 def check_expressions(
     fields: tuple[Field, ...], rules: Sequence[tuple[str, Rule]], at: str, problems: Problems
 ) -> None:
-    """Note in `problems` what does not compile; `at` is the path of the list of properties."""
+    """Add a problem for each expression that does not compile.
+
+    `at` is the path of the list of properties.
+    """
     patterned = [(here, f) for here, f in elements(fields, at) if f.pattern is not None]
     derived = [(i, f) for i, f in enumerate(fields) if f.derived]
     if not (patterned or derived or rules):
@@ -78,7 +82,7 @@ def _derivation(connection: DuckDBPyConnection, each: Field) -> str | None:
         later = _bind(connection, expression, "record")[0] is None
         return "uses itself or a derived column that comes later" if later else problem
     expected = _bind(connection, f"CAST(NULL AS {duckdb_type(each)})", "sent")[1]
-    # Numbers widen and narrow by themselves; any other cast is the author's to write.
+    # Numbers are cast automatically; the author must write any other cast.
     if found == expected or (_is_number(found) and _is_number(expected)):
         return None
     return None if (found, expected) == ("JSON", "VARCHAR") else f"gives {found}, not {expected}"
@@ -102,8 +106,8 @@ def _purity(
     fields: Sequence[Field],
     forbidden: frozenset[str],
 ) -> str | None:
-    """Why the value would depend on anything but the record; None when it does not."""
-    # Both with and without parentheses: `1), (2` parses in them, `a AS b` only without.
+    """Return why an expression depends on more than the record; None if it does not."""
+    # Parse with and without parentheses: `1), (2` parses inside them, `a AS b` only without.
     for query in (f"SELECT {expression}", f"SELECT ({expression}\n)"):
         tree = _parsed(connection, query)
         if tree.get("error"):
@@ -115,7 +119,7 @@ def _purity(
             return f"a {kind.lower()} looks at more than one record"
         name = str(node.get("function_name", "")).lower()
         if kind == "COLUMN_REF" and len(node["column_names"]) == 1:
-            # A keyword such as current_date is parsed as a column.
+            # DuckDB parses a keyword such as current_date as a column.
             name = str(node["column_names"][0]).lower()
             name = "" if name in columns else name
         if name in forbidden:
@@ -124,7 +128,7 @@ def _purity(
 
 
 def _parsed(connection: DuckDBPyConnection, query: str) -> dict[str, Any]:
-    # Never a bound parameter: DuckDB imports pandas for the first one, which takes a second.
+    # No bound parameter: the first one makes DuckDB import pandas, which takes a second.
     row = connection.execute(f"SELECT json_serialize_sql({_quoted(query)})").fetchone()
     tree: dict[str, Any] = json.loads(row[0]) if row else {}
     return tree
@@ -141,7 +145,10 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 @cache
 def _forbidden_functions() -> frozenset[str]:
-    """Functions of more than one record, or of more than the record; the same for all contracts."""
+    """Return the functions that depend on more than the record; the same for all contracts.
+
+    These are aggregates, scalar functions that are not consistent, and clocks.
+    """
     import duckdb
 
     with duckdb.connect(config=_CONFIG) as connection:
@@ -159,7 +166,7 @@ def _forbidden_functions() -> frozenset[str]:
 def _bind(
     connection: DuckDBPyConnection, expression: str, table: str
 ) -> tuple[str | None, str | None]:
-    """The problem, if any, and else the SQL type of the expression."""
+    """Return a problem and None, or None and the SQL type of the expression."""
     import duckdb
 
     try:
@@ -203,7 +210,7 @@ def _quoted(text: str) -> str:
 
 
 def _message(error: Exception) -> str:
-    """DuckDB's message without its class and the quoted line."""
+    """Return DuckDB's message without the error class and the quoted line."""
     text = str(error).split("\n\nLINE ")[0]
     text = text.removeprefix("Binder Error: ").removeprefix("Invalid Input Error: ")
     return " ".join(text.split())

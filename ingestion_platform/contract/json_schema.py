@@ -1,7 +1,7 @@
-"""A contract as JSON Schema (2020-12) of the records that producers send, and an example of one.
+"""Describe the records that producers send as JSON Schema (2020-12), with an example record.
 
-It describes what the compiled contract accepts, for people and tools; records are validated by the
-contract itself. Rules over whole rows have no JSON Schema: they are in the description.
+The schema shows people and tools what the contract accepts; the contract itself validates records.
+JSON Schema cannot express rules over whole rows, so the description lists them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TYPES: dict[Kind, str | list[str]] = {
 
 
 def json_schema(contract: Contract) -> dict[str, Any]:
-    """The schema of one record as a producer sends it: derived fields are left out.
+    """Return the schema of a record as producers send it, without derived fields.
 
     Unknown fields are allowed, since the platform ignores them.
     """
@@ -55,7 +55,7 @@ def json_schema(contract: Contract) -> dict[str, Any]:
 
 
 def field_schema(field: Field) -> dict[str, Any]:
-    """The schema of one field's value, null included where the field is optional."""
+    """Return the schema of one field's value. An optional field may be null."""
     described = {"title": field.business_name, "description": _description(field)}
     schema: dict[str, Any] = {
         **{key: words for key, words in described.items() if words},
@@ -72,9 +72,9 @@ def field_schema(field: Field) -> dict[str, Any]:
 
 
 def example(contract: Contract) -> dict[str, Any]:
-    """A record that the contract accepts, made of its own examples and allowed values.
+    """Return a record that the contract accepts, built from its examples and allowed values.
 
-    Optional fields that have neither, or that would break a rule of the row, are left out.
+    Optional fields are left out if they have neither, or if they would break a row rule.
     """
     sent = tuple(f for f in contract.fields if f.derived is None)
     record = _example(sent)
@@ -88,7 +88,7 @@ def example(contract: Contract) -> dict[str, Any]:
 
 
 def _accepted(contract: Contract, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Those of the records that the contract accepts."""
+    """Yield the records that the contract accepts."""
     import duckdb
 
     query, examine = parse_query(contract, strict=False), Decoder(contract).examine
@@ -145,7 +145,7 @@ def _description(field: Field) -> str:
 
 
 def _meaning(field: Field) -> str:
-    """How a timestamp is sent."""
+    """Return in words how a timestamp is sent."""
     if is_epoch(field):
         unit = str(field.format).removeprefix("epoch_")
         return f"{unit.capitalize()} since 1970-01-01T00:00:00Z."
@@ -161,7 +161,7 @@ def _constraints(field: Field) -> dict[str, Any]:
         if not field.required:
             found["enum"].append(None)
     if field.kind in (Kind.DATE, Kind.TIME, Kind.TIMESTAMP) and not is_epoch(field):
-        # No `format`: it would demand a zone, and refuse what is read beside RFC 3339.
+        # No `format`: it would require a zone and reject accepted forms beyond RFC 3339.
         zone_needed = field.default_zone == NO_ZONE
         found["pattern"] = pattern(str(field.kind), zone_needed=zone_needed)
     if field.kind is Kind.INTEGER:
@@ -175,7 +175,7 @@ def _constraints(field: Field) -> dict[str, Any]:
 
 
 def _bounds(field: Field) -> dict[str, Any]:
-    # JSON Schema compares numbers only; the bounds of times are left to the contract.
+    # JSON Schema compares only numbers; the contract checks the bounds of times.
     if field.kind not in (Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL):
         return {}
     bounds = {
@@ -239,7 +239,7 @@ _ORDINARY: dict[Kind, Any] = {
 
 
 def _sent(field: Field, value: Any) -> Any:
-    """An allowed value as a producer sends it."""
+    """Return an allowed value as a producer sends it."""
     if not is_epoch(field):
         return plain(value)
     micros = micros_of(value)
@@ -248,7 +248,7 @@ def _sent(field: Field, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value of a contract as JSON has it."""
+    """Return a value of a contract as data that JSON can represent."""
     match value:
         case datetime() if value.tzinfo is not None:
             return value.isoformat().replace("+00:00", "Z")

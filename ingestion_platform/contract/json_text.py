@@ -1,4 +1,4 @@
-"""JSON text: minified, checked for depth, its keys listed. No value of a field is made here."""
+"""Minify JSON text, check its depth and list its keys, without creating field values."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ import msgspec
 import numpy as np
 
 MAX_DEPTH = 500
-"""Deeper records are rejected; far below where Python's own, varying, limit would decide."""
+"""Deeper records are rejected. This is far below Python's own recursion limit, which varies."""
 SHALLOW = 2 * MAX_DEPTH
-"""Bytes: what is shorter cannot be too deep."""
+"""Bytes: a JSON text of at most this size cannot be nested deeper than MAX_DEPTH."""
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 _SAMPLE = 64
-_AHEAD = np.isin(np.arange(256), list(b"{[,:"))  # white space behind one of these may be dropped
-_BEHIND = np.isin(np.arange(256), list(b"]},:"))  # and so may what stands ahead of one of these
+_AHEAD = np.isin(np.arange(256), list(b"{[,:"))  # white space after one of these may be dropped
+_BEHIND = np.isin(np.arange(256), list(b"]},:"))  # white space before one of these may be dropped
 
 minified = cast("Callable[[bytes | msgspec.Raw], bytes]", partial(msgspec.json.format, indent=-1))
-"""Return a JSON text without insignificant white space, every token as it was written.
+"""Return a JSON text without insignificant white space; every token stays as it was written.
 
-The syntax is checked as RFC 8259 says, except that strings may hold invalid UTF-8. Raises
-msgspec.DecodeError where it is not JSON, RecursionError where it is nested too deeply.
+The text must follow RFC 8259, except that strings may hold invalid UTF-8.
+
+Raises:
+    msgspec.DecodeError: the text is not JSON.
+    RecursionError: the text is nested too deeply.
 """
 
 
 def all_minified(texts: Sequence[bytes]) -> list[bytes]:
-    """Return what `minified` makes of each text; quick where most have nothing to remove."""
+    """Return each text minified, as `minified` does; fast if most have nothing to remove."""
     if _spaced(texts[:_SAMPLE]):
         return list(map(minified, texts))
     found = list(texts)
@@ -41,9 +44,9 @@ def all_minified(texts: Sequence[bytes]) -> list[bytes]:
 
 
 def _spaced(texts: Sequence[bytes]) -> list[int]:
-    """Return the places of the texts that may have insignificant white space.
+    """Return the indexes of the texts that may have insignificant white space.
 
-    Such space always stands beside a bracket, a comma or a colon; in a string it may, too.
+    Such space is always next to a bracket, a comma or a colon. Space inside a string may be, too.
     """
     characters = np.frombuffer(b"".join(texts), np.uint8)
     blanks = np.flatnonzero(characters[1:-1] <= ord(" ")) + 1  # JSON has no other control character
@@ -54,7 +57,7 @@ def _spaced(texts: Sequence[bytes]) -> list[int]:
 
 
 def check_depth(text: bytes) -> None:
-    """Raise RecursionError for a JSON text that is nested deeper than MAX_DEPTH."""
+    """Raise RecursionError if a JSON text is nested deeper than MAX_DEPTH."""
     if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
         return
     depth = 0
@@ -66,11 +69,11 @@ def check_depth(text: bytes) -> None:
 
 
 def object_keys(value: bytes | str) -> list[str]:
-    """Return the keys of a JSON object in order, with repetitions; none if it is not an object."""
+    """Return the keys of a JSON object in order, with repetitions; [] if it is not an object."""
     keys: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
-        # The outermost object is closed last, so its keys are those that stay.
+        # The outermost object closes last, so its keys replace those of nested objects.
         keys[:] = [key for key, _ in pairs]
 
     try:

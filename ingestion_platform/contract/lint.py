@@ -1,6 +1,6 @@
-"""All that is wrong with, or could be better in, contract files: for people, and for `make lint`.
+"""Report errors and warnings of contract files, for people and for `make lint`.
 
-Errors are those that loading raises; warnings are good practice that loading does not ask for.
+Errors are those that loading raises. Warnings are good practice that loading does not require.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ingestion_platform.contract.propose import PLACEHOLDER
 
 
 class Severity(StrEnum):
-    """Whether a finding stops the contract from being used."""
+    """Whether a finding prevents the use of the contract."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -27,7 +27,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: where, what, and what to do about it."""
+    """One line of the report: the place, the problem and the next action."""
 
     file: str
     element: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def lint(files: Iterable[Path]) -> list[Finding]:
-    """The findings of all files, in their order, errors of a file before its warnings."""
+    """Return the findings of all files in order; errors of a file come before its warnings."""
     findings: list[Finding] = []
     contracts: list[Contract] = []
     for file in files:
@@ -74,7 +74,7 @@ def _shared(contract: Contract, others: Iterable[Contract]) -> Iterator[Finding]
 
 
 def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
-    """Element, problem and action of what a reader of the contract would miss."""
+    """Yield element, problem and action for each thing that readers of the contract need."""
     if not contract.description:
         yield "description.purpose", "is missing", "say what the data is for"
     elif contract.description.startswith(PLACEHOLDER):
@@ -97,7 +97,10 @@ def _practice(contract: Contract) -> Iterator[tuple[str, str, str]]:
 
 
 def _zones(contract: Contract) -> Iterator[tuple[str, str, str]]:
-    """The columns whose times may come without a zone, which then are silently in UTC."""
+    """Yield element, problem and action for each timestamp without a declared default zone.
+
+    Its times without a zone are silently read as UTC.
+    """
     for element, field in elements(contract.fields, "schema[0].properties"):
         sent = field.kind is Kind.TIMESTAMP and field.derived is None and not is_epoch(field)
         if sent and not field.zone_declared:

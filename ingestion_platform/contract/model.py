@@ -1,7 +1,7 @@
 """The contract as plain data: fields, rules and service levels of one stream.
 
-Built from an ODCS file by `odcs`, read by everything that derives something from a contract.
-No parsing of files and no target format lives here.
+`odcs` builds it from an ODCS file. Schemas, decoders, SQL and exports are derived from it in other
+modules, so this one has no parsing and no target format.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Field:
 
     name: str
     kind: Kind
-    previous_names: tuple[str, ...] = ()  # under which tables, and older records, may have it
+    previous_names: tuple[str, ...] = ()  # its former names in tables and older records
     required: bool = False
     description: str = ""
     business_name: str = ""
@@ -53,11 +53,11 @@ class Field:
     unique_items: bool = False
     pattern: str | None = None  # the whole value must match (RE2 syntax)
     format: str | None = None  # string: uuid, email…; timestamp: sent as a number of times.EPOCHS
-    default_zone: str = "UTC"  # of timestamps sent without one: a tz name, or times.NO_ZONE
+    default_zone: str = "UTC"  # zone of timestamps sent without one: a tz name, or times.NO_ZONE
     zone_declared: bool = False  # whether the contract names that zone
     allowed: tuple[Any, ...] = ()
     derived: str | None = None  # SQL over the other fields; the producer does not send it
-    default: str | None = None  # "now": HTTP and Python sources fill it; no validate knows of it
+    default: str | None = None  # "now": HTTP and Python sources fill it in; validation ignores it
     classification: str = ""
     fields: tuple[Field, ...] = ()  # of an OBJECT
     item: Field | None = None  # of an ARRAY
@@ -65,7 +65,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule over a whole row: a SQL expression (DuckDB dialect) that is never false.
+    """A rule over a whole row: a SQL expression (DuckDB dialect) that must not be false.
 
     NULL passes, as in a SQL CHECK constraint.
     """
@@ -77,7 +77,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a record of one stream is, and what is promised about it."""
+    """The records of one stream (fields, rules, table) and the service levels promised for them."""
 
     id: str
     name: str
@@ -93,16 +93,17 @@ class Contract:
     rules: tuple[Rule, ...] = ()
     primary_key: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
-    quarantine_share: float = 0.0  # more than this share of a slice in quarantine fails the check
+    quarantine_share: float = 0.0  # a larger share of a slice in quarantine fails the check
     freshness_seconds: float | None = None
     file: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when, and only when, the treatment of a record may.
+        """Sixteen hex digits that change if and only if the processing of a record may change.
 
-        Prose (descriptions, owners, tags, examples), service levels and what sources fill in are
-        left out."""
+        Prose (descriptions, owners, tags, examples), service levels and the values that sources
+        fill in are left out.
+        """
         essence = {
             "fields": [_essence(f) for f in self.fields],
             "rules": [(r.name, r.expression) for r in self.rules],
@@ -113,10 +114,10 @@ class Contract:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def column(self, name: str) -> Field:
-        """The top-level field of that name.
+        """Return the top-level field of that name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the contract has no such field.
         """
         for candidate in self.fields:
             if candidate.name == name:
@@ -125,7 +126,7 @@ class Contract:
 
 
 _PROSE = {"description", "business_name", "examples", "classification", "default", "zone_declared"}
-_UNLESS = {"previous_names": (), "default_zone": "UTC"}  # came later: left out where plain
+_UNLESS = {"previous_names": (), "default_zone": "UTC"}  # added later: left out at these values
 
 
 def _essence(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Reading an ODCS file (v3.1.0, v3.2.0) into a contract, refusing what the platform cannot keep.
+"""Read an ODCS file (v3.1.0, v3.2.0) into a contract; reject what the platform cannot fulfil.
 
-Properties, quality checks and SQL are each read in a module of their own beside this one.
+Separate modules read properties, quality checks and SQL.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _NOT_KEYS = {Kind.JSON, Kind.OBJECT, Kind.ARRAY, Kind.NUMBER}
 
 
 def load_contract(file: Path) -> Contract:
-    """The contract in an ODCS file.
+    """Return the contract in an ODCS file.
 
     Raises:
-        ContractProblems: a ContractError with everything the file says that is not ODCS, is
-            contradictory, or cannot be kept by the platform.
+        ContractProblems: the file is not ODCS, contradicts itself, or declares what the platform
+            cannot fulfil. This ContractError lists all problems of the file.
     """
     problems = Problems(str(file))
     raw = _read(file, problems)
@@ -75,7 +75,7 @@ def _read(file: Path, problems: Problems) -> dict[str, Any]:
 
 
 def _yaml_loader() -> Any:
-    """A safe loader that keeps dates as they are written and refuses a key given twice."""
+    """Return a safe loader that keeps dates as text and rejects duplicate keys."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -111,7 +111,7 @@ def _document(raw: dict[str, Any], problems: Problems) -> OpenDataContractStanda
 
 
 def _check_keys(model: type[BaseModel], data: Any, at: str, problems: Problems) -> None:
-    """Add a problem for each key that the standard does not know; Pydantic ignores them."""
+    """Add a problem for each key that the standard does not define, since Pydantic ignores it."""
     members = dict(_members(model))
     for key, value in data.items():
         here = f"{at}.{key}" if at else str(key)
@@ -131,7 +131,7 @@ def _members(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
 
 
 def _inner(annotation: Any, value: Any, at: str) -> Iterator[tuple[type[BaseModel], Any, str]]:
-    """The models that `value` is read into, each with its part of the value and its path."""
+    """Yield each model that `value` is read into, with its part of the value and its path."""
     if get_origin(annotation) in (Union, types.UnionType):
         for option in get_args(annotation):
             yield from _inner(option, value, at)
@@ -265,7 +265,7 @@ def _table_rules(
             problem = f"the name {rule.name!r} is taken by {names[rule.name]}"
             problems.add(f"{here}.name", problem, action="give each rule a name of its own")
         names[rule.name] = here
-    if fields:  # without all columns every expression would seem wrong
+    if fields:  # with columns missing, valid expressions would fail
         check_expressions(fields, placed, "schema[0].properties", problems)
     return tuple(rule for _, rule in placed)
 
@@ -280,7 +280,7 @@ def _stream(document: OpenDataContractStandard, file: Path, problems: Problems) 
 
 
 def _owner(document: OpenDataContractStandard) -> str:
-    """The team's name, or else the member whose role is owner, or else the first one."""
+    """Return the team's name, else its current member in the role owner, else the first one."""
     team = document.team
     if team is None:
         return ""
@@ -300,7 +300,7 @@ def _key(
     fields: tuple[Field, ...] | None,
     problems: Problems,
 ) -> tuple[str, ...]:
-    """The columns of the primary key, or those that partition the table, by their positions."""
+    """Return the columns of the primary key or of the partitioning, ordered by position."""
     flag, place = (
         ("primaryKey", "primaryKeyPosition")
         if key == "primaryKey"

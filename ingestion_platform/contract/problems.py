@@ -1,4 +1,4 @@
-"""Collecting what is wrong with a contract file, so that its author sees all of it at once."""
+"""Collect the problems of a contract file, so that its author sees all of them at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ingestion_platform.errors import ContractError, PlatformError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to mend: where (path of the element in the file), what, and how."""
+    """One problem: where (path of the element in the file), what, and how to fix it."""
 
     element: str
     problem: str
@@ -19,7 +19,7 @@ class Problem:
 
 
 class ContractProblems(ContractError):
-    """Everything that was found wrong in one contract file; `problems` has at least one item."""
+    """All problems of one contract file; `problems` is not empty."""
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
         first = problems[0]
@@ -35,27 +35,27 @@ class ContractProblems(ContractError):
 
 @dataclass
 class Problems:
-    """The problems of one file so far."""
+    """The problems found in one file so far."""
 
     file: str
     found: list[Problem] = field(default_factory=list)
 
     def add(self, element: str, problem: str, *, action: str) -> None:
-        """Note a problem; reading goes on."""
+        """Add a problem without stopping."""
         self.found.append(Problem(element, problem, action))
 
     def raise_if_any(self) -> None:
-        """Stop here when something was noted.
+        """Raise an error if any problem was added.
 
         Raises:
-            ContractProblems: with all that was noted.
+            ContractProblems: with all problems that were added.
         """
         if self.found:
             raise ContractProblems(self.file, self.found)
 
 
 def suggestion(wrong: str, valid: Iterable[str]) -> str:
-    """The next action for a misspelled name: the nearest valid one, or all there are."""
+    """Return the next action for a misspelled name: use the nearest valid name, or one of all."""
     names = sorted(valid)
     lowered = {name.lower(): name for name in names}
     near = get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.6)

@@ -1,6 +1,6 @@
-"""ODCS properties as fields: types, constraints, allowed values and examples, at any depth.
+"""Read ODCS properties as fields: types, constraints, allowed values and examples, at any depth.
 
-What a whole contract says (keys, rules, service levels) is read in `odcs`.
+`odcs` reads what concerns the whole contract: keys, rules and service levels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NOW = "now"  # the only value of the custom property `default`
-ITEM = "element"  # the name of an array's item, as Iceberg and Parquet have it
+ITEM = "element"  # the name of an array's item, as in Iceberg and Parquet
 _BOUNDS = {
     "minimum": "minimum",
     "maximum": "maximum",
@@ -50,7 +50,7 @@ _OPTIONS = {
 _32, _64 = {"bits": 32}, {"bits": 64}
 _WALL, _INSTANT = {"zoned": False}, {"zoned": True}
 _EXACT, _OPEN = {"kind": Kind.DECIMAL}, {"kind": Kind.JSON}
-# What each physical type says beyond the logical one.
+# What each physical type adds to the logical type.
 _PHYSICAL: dict[str, dict[str, dict[str, Any]]] = {
     "string": {"string": {}, "text": {}, "varchar": {}, "char": {}, "uuid": {"format": "uuid"}},
     "integer": {
@@ -104,7 +104,7 @@ _SCALARS = set(Kind) - {Kind.JSON, Kind.OBJECT, Kind.ARRAY}
 
 @dataclass
 class Reading:
-    """What has been gathered from one file while its properties are read."""
+    """The problems and rules found so far while the properties of one file are read."""
 
     problems: Problems
     api_version: str
@@ -112,12 +112,12 @@ class Reading:
 
 
 def labelled(at: str, index: int, name: str | None) -> str:
-    """The path of an item of a list, with the item's name for the reader's eye."""
+    """Return the path of an item of a list, with the item's name to help readers."""
     return f"{at}[{index}] ({name})" if name else f"{at}[{index}]"
 
 
 def elements(fields: tuple[Field, ...], at: str) -> Iterator[tuple[str, Field]]:
-    """Every field with its path, nested ones after the field that holds them."""
+    """Yield every field with its path; nested fields follow the field that holds them."""
     for i, each in enumerate(fields):
         yield from _within(each, labelled(at, i, each.name))
 
@@ -132,7 +132,7 @@ def _within(each: Field, here: str) -> Iterator[tuple[str, Field]]:
 def fields_of(
     properties: list[SchemaProperty] | None, at: str, reading: Reading, *, nested: bool = False
 ) -> tuple[Field, ...] | None:
-    """The fields of a list of properties; None when the type of one is not known."""
+    """Return the fields of a list of properties; None if the type of any is unknown."""
     _check_names(properties or [], at, reading.problems)
     _check_previous_names(properties or [], at, reading.problems)
     fields = [
@@ -144,9 +144,9 @@ def fields_of(
 
 
 def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -> Field | None:
-    """One property as a field; None when its type is not known.
+    """Return a property as a field; None if its type is unknown.
 
-    Everything that is wrong or not supported is noted in `reading.problems`.
+    Adds a problem to `reading.problems` for everything that is invalid or not supported.
     """
     problems = reading.problems
     _reject_unsupported(prop, at, nested, reading)
@@ -157,7 +157,7 @@ def field_of(prop: SchemaProperty, at: str, reading: Reading, *, nested: bool) -
     if kind is None or parts is None:
         return None
     if nested and kind["kind"] is Kind.DECIMAL:
-        # A decoder bounds a decimal inside by nothing; the column would round what is too fine.
+        # The decoder does not check nested decimals, so the column would round excess digits.
         problems.add(
             f"{at}.physicalType",
             "a decimal inside an object or array would not be checked for its scale",
@@ -218,7 +218,7 @@ def _with_default(
 
 
 def _previous_names(prop: SchemaProperty) -> tuple[str, ...]:
-    """What the custom property `previousNames` lists; its form is checked apart."""
+    """Return the names that the custom property `previousNames` lists, without checking them."""
     for _, custom in of_name(prop.customProperties, PREVIOUS_NAMES):
         if isinstance(custom.value, list):
             return tuple(name for name in custom.value if isinstance(name, str))
@@ -226,7 +226,7 @@ def _previous_names(prop: SchemaProperty) -> tuple[str, ...]:
 
 
 def _check_previous_names(properties: list[SchemaProperty], at: str, problems: Problems) -> None:
-    """Previous names are plain, and nobody else's among the properties beside it."""
+    """Add a problem for each previous name that is not plain or that a sibling property has."""
     taken = {(prop.name or "").lower(): prop.name for prop in properties}
     for i, prop in enumerate(properties):
         for j, custom in of_name(prop.customProperties, PREVIOUS_NAMES):
@@ -289,7 +289,7 @@ def _reject_unsupported(prop: SchemaProperty, at: str, nested: bool, reading: Re
 
 
 def _kind(prop: SchemaProperty, at: str, problems: Problems) -> dict[str, Any] | None:
-    """Kind, bits, precision, scale and what else the two types say; None when it is unknown."""
+    """Return kind, bits, precision, scale and the like from both types; None if unknown."""
     logical = prop.logicalType
     if logical == "map":
         problems.add(
@@ -345,7 +345,7 @@ def _decimal(
 
 
 def _parts(prop: SchemaProperty, kind: Kind, at: str, reading: Reading) -> dict[str, Any] | None:
-    """Nested fields or the item; None when one of theirs is not known."""
+    """Return the nested fields or the item; None if the type of any is unknown."""
     if prop.properties and kind is not Kind.OBJECT:
         problem = f"a {kind} has no properties"
         reading.problems.add(
@@ -376,7 +376,7 @@ def _with_options(each: Field, prop: SchemaProperty, at: str, problems: Problems
         action = suggestion(key, _OPTIONS[logical])
         problems.add(f"{at}.{key}", f"is not an option of {logical}", action=action)
     known = {k: v for k, v in options.items() if k in _OPTIONS[logical] and v is not None}
-    # Bounds last: what they mean may depend on the format and the zone.
+    # Bounds last: their meaning may depend on the format and the zone.
     for key, value in sorted(known.items(), key=lambda pair: pair[0] in _BOUNDS):
         here = f"{at}.{key}"
         if key in _BOUNDS:

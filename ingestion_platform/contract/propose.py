@@ -1,7 +1,7 @@
-"""A contract proposed from sample records: what their values are, as an ODCS document.
+"""Propose a contract, an ODCS document, from sample records.
 
-Data in, document out: reading samples and writing files is the command line's. What no value can
-tell (meaning, owner, freshness) is left as a placeholder for people.
+The input and the output are plain data; the command line reads samples and writes files. People
+fill in the placeholders for what values do not show: meaning, owner and freshness.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ingestion_platform.contract.properties import IDENTIFIER
 from ingestion_platform.contract.times import read_date, read_timestamp
 
 PLACEHOLDER = "DESCRIBE:"
-"""How a description starts that nobody has written yet."""
+"""Prefix of a description that has still to be written."""
 QUARANTINE_SHARE = 0.05
 
-_MAX_DEPTH = 8  # objects and arrays within each other; deeper ones stay open
-_FEW_KEYS = 8  # an object with no more keys than these is never taken for a map
+_MAX_DEPTH = 8  # levels of nested objects and arrays; deeper ones stay open
+_FEW_KEYS = 8  # an object with at most this many keys is never treated as a map
 _MAX_ENUM = 10
-_SEEN_EACH = 5  # times that a value of an enumeration is seen on average, at least
+_SEEN_EACH = 5  # minimum of the average count of an enumeration's values
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -36,7 +36,7 @@ Property = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An ODCS document, and the top-level fields that it leaves out, each with the reason."""
+    """An ODCS document, and the reason for each top-level field that it leaves out, by name."""
 
     document: dict[str, Any]
     left_out: Mapping[str, str]
@@ -45,10 +45,10 @@ class Proposal:
 def propose(
     stream: str, domain: str, records: Sequence[Mapping[str, Any]], *, text: bool = False
 ) -> Proposal:
-    """A contract that all of these records fulfil.
+    """Propose a contract that all of these records fulfil.
 
-    `records` are decoded JSON objects; with `text` their values are strings or None, as a CSV
-    file has them. A field that no type can hold in all records is left out, and so ignored.
+    `records` are decoded JSON objects. With `text` their values are strings or None, as in a CSV
+    file. A field is left out, and so ignored, if no type fits its values in all records.
 
     Raises:
         ValueError: there are no records, or no field could be declared.
@@ -74,7 +74,7 @@ def propose(
 
 
 def table_name(stream: str, domain: str) -> str:
-    """The bronze table of a stream: its name, with the domain before it."""
+    """Return the bronze table of a stream: its name, prefixed by the domain if it is not yet."""
     return stream if stream.split("_")[0] == domain else f"{domain}_{stream}"
 
 
@@ -111,7 +111,7 @@ def _document(stream: str, domain: str, properties: list[Property]) -> dict[str,
 
 
 def _columns(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The values that are not null, by field, in the order of first appearance."""
+    """Return the non-null values of each field, with fields in the order of first appearance."""
     columns: dict[str, list[Any]] = {}
     for record in records:
         for name, value in record.items():
@@ -122,7 +122,7 @@ def _columns(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _unnameable(names: Iterable[str]) -> dict[str, str]:
-    """Names that no column can have, with the reason."""
+    """Return the names that no column can have, each with the reason."""
     found: dict[str, str] = {}
     seen: dict[str, str] = {}
     for name in names:
@@ -145,7 +145,7 @@ def _described(name: str, typed: Property, values: list[Any], owners: int) -> Pr
 
 
 def _typed(values: list[Any], text: bool = False, depth: int = 0) -> Property | None:
-    """The type that holds all values (none of them null), None when there is none."""
+    """Return the type that holds all values (none of them null); None if there is none."""
     if text:
         values = _spelled(values)
     kinds = {type(value) for value in values}
@@ -165,7 +165,10 @@ def _typed(values: list[Any], text: bool = False, depth: int = 0) -> Property | 
 
 
 def _spelled(values: list[str]) -> list[Any]:
-    """Strings as the values that they all spell; a number with a zero ahead is a code."""
+    """Return the booleans or numbers that all strings spell, else the strings.
+
+    A number with a leading zero is a code and stays a string.
+    """
     readings: list[tuple[Callable[[str], object], Callable[[str], Any]]] = [
         (lambda v: v.lower() in ("true", "false"), lambda v: v.lower() == "true"),
         (lambda v: _INTEGER.fullmatch(v) and -(2**63) <= int(v) < 2**63, int),
@@ -201,7 +204,7 @@ def _string(values: list[str]) -> Property:
         return {"logicalType": "string", **options, "examples": [values[0]]}
     if all(map(_EMAIL.fullmatch, values)):
         options = {"logicalTypeOptions": {"format": "email"}}
-        # An address of the sample is somebody's.
+        # A sampled address is personal data.
         example = {"classification": "PII", "examples": ["name@example.org"]}
         return {"logicalType": "string", **options, **example}
     if all(map(_is_timestamp, values)):
@@ -232,7 +235,7 @@ def _reads(read: Callable[[str], object], value: str) -> bool:
 
 
 def _few(values: list[str]) -> list[str]:
-    """The distinct values when they look like an enumeration, else none."""
+    """Return the distinct values if they look like an enumeration, else []."""
     distinct = sorted(set(values))
     if len(distinct) > min(_MAX_ENUM, len(values) // _SEEN_EACH):
         return []
@@ -240,7 +243,7 @@ def _few(values: list[str]) -> list[str]:
 
 
 def _object(values: list[dict[str, Any]], depth: int) -> Property:
-    """Declared fields when the objects are alike, else an open object."""
+    """Return an object with declared fields if the objects are alike, else an open object."""
     columns = _columns(values)
     given = sum(map(len, values))
     like_a_map = len(columns) > _FEW_KEYS and given < len(columns) * len(values) / 2
@@ -256,14 +259,14 @@ def _object(values: list[dict[str, Any]], depth: int) -> Property:
 
 
 def _array(values: list[list[Any]], depth: int) -> Property:
-    """An array of the items' type, open when they have none in common."""
+    """Return an array of the items' type; an open array if they have no common type."""
     items = [item for value in values for item in value if item is not None]
     typed = _typed(items, depth=depth + 1) if items and depth < _MAX_DEPTH else None
     return dict(_OPEN_ARRAY) if typed is None else {"logicalType": "array", "items": typed}
 
 
 def _mark_key(properties: list[Property], columns: Mapping[str, list[Any]], stream: str) -> None:
-    """Make the first field that is named like an id, and unique, the primary key."""
+    """Make the first unique field with the name of an id the primary key."""
     nouns = {word.rstrip("s") for word in (stream, *stream.lower().split("_"))}
 
     def rank(each: Property) -> int:
@@ -286,7 +289,7 @@ def _mark_key(properties: list[Property], columns: Mapping[str, list[Any]], stre
 
 
 def _mark_partition(properties: list[Property]) -> None:
-    """Partition by a date of the event: one that is there, or that of a timestamp."""
+    """Partition by the date of the event: an existing date field, or one from a timestamp."""
     dates = _of_events(properties, "date")
     times = _of_events(properties, "timestamp")
     plain = [each for each in dates if each["name"].lower() in ("date", "day", "event_date")]
@@ -298,7 +301,7 @@ def _mark_partition(properties: list[Property]) -> None:
 
 
 def _of_events(properties: list[Property], kind: str) -> list[Property]:
-    """Fields of a kind that every record has and that may say when it happened."""
+    """Return the required fields of a kind that may hold the time of the event."""
     return [
         each
         for each in properties

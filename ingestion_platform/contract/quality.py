@@ -1,4 +1,4 @@
-"""ODCS quality checks, as far as each can be decided for one record: constraints and row rules.
+"""Read the ODCS quality checks that apply to a single record: constraints and row rules.
 
 Checks over many rows (uniqueness, row counts) belong to dbt tests and are rejected by name.
 """
@@ -36,12 +36,12 @@ _READ = {
     "library": {"metric", "rule", "arguments", *_OPERATORS},
     "custom": {"engine", "implementation"},
 }
-"""The keys, beside those that only describe a check, that are read of each type."""
+"""The keys that are read for each type of check, besides those that only describe it."""
 
 
 @dataclass
 class Quality:
-    """What the checks of one element amount to; `rules` pairs each rule with its element."""
+    """The combined checks of one element; `rules` pairs each rule with its path."""
 
     required: bool = False
     allowed: list[Any] | None = None
@@ -52,9 +52,10 @@ class Quality:
 def read_quality(
     checks: list[DataQuality] | None, at: str, problems: Problems, column: str | None
 ) -> Quality:
-    """The checks of the element at path `at`; `column` is its top-level column, if it is one.
+    """Return the combined checks of the element at path `at`.
 
-    Checks that need more than one record, or another engine, are noted in `problems`.
+    `column` is the element's name if it is a top-level column, else None. Adds a problem for each
+    check that needs more than one record or another engine.
     """
     quality = Quality()
     for i, check in enumerate(checks or ()):
@@ -79,7 +80,7 @@ def read_quality(
 
 
 def _check_keys(check: DataQuality, kind: str, here: str, problems: Problems) -> bool:
-    """Add a problem for each key that checks of this type do not read; return whether all are."""
+    """Return whether the platform reads all keys of a check; add a problem for each other key."""
     known = len(problems.found)
     if kind != "text" and check.severity not in (None, "error"):
         problems.add(

@@ -1,7 +1,7 @@
-"""Why a record is rejected: the vocabulary of codes, and a reason as plain data.
+"""Reasons for which records are rejected: their codes, and a reason as plain data.
 
-Reasons are given by the decoder, the contract's SQL and the readers of files; quarantine, the HTTP
-API, reports and metrics pass them on. Nothing depends on the text of a message.
+The decoder, the contract's SQL and the readers of files create reasons. Quarantine, the HTTP API,
+reports and metrics pass them on. No code depends on the text of a message.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from enum import StrEnum
 from typing import Any, Final
 
 RECORD: Final = "value"
-"""The field of a reason that is against the record as a whole."""
+"""The `field` of a reason against the whole record."""
 SHOWN: Final = 80
-"""Characters of an offending value that a reason keeps."""
+"""Maximum number of characters of an invalid value that a reason keeps."""
 RULE: Final = "rule."
-"""How the codes of a contract's own rules begin; the name of the rule follows."""
+"""Prefix of the code of a contract's own rule; the name of the rule follows."""
 
 
 class Code(StrEnum):
-    """What is wrong with a record or a field; constraints have the names of JSON Schema."""
+    """What is wrong with a record or a field. Constraints have their names in JSON Schema."""
 
     REQUIRED = "required"
     TYPE = "type"
@@ -85,7 +85,7 @@ MEANINGS: Final[dict[str, str]] = {
     Code.DELIVERY: "HTTP API only: the broker did not acknowledge the record.",
     f"{RULE}<name>": "A rule of the contract is broken: a SQL expression under `quality`.",
 }
-"""What each code means, in the order of the documentation."""
+"""The meaning of each code, in the order of the documentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ class Reason:
     """One reason against a record.
 
     `field` is a top-level field, RECORD, or None for a rule over the whole row. `message` is the
-    same for all records with that fault; `value` is what was found, cut to SHOWN characters, None
-    where there is nothing to show.
+    same for all records with that fault. `value` is the invalid value, cut to SHOWN characters, or
+    None if there is no value to show.
     """
 
     code: str
@@ -109,14 +109,14 @@ class Reason:
 
     @property
     def label(self) -> str:
-        """Field and message, without the value: what reasons are counted by."""
+        """Field and message without the value. Reasons are counted by label."""
         return f"{self.subject}: {self.message}"
 
     def __str__(self) -> str:
         return self.label if self.value is None else f"{self.label} (is {self.value})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the members of `schemas.reasons_type`."""
+        """Return the reason as the members of `schemas.reasons_type`."""
         return asdict(self)
 
     def to_json(self) -> str:
@@ -125,23 +125,23 @@ class Reason:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Reason:
-        """Return the reason of JSON text that `to_json` wrote."""
+        """Return the reason from JSON text that `to_json` wrote."""
         return cls(**json.loads(text))
 
 
 def label_sql(reason: str) -> str:
-    """Return the DuckDB expression for the label of a reason, a struct that `reason` names."""
+    """Return the DuckDB expression of a reason's label; `reason` is the SQL of its struct."""
     rule = f"'rule ' || {reason}.code[{len(RULE) + 1}:]"
     return f"coalesce({reason}.field, {rule}) || ': ' || {reason}.message"
 
 
 def reasons_of(cell: list[dict[str, Any]] | None) -> tuple[Reason, ...]:
-    """Return the reasons in a cell of a column of reasons."""
+    """Return the reasons in one cell of a reasons column."""
     return tuple(Reason(**each) for each in cell or ())
 
 
 class InvalidValue(ValueError):
-    """A value that is not what a field needs; `code` says in which respect."""
+    """A value that is invalid for a field; `code` names the failed check."""
 
     def __init__(self, message: str, code: Code = Code.TYPE) -> None:
         super().__init__(message)

@@ -1,6 +1,6 @@
-"""Table schemas derived from a contract: Arrow, Iceberg (bronze and quarantine), DuckDB types.
+"""Derive table schemas from a contract: Arrow, Iceberg (bronze and quarantine), DuckDB types.
 
-One column order everywhere: the contract's fields, then the platform's columns.
+The column order is the same everywhere: the contract's fields, then the platform's columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyiceberg.schema import Schema
     from pyiceberg.types import IcebergType
 
-_FIRST_PARTITION_ID = 1000  # where Iceberg starts to number partition fields
+_FIRST_PARTITION_ID = 1000  # Iceberg numbers partition fields from here
 _DOCS = {
     c.INGEST_DATE: "UTC day of the record in its log",
     c.TOPIC_ID: "topic id of the log that held the record",
@@ -38,7 +38,7 @@ _DOCS = {
 
 
 def reasons_type() -> pa.DataType:
-    """Return the Arrow type of a list of reasons, each a struct as `reasons.Reason`."""
+    """Return the Arrow type of a list of reasons: structs with the members of `reasons.Reason`."""
     import pyarrow as pa
 
     members = [pa.field(name, pa.string()) for name in ("code", "field", "message", "value")]
@@ -46,7 +46,7 @@ def reasons_type() -> pa.DataType:
 
 
 def duckdb_type(field: Field) -> str:
-    """The DuckDB type of a field's column, as SQL; JSON is text."""
+    """Return the DuckDB type of a field's column, as SQL. JSON is text."""
     match field.kind:
         case Kind.INTEGER:
             return "INTEGER" if field.bits == 32 else "BIGINT"
@@ -68,7 +68,10 @@ def duckdb_type(field: Field) -> str:
 
 
 def arrow_type(field: Field) -> pa.DataType:
-    """The Arrow type of a field's column; JSON is text, timestamps and times are microseconds."""
+    """Return the Arrow type of a field's column.
+
+    JSON is text; timestamps and times are in microseconds.
+    """
     import pyarrow as pa
 
     match field.kind:
@@ -90,46 +93,49 @@ def arrow_type(field: Field) -> pa.DataType:
 
 
 def arrow_schema(contract: Contract) -> pa.Schema:
-    """The contract's columns in Arrow, all nullable, without the platform's own."""
+    """Return the contract's columns in Arrow, all nullable, without the platform's columns."""
     import pyarrow as pa
 
     return pa.schema([pa.field(f.name, arrow_type(f)) for f in contract.fields])
 
 
 def bronze_arrow_schema(contract: Contract) -> pa.Schema:
-    """The columns of the bronze table in Arrow: the contract's, then the platform's."""
+    """Return the columns of the bronze table in Arrow: the contract's, then the platform's."""
     import pyarrow as pa
 
     return pa.schema([*arrow_schema(contract), *_platform_columns(c.BRONZE_COLUMNS)])
 
 
 def quarantine_arrow_schema() -> pa.Schema:
-    """The columns of every quarantine table in Arrow."""
+    """Return the columns of every quarantine table in Arrow."""
     import pyarrow as pa
 
     return pa.schema(_platform_columns(c.QUARANTINE_COLUMNS))
 
 
 def iceberg_schema(contract: Contract) -> Schema:
-    """The schema of the bronze table; ids are those that creating the table will assign.
+    """Return the schema of the bronze table, with the ids that creating the table assigns.
 
-    All columns are optional, so that other engines may insert rows that name only some.
+    All columns are optional, so that other engines can insert rows that name only some columns.
     """
     return _iceberg(bronze_arrow_schema(contract), contract.fields)
 
 
 def quarantine_schema() -> Schema:
-    """The schema of every quarantine table; ids as for `iceberg_schema`."""
+    """Return the schema of every quarantine table, with ids as in `iceberg_schema`."""
     return _iceberg(quarantine_arrow_schema(), ())
 
 
 def partition_spec(contract: Contract) -> PartitionSpec:
-    """Identity partitions of the bronze table: the contract's, in its order, or by ingest date."""
+    """Return the identity partitions of the bronze table.
+
+    These are the contract's partition columns in order, or else the ingest date.
+    """
     return _identity(iceberg_schema(contract), contract.partition_by or (c.INGEST_DATE,))
 
 
 def quarantine_partition_spec() -> PartitionSpec:
-    """Quarantine tables are partitioned by ingest date."""
+    """Return the identity partition of every quarantine table: the ingest date."""
     return _identity(quarantine_schema(), (c.INGEST_DATE,))
 
 
@@ -188,7 +194,7 @@ def _iceberg(schema: pa.Schema, fields: tuple[Field, ...]) -> Schema:
         )
         for column in schema
     ]
-    # Creating a table numbers level by level; the same here, so that ids stay what they are.
+    # Creating a table assigns ids level by level; the same order here keeps the ids.
     return assign_fresh_schema_ids(Schema(*columns))
 
 

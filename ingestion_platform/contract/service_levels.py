@@ -1,4 +1,4 @@
-"""The service levels of a contract that the platform checks; all others are prose."""
+"""Read the service levels of a contract that the platform checks; all others are prose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _QUARANTINE = "quarantineshare"
 
 
 def check_names(promises: list[ServiceLevelAgreementProperty], problems: Problems) -> None:
-    """Note names that are nearly ours: the standard lets any name pass, as prose."""
+    """Add a problem for each name that nearly equals one of ours.
+
+    The standard allows any name, so a misspelled one would pass as prose.
+    """
     for i, promise in enumerate(promises):
         name = (promise.property or "").lower()
         ours = {_QUARANTINE: "quarantineShare", "freshness": "freshness", "latency": "latency"}
@@ -33,7 +36,7 @@ def check_names(promises: list[ServiceLevelAgreementProperty], problems: Problem
 
 
 def quarantine_share(promises: list[ServiceLevelAgreementProperty], problems: Problems) -> float:
-    """The tolerated share of quarantined records, 0 to 1; 0 when the contract promises none."""
+    """Return the tolerated share of quarantined records, 0 to 1; 0 if none is declared."""
     found = _sla(promises, {_QUARANTINE}, problems)
     if found is None:
         return 0.0
@@ -50,7 +53,7 @@ def quarantine_share(promises: list[ServiceLevelAgreementProperty], problems: Pr
 def freshness_seconds(
     promises: list[ServiceLevelAgreementProperty], problems: Problems
 ) -> float | None:
-    """How old the newest row may be, in seconds; None when the contract promises nothing."""
+    """Return the maximum age of the newest row, in seconds; None if none is declared."""
     found = _sla(promises, _FRESHNESS, problems)
     if found is None:
         return None
@@ -70,7 +73,10 @@ def freshness_seconds(
 def _sla(
     promises: list[ServiceLevelAgreementProperty], names: set[str], problems: Problems
 ) -> tuple[str, ServiceLevelAgreementProperty] | None:
-    """The promise of one of these names (in any case) and its path; at most one may be given."""
+    """Return path and service level of one of these names (in any case); None if there is none.
+
+    At most one may be given: adds a problem for each further one.
+    """
     given = [(i, p) for i, p in enumerate(promises) if (p.property or "").lower() in names]
     for i, promise in given[1:]:
         problem = f"{promise.property} is promised already"

@@ -1,7 +1,7 @@
-"""A contract as DuckDB queries: JSON text in, typed columns out, and the reasons against a row.
+"""Compile a contract to DuckDB queries: from JSON text to typed columns, and to reasons.
 
 The query expects records that the fast path of `decoder` accepted, so it may read leniently.
-Running it is done elsewhere.
+Other modules run it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from ingestion_platform.contract.reasons import RECORD, RULE, SHOWN, Code
 from ingestion_platform.contract.schemas import duckdb_type
 
 INPUT = "_batch"
-"""The relation the query reads; its columns are those of `input_schema`."""
+"""The relation that the query reads; `input_schema` has its columns."""
 EXACT = "_exact_"
 """Prefix of the columns that hold the exact texts of fields."""
 SLOW = "_slow"
-"""A column of its result: true of a record whose times the query may misread, so that it needs the
-slow path."""
+"""A result column: true if the query may misread the record's times.
+
+Such a record needs the slow path.
+"""
 REJECTED = "_rejected"
-"""The last column of its result: whether there is a reason against the row."""
+"""The last result column: whether there is a reason against the row."""
 REASONS = "_reasons"
-"""The only column of `reasons_query`: a list of reasons, structs as `reasons.Reason`."""
+"""The only column of `reasons_query`: a list of structs with the members of `reasons.Reason`."""
 
 FORMATS = {
     "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
@@ -40,23 +42,24 @@ FORMATS = {
     "ipv4": r"((25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(25[0-5]|2[0-4]\d|1?\d?\d)",
     "ipv6": r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
 }
-"""What a string of each format looks like (RE2, the whole value)."""
+"""The pattern of each string format (RE2; it must match the whole value)."""
 
-# What Python, and so the libraries that read the tables, can hold.
+# The range of Python's datetime, and so of the libraries that read the tables.
 _YEARS = (datetime.min, datetime.max)
 
-_MANY = 24  # allowed values
+_MANY = 24  # allowed values; longer lists are compared with NOT IN
 
-# What only a cast of a text can tell, with what is expected.
+# Kinds that are checked by casting their text, with the type's name in messages.
 _CAST = {Kind.DATE: "date", Kind.TIMESTAMP: "timestamp", Kind.TIME: "time"}
 
 
 def input_schema(contract: Contract) -> pa.Schema:
     """Return the columns that a contract's query reads.
 
-    `_value` is the record's JSON, `_broken` lists the fields that already have a reason (or is
-    NULL). The fields that `exact` reads follow, each a text (minified JSON, the digits of a decimal
-    as they were sent) or the microseconds since 1970 of a timestamp that is sent as a number.
+    `_value` is the record's JSON. `_broken` lists the fields that already have a reason, or is
+    NULL. A column follows for each field that `exact` reads: a text (minified JSON, or the digits
+    of a decimal as they were sent), or microseconds since 1970 for a timestamp that is sent as a
+    number.
     """
     texts = [f for f in contract.fields if exact_of(f)]
     return pa.schema(
@@ -71,8 +74,8 @@ def input_schema(contract: Contract) -> pa.Schema:
 def parse_query(contract: Contract, *, strict: bool) -> str:
     """Return the query of a contract: its columns in order, then SLOW and REJECTED.
 
-    The strict query is faster, and fails on a batch with a record that lacks a field or has a
-    duplicate key; the other one accepts such records.
+    The strict query is faster, but fails on a batch with a record that lacks a field or has a
+    duplicate key. The other query accepts such records.
     """
     sent = [f for f in contract.fields if f.derived is None]
     slow = " OR ".join(each for f in sent for each in _misread(f)) or "false"
@@ -89,7 +92,7 @@ FROM complete"""
 
 
 def reasons_query(contract: Contract) -> str:
-    """Return the query of every reason against each row; of a row without any, an empty list."""
+    """Return the query of all reasons against each row; the list of a valid row is empty."""
     structs = ",\n      ".join(
         f"CASE WHEN {fault.condition} THEN {_struct(fault)} END" for fault in _faults(contract)
     )
@@ -101,7 +104,7 @@ FROM complete"""
 
 
 def _typed_rows(contract: Contract, *, strict: bool) -> str:
-    """Return the relation `complete`: the input with all columns of the contract."""
+    """Return the SQL of the relation `complete`: the input with all columns of the contract."""
     sent = [f for f in contract.fields if f.derived is None]
     derived = [f for f in contract.fields if f.derived is not None]
     typed = ",\n    ".join(f"{_typed(f)} AS {quoted(f.name)}" for f in sent)
@@ -136,7 +139,7 @@ def _faults(contract: Contract) -> Iterator[Fault]:
 
 
 def _struct(fault: Fault) -> str:
-    """Return a reason as a SQL struct; the offending value is cut short."""
+    """Return a reason as a SQL struct, with the invalid value cut to SHOWN characters."""
     value = f"left(CAST({fault.value} AS VARCHAR), {SHOWN})" if fault.value else "NULL::VARCHAR"
     field = text(fault.field) if fault.field else "NULL::VARCHAR"
     return (
@@ -146,22 +149,26 @@ def _struct(fault: Fault) -> str:
 
 
 def structure(fields: list[Field]) -> str:
-    """The shape that DuckDB's `from_json` reads, as JSON text."""
+    """Return the structure for DuckDB's `from_json`, as JSON text."""
     return json.dumps({f.name: _shape(f, top=True) for f in fields})
 
 
 def quoted(name: str) -> str:
-    """A name as a SQL identifier."""
+    """Return a name as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:
-    """A string as a SQL literal."""
+    """Return a string as a SQL literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def value_literal(value: Any) -> str:
-    """A Python value of a contract (a bound, an allowed value) as a SQL literal."""
+    """Return a Python value of a contract (a bound, an allowed value) as a SQL literal.
+
+    Raises:
+        TypeError: the value's type has no SQL literal.
+    """
     match value:
         case bool():
             return "true" if value else "false"
@@ -186,14 +193,14 @@ def _shape(item: Field, *, top: bool) -> Any:
         case Kind.ARRAY:
             return [_shape(item.item, top=False)] if item.item else ["VARCHAR"]
         case Kind.JSON | Kind.DECIMAL if top:
-            return "NULL"  # read apart; named here, so that a second such key is noticed
+            return "NULL"  # read separately; named here so that a duplicate key is detected
         case Kind.DATE | Kind.TIMESTAMP | Kind.TIME if top:
             return "VARCHAR"
     return duckdb_type(item)
 
 
 def _typed(item: Field) -> str:
-    """Return the typed value of a top-level field, NULL where its text is none."""
+    """Return the SQL of a top-level field's typed value; NULL where its text is not a value."""
     sent = _sent(item)
     match item.kind:
         case Kind.DATE | Kind.TIME | Kind.DECIMAL:
@@ -201,11 +208,11 @@ def _typed(item: Field) -> str:
         case Kind.TIMESTAMP if is_epoch(item):
             return f"CAST(make_timestamp({sent}) AS {duckdb_type(item)})"
         case Kind.TIMESTAMP:
-            # Through an instant: an offset counts, and without one the session's UTC holds.
+            # Cast to an instant first: it applies an offset, or else the session's zone, UTC.
             zoned = f"TRY_CAST({sent} AS TIMESTAMPTZ)"
             if item.zoned:
                 return zoned
-            # A text of that length has no offset, and the calendar need not be asked.
+            # A text of that length has no offset, so the cast needs no time zone calendar.
             plain = f"strlen({sent}) = {len('2026-11-20 10:00:00')}"
             return (
                 f"CASE WHEN {plain} THEN TRY_CAST({sent} AS TIMESTAMP) "
@@ -219,14 +226,14 @@ def _sent(item: Field) -> str:
 
 
 class Fault(NamedTuple):
-    """A SQL condition that is true of a wrong row, and the reason that it is."""
+    """A SQL condition that is true for an invalid row, and the reason to report."""
 
     condition: str
     code: str
     field: str | None
     message: str
     value: str | None = None
-    """The SQL expression of the offending value."""
+    """The SQL expression of the invalid value."""
 
 
 def _type_faults(item: Field) -> Iterator[Fault]:
@@ -248,7 +255,8 @@ def _type_faults(item: Field) -> Iterator[Fault]:
 def _misread(item: Field) -> Iterator[str]:
     """Yield the conditions under which Python must read a text that the fast path accepted.
 
-    The text gives no value, has more digits than are stored, or has no zone and does not mean UTC.
+    The text gives no value or a year outside 1 to 9999, has more digits than are stored, or has no
+    zone while the field's default zone is not UTC.
     """
     sent, name = _sent(item), quoted(item.name)
     if item.kind not in _CAST or is_epoch(item):
@@ -267,25 +275,25 @@ def _misread(item: Field) -> Iterator[str]:
 
 
 def _digits_lost(item: Field, sent: str, name: str) -> str:
-    """Return the condition that casting a decimal's text rounded it."""
+    """Return the condition that is true if the cast of a decimal's text rounded it."""
     scale = item.scale or 0
     plain = text(rf"\.\d{{{scale}}}\d*[1-9]")
     wide = f"DECIMAL(38, {min(38, scale + 10)})"
-    # What is too large for the wider type has no digits that it could lose.
+    # A number that is too large for the wider type has no digits to lose.
     powers = f"coalesce(TRY_CAST({sent} AS {wide}) <> TRY_CAST({name} AS {wide}), false)"
     with_power = f"contains({sent}, 'e') OR contains({sent}, 'E')"
     return f"CASE WHEN {with_power} THEN {powers} ELSE regexp_matches({sent}, {plain}) END"
 
 
 def _value_faults(item: Field) -> Iterator[Fault]:
-    """Faults of a value of the top level; constraints inside nested ones are the decoder's."""
+    """Yield the faults of a top-level value; the decoder checks constraints inside nested ones."""
     name = quoted(item.name)
     if item.derived is not None and item.required:
         message = "cannot be derived, but is required"
         yield Fault(f"{name} IS NULL", Code.DERIVED, item.name, message)
     if item.allowed:
         values = [value_literal(v) for v in item.allowed]
-        # One by one where they are few: of a list to look in, DuckDB makes a join.
+        # Compare one by one if there are few: DuckDB turns NOT IN into a join.
         others = " AND ".join(f"{name} <> {v}" for v in values)
         if len(values) > _MANY:
             others = f"{name} NOT IN ({', '.join(values)})"
@@ -312,7 +320,7 @@ def _bound_faults(item: Field, name: str) -> Iterator[Fault]:
 
 
 def _text_faults(item: Field, name: str) -> Iterator[Fault]:
-    # Bytes are known at once, characters have to be counted: only where they can matter.
+    # strlen (bytes) is cheap; length counts characters, so it runs only where it can matter.
     low, high = item.min_length, item.max_length
     if low is not None:
         few = f"strlen({name}) < {4 * low} AND length({name}) < {low}"
@@ -332,7 +340,7 @@ def _text_faults(item: Field, name: str) -> Iterator[Fault]:
 
 def _repeated_items(item: Field, name: str) -> Iterator[Fault]:
     if item.unique_items:
-        # Distinct items are counted without nulls, of which one may be there.
+        # list_unique does not count nulls; one null is allowed.
         once = f"list_unique({name}) + least(1, len({name}) - list_count({name}))"
         message = "must not repeat an item"
         yield Fault(f"len({name}) <> {once}", Code.UNIQUE_ITEMS, item.name, message)

@@ -1,7 +1,7 @@
-"""Text as typed JSON, by a contract: for records whose values all came as strings, as CSV has them.
+"""Convert records whose values are all strings, as in CSV, to typed JSON by a contract.
 
-A string that spells a value of its field's type becomes that value; any other stays the string
-that it is, and is validated like a string in JSON. Dates and times are strings in JSON too.
+A string that spells a value of its field's type becomes that value. Any other string stays as it
+is and is validated like a string in JSON. Dates and times are strings in JSON too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
 def typed_query(contract: Contract, decimal: str = ".") -> str:
-    """The query of a contract: of `_value`, JSON objects of strings and nulls, typed JSON.
+    """Return the query that converts `_value`, JSON objects of strings and nulls, to typed JSON.
 
-    `decimal` stands ahead of the fraction of its numbers: `.` or `,`.
-
-    It keeps the order of the rows when one thread runs it.
+    `decimal` is the decimal separator of numbers in the input: `.` or `,`. The query keeps the
+    order of the rows when one thread runs it.
     """
     sent = [f for f in contract.fields if f.derived is None]
     shape = text(json.dumps({f.name: "VARCHAR" for f in sent}))
@@ -31,7 +30,7 @@ SELECT concat('{{', {pieces}, '}}') AS _value FROM read"""
 
 
 def _json(item: Field, decimal: str) -> str:
-    """The JSON text of one field's value."""
+    """Return the SQL of the JSON text of one field's value."""
     value = f"_j.{quoted(item.name)}"
     typed = (
         _fraction(value, decimal)
@@ -54,13 +53,16 @@ def _json(item: Field, decimal: str) -> str:
 def _fraction(value: str, decimal: str) -> str:
     if decimal == ".":
         return _number(value, _NUMBER)
-    # With a dot in it, a number is none: it may as well separate thousands.
+    # A text with a dot is not a number: the dot may separate thousands.
     dotted = f"CASE WHEN NOT contains({value}, '.') THEN replace({value}, ',', '.') END"
     return _number(dotted, _NUMBER)
 
 
 def _number(value: str, pattern: str) -> str:
-    """Digits as JSON writes them: no plus sign, no zeros ahead, some on both sides of the dot."""
+    """Return the SQL branch that rewrites a number of this pattern to JSON's syntax.
+
+    JSON has no plus sign and no leading zeros, and needs digits on both sides of the dot.
+    """
     plain = rf"regexp_replace({value}, '^\+?(-?)0*(\d)', '\1\2')"
     plain = rf"regexp_replace({plain}, '^\+?(-?)\.', '\1' || '0.')"
     plain = rf"regexp_replace({plain}, '\.([eE]|$)', '\1')"
@@ -68,5 +70,5 @@ def _number(value: str, pattern: str) -> str:
 
 
 def _nested(value: str, kind: str) -> str:
-    """An object or array stands in a cell as its JSON text."""
+    """Return the SQL branch for an object or array, whose cell holds its JSON text."""
     return f"WHEN json_valid({value}) AND json_type({value}) = '{kind}' THEN {value}"

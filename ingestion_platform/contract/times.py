@@ -1,6 +1,6 @@
-"""Dates and times as text, and epoch numbers: one function per kind, its text in, its value out.
+"""Read dates and times from text, and epoch numbers: one function per kind.
 
-What bounds and examples of a contract mean, and values of records from any source, is decided here.
+Bounds and examples of contracts, and values of records from all sources, are read here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ingestion_platform.contract.reasons import Code, InvalidValue
 _T = TypeVar("_T")
 
 NO_ZONE = "none"
-"""The default zone of a field that takes no time without a zone."""
+"""The default zone of a field that rejects times without a zone."""
 EPOCHS = {"epoch_seconds": 1_000_000, "epoch_millis": 1_000, "epoch_micros": 1}
-"""Formats of numbers that count since 1970 in UTC, with the microseconds of one."""
+"""Formats of numbers that count from 1970 in UTC, with the microseconds of one unit."""
 
 _EXTENDED = r"(\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?"
 _BASIC = r"(\d\d)(\d\d)(?:(\d\d)(?:[.,](\d+))?)?"
@@ -40,14 +40,14 @@ _YEARS = "must be of the years 1 to 9999 in UTC"
 
 
 def _open(pattern: str) -> str:
-    """The pattern without groups, as JSON Schema's dialect (ECMA 262) has it."""
+    """Return the pattern with non-capturing groups, for JSON Schema's dialect (ECMA 262)."""
     return re.sub(r"\((?!\?)", "(?:", pattern)
 
 
 def pattern(kind: str, *, zone_needed: bool = False) -> str:
-    """Return the form of a `date`, `time` or `timestamp` as a regular expression of JSON Schema.
+    """Return the pattern of a `date`, `time` or `timestamp` for JSON Schema.
 
-    It takes all that is read, and impossible days, hours and leap seconds too.
+    It matches every accepted text, and also impossible days, hours and leap seconds.
     """
     forms = {"date": _DATES, "time": _TIMES, "timestamp": _TIMESTAMPS}[kind]
     texts = [form.pattern for form in forms]
@@ -57,10 +57,10 @@ def pattern(kind: str, *, zone_needed: bool = False) -> str:
 
 
 def read_date(text: str) -> date:
-    """Return the day of an ISO 8601 calendar date: 2026-11-20 or 20261120.
+    """Return the date of an ISO 8601 calendar date: 2026-11-20 or 20261120.
 
     Raises:
-        InvalidValue: it is none; says why.
+        InvalidValue: the text is not such a date; the message says why.
     """
     found = _match(_DATES, text, "date")
     year, month, day = map(int, found.groups())
@@ -68,10 +68,11 @@ def read_date(text: str) -> date:
 
 
 def read_time(text: str) -> time:
-    """Return the time of day of 10:30, 10:30:00, 103000, with up to six digits of a second.
+    """Return the time of day of 10:30, 10:30:00 or 103000, with up to six digits of a second.
 
     Raises:
-        InvalidValue: it is none, or has more digits, or a zone; says why.
+        InvalidValue: the text is not such a time, has more digits, or has a zone; the message
+            says why.
     """
     if re.search(_OFFSET + "$", text):
         raise InvalidValue("is not an ISO 8601 time: a time of day has no zone")
@@ -84,15 +85,16 @@ def read_time(text: str) -> time:
 
 
 def read_timestamp(text: str, zone: str = "UTC") -> datetime:
-    """Return the instant, in UTC, of an RFC 3339 time or one of the ISO 8601 forms beside it.
+    """Return the instant, in UTC, of a timestamp in RFC 3339 or another accepted ISO 8601 form.
 
-    `zone` is what a text without a zone means: UTC, a zone of the tz database, or NO_ZONE. A local
-    time that occurs twice is its first occurrence. The second 60, which UTC has at 23:59 only, is
-    the one that follows.
+    `zone` applies to a text without a zone: UTC, a zone of the tz database, or NO_ZONE, which
+    rejects such a text. A local time that occurs twice means its first occurrence. Second 60, which
+    UTC has only at 23:59, means the following second.
 
     Raises:
-        InvalidValue: it is none, or has more than six digits of a second, or does not exist in its
-            zone, or lies outside of the years 1 to 9999; says why.
+        InvalidValue: the text is not a timestamp, lacks a zone that it needs, has more than six
+            digits of a second, does not exist in its zone, or lies outside the years 1 to 9999;
+            the message says why.
     """
     found = _match(_TIMESTAMPS, text, "timestamp")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
@@ -114,12 +116,13 @@ def read_timestamp(text: str, zone: str = "UTC") -> datetime:
 
 
 def read_epoch(token: str, form: str) -> int:
-    """Return the microseconds since 1970 of a JSON number in a unit of EPOCHS.
+    """Return the microseconds since 1970 of a JSON number in the unit `form` of EPOCHS.
 
-    Milliseconds and microseconds are integers; seconds may have up to six digits behind the dot.
+    Milliseconds and microseconds are integers. Seconds may have up to six digits after the dot.
 
     Raises:
-        InvalidValue: it is no such number, or lies outside of the years 1 to 9999; says why.
+        InvalidValue: the token is not such a number, or lies outside the years 1 to 9999; the
+            message says why.
     """
     unit = EPOCHS[form]
     if _INTEGER.fullmatch(token):
@@ -138,7 +141,7 @@ def read_epoch(token: str, form: str) -> int:
 
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d{1,6})?", re.ASCII)
-_LONG = 30  # digits: far beyond all years
+_LONG = 30  # digits: a number this long is far beyond the year 9999
 
 
 def _scaled(token: str, unit: int) -> Decimal:
@@ -148,12 +151,12 @@ def _scaled(token: str, unit: int) -> Decimal:
 
 
 def instant_of(micros: int) -> datetime:
-    """Return the instant of microseconds since 1970 in UTC."""
+    """Return the instant, in UTC, of microseconds since 1970."""
     return _EPOCH_TIME + timedelta(microseconds=micros)
 
 
 def micros_of(instant: datetime) -> int:
-    """Return the microseconds since 1970; an instant without a zone is in UTC."""
+    """Return the microseconds since 1970 of an instant; without a zone it is in UTC."""
     return (instant.replace(tzinfo=instant.tzinfo or UTC) - _EPOCH_TIME) // timedelta(
         microseconds=1
     )
@@ -161,7 +164,7 @@ def micros_of(instant: datetime) -> int:
 
 @cache
 def is_zone(name: str) -> bool:
-    """Whether the tz database has a zone of that name."""
+    """Return whether the tz database has a zone of that name."""
     try:
         ZoneInfo(name)
     except (ValueError, OSError, KeyError):

@@ -1,6 +1,6 @@
-"""Values that a contract writes down (bounds, allowed values, examples) as values of a kind.
+"""Convert the values in a contract (bounds, allowed values, examples) to Python values.
 
-Validates the contract against itself; records are validated elsewhere.
+This module validates the contract against itself. Other modules validate records.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ingestion_platform.contract.times import (
 
 
 def literal(field: Field, raw: Any) -> Any:
-    """`raw`, as YAML gave it, as a Python value of the field's kind (timestamps in UTC).
+    """Return a YAML value as a Python value of the field's kind (timestamps in UTC).
 
     Raises:
-        ValueError: it is not one; says what is expected.
+        ValueError: `raw` is not a value of that kind; the message says what is expected.
     """
     return _READERS[field.kind](field, raw)
 
 
 def breach(field: Field, value: Any) -> InvalidValue | None:
-    """Return how a value from `literal` breaks the field's own constraints; None when it does not.
+    """Return how a value from `literal` breaks the field's own constraints; None if it does not.
 
-    Patterns and formats are left to the engine that applies them.
+    The engine that applies patterns and formats checks them.
     """
     if field.allowed and value not in field.allowed:
         return InvalidValue("is not one of the allowed values", Code.ENUM)
@@ -74,7 +74,7 @@ def _bound_breach(field: Field, value: Any) -> InvalidValue | None:
 
 
 def breach_text(field: Field, value: Any) -> str | None:
-    """Return `breach` as a sentence about the value; None where there is no breach."""
+    """Return the result of `breach` as a sentence about the value; None without a breach."""
     problem = breach(field, value)
     shown = repr(value) if isinstance(value, str | list | dict) else str(value)
     return None if problem is None else f"{shown} {problem}"
@@ -122,11 +122,12 @@ def _boolean(_: Field, raw: Any) -> bool:
 
 
 def read_text(field: Field, text: str) -> date | time | datetime:
-    """Return what a text means for a date, time or timestamp field: an instant in UTC, with or
-    without a zone as the field is stored.
+    """Return the value of a text in a date, time or timestamp field.
+
+    A timestamp is an instant in UTC; its value has a zone if the field is stored with one.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: the text is not such a value; the message says why.
     """
     match field.kind:
         case Kind.DATE:
@@ -180,7 +181,7 @@ def _object(field: Field, raw: Any) -> dict[str, Any]:
 def _array(field: Field, raw: Any) -> list[Any]:
     if not isinstance(raw, list):
         raise ValueError(f"{raw!r} is not an array")
-    assert field.item is not None  # an array without items does not pass the reader
+    assert field.item is not None  # `properties` rejects an array without items
     return [_member(field.item, item) for item in raw]
 
 

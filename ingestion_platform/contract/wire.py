@@ -1,7 +1,6 @@
-"""What a value looks like that is no record of its contract: another wire format, or an envelope.
+"""Recognize values in another wire format, or in an envelope, instead of a record.
 
-Only values that are rejected anyway, and objects that lack fields, are looked at. Nothing is
-unwrapped here.
+Only rejected values, and objects that lack fields, are examined. Nothing is unwrapped here.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _ENCODINGS = ("utf-32-be", "utf-32-le", "utf-16-be", "utf-16-le")
 _MARKS = ((b"\xff\xfe\x00\x00", 1), (b"\x00\x00\xfe\xff", 0), (b"\xff\xfe", 3), (b"\xfe\xff", 2))
 _MARKUP = re.compile(rb"\s*<(\?xml|!|[A-Za-z])")
-_FRAME = 5  # a zero byte and the schema's id
+_FRAME = 5  # bytes: a zero byte and the schema id
 
 
 def likeness(value: bytes) -> str | None:
-    """Return what bytes that are no JSON object look like, in words; None where that is open."""
+    """Return in words what bytes that are not a JSON object look like; None if unknown."""
     if encoding := _wide(value):
         return f"JSON in {encoding}"
     for magic, name in _MAGIC:
         if value.startswith(magic):
             return name
     if value[:1] == b"\x00" and value[1:2] < b"\x80" and len(value) > _FRAME:
-        return _framed(value)  # ids of schemas are positive numbers of 32 bits
+        return _framed(value)  # schema ids are positive 32-bit numbers
     if _MARKUP.match(value):
         return "XML or HTML"
     return _of_json(value) or _binary(value)
 
 
 def _wide(value: bytes) -> str | None:
-    """The encoding of a JSON text of two or four bytes per character."""
+    """Return the encoding of a JSON text in UTF-16 or UTF-32; None for any other value."""
     known = next((_ENCODINGS[n] for mark, n in _MARKS if value.startswith(mark)), None)
     if known is None and value[:2].count(0) == 0:
         return None
@@ -92,10 +91,11 @@ def _binary(value: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Keys by which an envelope is known.
+    """The keys that identify an envelope.
 
-    `every` and one of `either` (if any) must stand in it, `known` are all that it may have. A
-    contract that declares one of `marks`, or all of `meant`, is of such objects itself.
+    An envelope has all keys of `every` and at least one of `either` (if any). `known` are all keys
+    that it may have. A contract that declares one of `marks`, or all of `meant`, describes such
+    envelopes itself.
     """
 
     name: str
@@ -105,15 +105,15 @@ class Envelope:
     either: frozenset[str] = frozenset()
     meant: frozenset[str] = frozenset()
     only: bool = False
-    """Whether there is no other key than those of `every`."""
+    """Whether the envelope has no keys other than those of `every`."""
 
     def is_like(self, keys: Set[str]) -> bool:
-        """Whether an object with these keys is such an envelope."""
+        """Return whether an object with these keys is such an envelope."""
         whole = self.every == keys if self.only else self.every <= keys
         return whole and bool(not self.either or self.either & keys)
 
     def is_meant(self, declared: Set[str]) -> bool:
-        """Whether a contract with these fields is one of such envelopes."""
+        """Return whether a contract with these fields describes such envelopes."""
         return bool(self.marks & declared) or bool(self.meant and self.meant <= declared)
 
 
@@ -147,7 +147,10 @@ _ENVELOPES = (_EVENT, _CHANGE, _CONNECT)
 
 
 def envelope_of(keys: Set[str], declared: Set[str]) -> Envelope | None:
-    """Return the envelope that an object with these keys is, for a contract with these fields."""
+    """Return the envelope that an object with these keys is; None if it is none.
+
+    `declared` are the fields of the contract, which may describe envelopes itself.
+    """
     for envelope in _ENVELOPES:
         if envelope.is_like(keys) and not envelope.is_meant(declared):
             return envelope
@@ -155,12 +158,12 @@ def envelope_of(keys: Set[str], declared: Set[str]) -> Envelope | None:
 
 
 def may_be_envelope(declared: Set[str]) -> bool:
-    """Whether an envelope alone may have every field that a contract declares."""
+    """Return whether an envelope's own keys may include every field that a contract declares."""
     return any(declared <= e.known and not e.is_meant(declared) for e in _ENVELOPES)
 
 
 def described(envelope: Envelope, value: bytes) -> str:
-    """Return what an envelope is, with what it holds, in words."""
+    """Return in words what an envelope is and what it holds."""
     if envelope is not _CONNECT:
         return envelope.name
     payload = msgspec.json.decode(value, type=dict[str, msgspec.Raw])["payload"]

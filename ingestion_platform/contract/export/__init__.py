@@ -1,6 +1,6 @@
-"""Contracts as documents for people and tools, one exporter per target format: text out, no I/O.
+"""Export contracts as documents for people and tools: one exporter per format, no I/O.
 
-What a contract does not know (topic, sources, tables) is handed in as `Published`.
+`Published` adds what a contract does not contain: topic, sources and tables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ingestion_platform.contract.model import Contract
 
 
 class Format(StrEnum):
-    """The target formats."""
+    """The formats of exported documents."""
 
     JSON_SCHEMA = "json-schema"
     ASYNCAPI = "asyncapi"
@@ -25,35 +25,35 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Published:
-    """A contract, and where its records go in and come out."""
+    """A contract with the sources and the tables of its stream."""
 
     contract: Contract
     stream: str
     domain: str
     topic: str | None
-    """None if it has no topic."""
+    """None for a stream without a topic."""
     group_id: str
     partitions: int
-    """Log partitions that are declared; 0 without a topic."""
+    """The number of declared log partitions; 0 without a topic."""
     key: str | None
-    """The field whose value is the Kafka key of what the platform's own sources send."""
+    """The field whose value the platform's own sources send as the Kafka key."""
     http_paths: tuple[str, ...]
-    """Paths of the HTTP API: the first takes records in any form, the others one record."""
+    """Paths of the HTTP API. The first accepts records in any form, the others one record."""
     drop_folder: str
-    """Below DROP_URL."""
+    """The folder of its files, below DROP_URL."""
     drop_patterns: tuple[str, ...]
-    """What its files are called; empty for every name that tells a known format."""
+    """Patterns of its file names; empty for all names with a known format's extension."""
     drop_format: str | None
-    """The format of its files, if their names do not tell it."""
+    """The declared format of its files; None if the file names show it."""
     lake_folder: str
-    """Below LAKE_URL, with a slash at its end."""
+    """The folder below LAKE_URL, with a trailing slash."""
     bronze_table: str
     quarantine_table: str
 
     @cached_property
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of its records."""
-        # Late, like the exporters: the command line imports this module for its formats.
+        # Imported late, like the exporters: the command line imports this module for `Format`.
         from ingestion_platform.contract.json_schema import json_schema
 
         return json_schema(self.contract)
@@ -66,9 +66,9 @@ class Published:
 
 
 def documents(form: Format, published: Sequence[Published], *, complete: bool) -> dict[str, str]:
-    """The documents of these streams in a format, as text by the path that each has below a folder.
+    """Return the documents of streams in a format: texts by path below the output folder.
 
-    `complete` says that these are all streams there are: then indexes are written too.
+    `complete` means that `published` has all streams; the result then includes indexes.
     """
     match form:
         case Format.JSON_SCHEMA:

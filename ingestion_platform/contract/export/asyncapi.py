@@ -1,4 +1,4 @@
-"""Streams as one AsyncAPI 3.0 document: a channel per topic, a message per contract."""
+"""Export streams as one AsyncAPI 3.0 document: a channel per topic, a message per contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ingestion_platform.contract.export import Published
 
 VERSION = "3.0.0"
-_BINDING = "0.5.0"  # of AsyncAPI's Kafka bindings
+_BINDING = "0.5.0"  # version of AsyncAPI's Kafka bindings
 _DESCRIPTION = (
     "The topics that the ingestion platform reads, and what it accepts in them. A record that "
     "breaks its contract goes to quarantine with all reasons."
@@ -16,7 +16,7 @@ _DESCRIPTION = (
 
 
 def asyncapi(published: Sequence[Published]) -> dict[str, Any]:
-    """The document; a stream without a topic is not in it."""
+    """Return the document. Streams without a topic are left out."""
     streams = [p for p in published if p.topic is not None]
     return {
         "asyncapi": VERSION,
@@ -78,5 +78,5 @@ def _key(p: Published) -> dict[str, Any]:
 
 
 def _payload(p: Published) -> dict[str, Any]:
-    # AsyncAPI's own dialect: an id would change what references mean.
+    # AsyncAPI sets its own dialect, and an `$id` would change how references resolve.
     return {k: v for k, v in p.schema.items() if k not in ("$schema", "$id")}

@@ -1,4 +1,4 @@
-"""A page of documentation per stream, and their index by domain."""
+"""Export a documentation page per stream, and an index of the pages by domain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def index(published: Sequence[Published]) -> str:
-    """All streams by domain, with links to their pages."""
+    """Return the index of all streams by domain, with links to their pages."""
     ordered = sorted(published, key=lambda p: p.domain)
     blocks = []
     for domain, streams in groupby(ordered, key=lambda p: p.domain):
@@ -33,7 +33,7 @@ def index(published: Sequence[Published]) -> str:
 
 
 def page(p: Published) -> str:
-    """Everything that producers and readers of one stream ask."""
+    """Return the page of one stream, for its producers and readers."""
     contract = p.contract
     return document(
         f"# {p.stream}",

@@ -1,4 +1,4 @@
-"""Pieces of Markdown that every generated page has: the header, tables, fields and their rules."""
+"""Build the Markdown parts of generated pages: header, tables, fields and their rules."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FIELD_COLUMNS = ("Field", "Type", "Required", "Rules", "Description", "Classifi
 
 
 def document(*blocks: str) -> str:
-    """A whole page: the header and those blocks that say something, an empty line between them."""
+    """Return a page: the header and the blocks that are not empty, with blank lines between."""
     return "\n\n".join(filter(None, (HEADER, *blocks))) + "\n"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; empty without rows."""
+    """Return a Markdown table; an empty text without rows."""
     lines = [_row(cells) for cells in rows]
     if not lines:
         return ""
@@ -27,14 +27,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def code(value: str) -> str:
-    """A name or value in fixed width, whatever characters it has."""
+    """Return a name or value as inline code; it may contain any characters."""
     fence = "``" if "`" in value else "`"
     pad = " " if value.startswith("`") or value.endswith("`") else ""
     return f"{fence}{pad}{value}{pad}{fence}"
 
 
 def fields_table(fields: Iterable[Field]) -> str:
-    """What there is to know of fields, and of those within them."""
+    """Return the table that describes fields, including nested ones."""
     return table(_FIELD_COLUMNS, (row for field in fields for row in _field_rows(field, "")))
 
 
@@ -69,7 +69,7 @@ def _required(field: Field) -> str:
 
 
 def type_name(field: Field) -> str:
-    """The type of a field, in words."""
+    """Return the type of a field in words."""
     match field.kind:
         case Kind.INTEGER if field.bits != 64:
             return f"integer ({field.bits} bits)"
@@ -83,7 +83,7 @@ def type_name(field: Field) -> str:
 
 
 def _of_time(field: Field) -> Iterator[str]:
-    """What differs from text in UTC and a column with a zone."""
+    """Yield what differs from the default: sent as text in UTC, stored with a zone."""
     if not field.zoned:
         yield "UTC wall time"
     if field.format:
