@@ -1,1 +1,1 @@
-"""Kafka: clients, topics as logs, the embedded broker."""
+"""Kafka clients, topics as logs, and the embedded broker."""

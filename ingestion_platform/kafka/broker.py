@@ -1,11 +1,14 @@
-"""The embedded broker: librdkafka's mock cluster in a process of its own, for use without Kafka.
+"""The embedded broker: librdkafka's mock cluster in its own process, for use without Kafka.
 
-It speaks Kafka's protocol to any client on this machine, and keeps everything in memory. It cannot:
-keep much (about 5 MB of record batches, as they were sent, per partition; older records vanish
-silently, which is about 10,000 uncompressed records of 430 bytes, or 140,000 in zstd batches);
-survive a restart (all records are lost: hence a new `topic id`); have other than four
-partitions per topic; create topics on request (asking for a topic's metadata makes it); find
-offsets by time; give topics an id; isolate transactions; be reached from another machine.
+It speaks the Kafka protocol to any client on this machine and keeps everything in memory. Limits:
+
+- A partition keeps about 5 MB of record batches, as they were sent: about 10,000 uncompressed
+  records of 430 bytes, or 140,000 in zstd batches. Older records vanish silently.
+- A restart loses all records, so the topic id changes.
+- Every topic has four partitions.
+- Topics cannot be created on request: asking for a topic's metadata creates it.
+- It does not find offsets by time, give topics an id or isolate transactions.
+- Other machines cannot reach it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from pathlib import Path
 from ingestion_platform.errors import SourceUnavailable
 
 PARTITIONS = 4
-"""Partitions of every topic; the mock cluster offers no other number."""
+"""Partitions of every topic; the mock cluster supports no other number."""
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _OCCUPIED = 3  # exit code: another broker serves this home
@@ -38,20 +41,20 @@ _POLL = 0.02  # seconds
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """A running embedded broker, as its `broker.json` describes it."""
+    """A running embedded broker, as `broker.json` describes it."""
 
     bootstrap_servers: str
     pid: int
     process_start: str
-    """When the operating system started the process: tells it from a later one of equal pid."""
+    """Start time of the process, which distinguishes it from a later one with the same pid."""
     started_at: str
     """ISO 8601, UTC."""
     topic_id: str
-    """A uuid made at start; the records of another topic id are gone."""
+    """A UUID made at start; records of any other topic id are lost."""
 
 
 def serve(home: Path, *, ready: Callable[[str], None] | None = None) -> None:
-    """Be the broker of `home` until SIGTERM, SIGINT or SIGHUP; call from the main thread.
+    """Run the broker of `home` until SIGTERM, SIGINT or SIGHUP; call from the main thread.
 
     `ready` is called with the bootstrap servers once clients can connect.
 
@@ -62,7 +65,7 @@ def serve(home: Path, *, ready: Callable[[str], None] | None = None) -> None:
 
     home.mkdir(parents=True, exist_ok=True)
     with _only_one(home), _blocked(_SIGNALS):
-        # The cluster lives as long as the client that was asked to mock it.
+        # The mock cluster lives as long as the client that created it.
         cluster = Producer({"test.mock.num.brokers": 1, "log_level": 3})
         brokers = cluster.list_topics(timeout=10).brokers.values()
         servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
@@ -77,19 +80,20 @@ def serve(home: Path, *, ready: Callable[[str], None] | None = None) -> None:
 
 
 def address(home: Path) -> BrokerAddress | None:
-    """The live broker of `home`: its very process runs and its port accepts; otherwise None."""
+    """Return the broker of `home`; None unless its process runs and its port accepts."""
     broker = _read(_file(home))
     return broker if broker and _runs(broker) and _accepts(broker) else None
 
 
 def start(home: Path, timeout: float = 20.0) -> BrokerAddress:
-    """The broker of `home`, started in the background if none runs; returns when it is ready.
+    """Return the broker of `home` when it is ready; start it in the background if none runs.
 
-    It logs to `home`/broker.log and outlives this process. Any number of callers at once get the
-    same broker: one after the other looks for it, and the first starts it.
+    The broker logs to `home`/broker.log and outlives this process. Concurrent callers get the same
+    broker: they check for it one after the other, and the first one starts it.
 
     Raises:
-        SourceUnavailable: it ended, or was not ready within `timeout` seconds.
+        SourceUnavailable: the broker ended, or was not ready within `timeout` seconds, or another
+            process was starting or stopping it all that time.
     """
     if (running := address(home)) is not None:
         return running
@@ -97,7 +101,7 @@ def start(home: Path, timeout: float = 20.0) -> BrokerAddress:
     with _turn(home, deadline) as turn:
         child: subprocess.Popen[bytes] | None = None
         while (broker := address(home)) is None:
-            # Occupied: a broker that `serve` runs is about to be ready, or about to be gone.
+            # Occupied: another process runs `serve` and is starting up or shutting down.
             if child is None or child.poll() == _OCCUPIED:
                 child = _spawn(home, turn)
             if child.poll() not in (None, _OCCUPIED) or time.monotonic() > deadline:
@@ -109,19 +113,19 @@ def start(home: Path, timeout: float = 20.0) -> BrokerAddress:
                 )
             time.sleep(_POLL)
         if child is not None and child.pid != broker.pid:
-            # Another one serves. Left alone, this one might serve after that one.
+            # Another broker serves. The child could start to serve when that one ends.
             _kill(child)
         elif child is not None:
-            # Reaps the child when it ends, so that it does not stay as a zombie of this process.
+            # Reap the child when it ends, so that it does not remain a zombie of this process.
             threading.Thread(target=child.wait, daemon=True).start()
     return broker
 
 
 def stop(home: Path, timeout: float = 10.0) -> bool:
-    """End the broker of `home` and wait until it is gone; whether one ran.
+    """Stop the broker of `home`, wait until it has ended, and return whether one ran.
 
-    All its records are lost. A broker.json left behind by a crash is removed. A start in progress,
-    by any process, is waited for: its broker is the one that is ended.
+    All its records are lost. Removes a broker.json that a crash left behind. If any process is
+    starting a broker, waits until that has finished and stops that broker.
 
     Raises:
         SourceUnavailable: another process was starting or stopping it for `timeout` seconds.
@@ -190,11 +194,11 @@ def _signal(broker: BrokerAddress, number: int) -> None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When the process began, in the system's own words; None if it has ended."""
+    """Return when a process started, in the system's own format; None if it has ended."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
-            # The name, in brackets, may hold anything; state is the first field behind it.
+            # The name, in brackets, may hold any text; state is the first field after it.
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             return None
@@ -206,7 +210,11 @@ def _process_start(pid: int) -> str | None:
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    """Hold the lock of `home`; the system releases it however the process ends."""
+    """Hold the lock of `home`; the system releases it even if the process crashes.
+
+    Raises:
+        SourceUnavailable: another broker serves this home.
+    """
     with (home / "broker.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,9 +228,13 @@ def _only_one(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _turn(home: Path, deadline: float) -> Iterator[int]:
-    """Keep all others from starting and stopping the broker of `home`; yield the lock's descriptor.
+    """Hold the lock for starting and stopping the broker of `home`; yield its file descriptor.
 
-    A process that inherits the descriptor keeps the lock until it closes it or ends.
+    A process that inherits the descriptor holds the lock until it closes it or ends. `deadline` is
+    in seconds of the monotonic clock.
+
+    Raises:
+        SourceUnavailable: another process held the lock until `deadline`.
     """
     home.mkdir(parents=True, exist_ok=True)
     with (home / "broker.turn").open("w") as lock:
@@ -242,7 +254,7 @@ def _turn(home: Path, deadline: float) -> Iterator[int]:
 
 @contextmanager
 def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    """Keep the signals pending, so that `sigwait` gets them and none is lost before it."""
+    """Block the signals, so that they stay pending until `sigwait` receives them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -251,14 +263,14 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
 
 
 def _spawn(home: Path, turn: int) -> subprocess.Popen[bytes]:
-    """Start a broker process, which keeps the turn until it has an address, or ends."""
+    """Start a broker process, which holds the lock `turn` until it has an address or ends."""
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     with _log(home).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "ingestion_platform.kafka.broker", str(home), str(turn)],
             pass_fds=[turn],
-            # Makes this package importable there too, installed or not.
+            # Makes this package importable in the child, even if it is not installed.
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -268,7 +280,7 @@ def _spawn(home: Path, turn: int) -> subprocess.Popen[bytes]:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End the child now; it does nothing after this returns."""
+    """Kill the child and wait until it has ended."""
     child.kill()
     child.wait()
 

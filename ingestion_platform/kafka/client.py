@@ -1,6 +1,6 @@
-"""How to reach Kafka: the client configuration of the settings, and topics made on demand.
+"""Connect to Kafka: client configuration from settings, and topics created on demand.
 
-Producing and reading live in modules of their own.
+Other modules produce and read.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 TIMEOUT = 10.0
 
-# librdkafka's own log lines: to whoever configures logging, never straight to stderr.
+# librdkafka's log lines go to Python's logging, never directly to stderr.
 LOG = logging.getLogger("ingestion_platform.kafka")
 LOG.addHandler(logging.NullHandler())
 
 _PROPERTY = re.compile(
     r'onfiguration property:? "([^"]+)"|`([a-z.]+)` must|([a-z]+\.[a-z.]+) (?:failed|and)'
 )
-# Somebody may have put a secret where a choice was asked for.
+# A user may have put a secret into a property that takes one of a few choices.
 _VALUE = re.compile(r' "[^"]*"(?= for configuration property)')
 _UNKNOWN = "No such configuration property"
-# librdkafka reports some properties under older names than the ones that people set.
+# librdkafka reports some properties under older names than those that users set.
 _ALIASES = {"request.required.acks": "acks", "queue.buffering.max.ms": "linger.ms"}
 _EXAMPLES = {
     "acks": "all",
@@ -48,10 +48,10 @@ _EXAMPLES = {
 
 
 def bootstrap_servers(settings: Settings) -> str:
-    """Kafka's servers as `host:port,...`: the configured ones, or the embedded broker's.
+    """Return Kafka's servers as `host:port,...`: the configured ones, or the embedded broker's.
 
     Raises:
-        SourceUnavailable: the embedded broker is meant, and does not run.
+        SourceUnavailable: no servers are configured, and the embedded broker does not run.
     """
     if settings.bootstrap_servers is not None:
         return settings.bootstrap_servers
@@ -65,12 +65,13 @@ def bootstrap_servers(settings: Settings) -> str:
 
 
 def client_config(settings: Settings, **overrides: str | int | float) -> dict[str, Any]:
-    """The librdkafka configuration of any client; `overrides` (by dotted name) win over settings.
+    """Return the librdkafka configuration of any client.
 
-    Build the client within `checked`, so that a wrong property becomes a `SettingError`.
+    `overrides` (by dotted name) take precedence over settings. Build the client within `checked`,
+    so that an invalid property raises `SettingError`.
 
     Raises:
-        SourceUnavailable: the embedded broker is meant, and does not run.
+        SourceUnavailable: no servers are configured, and the embedded broker does not run.
     """
     return {
         "client.id": "ingestion-platform",
@@ -82,26 +83,27 @@ def client_config(settings: Settings, **overrides: str | int | float) -> dict[st
 
 
 def checked(build: Callable[[], T]) -> T:
-    """The client that `build` makes.
+    """Return the client that `build` creates.
 
     Raises:
-        SettingError: librdkafka refuses a property; names it as KAFKA_<PROPERTY>, not its value.
+        SettingError: librdkafka rejects a property. The error names it as KAFKA_<PROPERTY>, without
+            its value.
     """
     from confluent_kafka import KafkaException
 
     try:
         return build()
     except KafkaException as error:
-        # Without its cause: librdkafka's own text may repeat a value, and values may be secret.
+        # Drop the cause: librdkafka's text may repeat a value, and values may be secret.
         raise _setting_error(error.args[0].str()) from None
 
 
 def topics(settings: Settings, timeout: float = TIMEOUT) -> dict[str, int]:
-    """The topics there are, with their partition counts; creates none.
+    """Return the partition count of each existing topic, without creating any.
 
     Raises:
         SourceUnavailable: the brokers do not answer within `timeout` seconds.
-        SettingError: a KAFKA_<PROPERTY> that librdkafka refuses.
+        SettingError: librdkafka rejects a KAFKA_<PROPERTY>.
     """
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
@@ -117,14 +119,14 @@ def topics(settings: Settings, timeout: float = TIMEOUT) -> dict[str, int]:
 def ensure_topic(
     settings: Settings, topic: str, partitions: int = PARTITIONS, **config: str | int
 ) -> int:
-    """Create the topic if it is absent and wait until it can be written; its partition count.
+    """Create a topic if it is absent, wait until it is writable, and return its partition count.
 
-    `config` holds topic properties by dotted name; a topic that exists keeps its own, and the
-    embedded broker knows none.
+    `config` holds topic properties by dotted name. An existing topic keeps its own properties, and
+    the embedded broker supports none.
 
     Raises:
         SourceUnavailable: the brokers do not answer, or the topic has no leaders in time.
-        Permanent: the brokers refuse to create it, or it is the embedded broker's and
+        Permanent: the brokers refuse to create the topic, or the broker is the embedded one and
             `partitions` is not four.
     """
     from confluent_kafka import KafkaException
@@ -146,7 +148,7 @@ def ensure_topic(
 
 
 def rejected(what: str, error: KafkaException) -> Permanent | SourceUnavailable:
-    """The platform's error for what a broker answered: transient if asking again may help."""
+    """Return the platform's error for a broker's error: transient if a retry may help."""
     reason: KafkaError = error.args[0]
     message = f"{what}: {reason.name()}: {reason.str()}"
     if reason.retriable() or reason.code() < 0:

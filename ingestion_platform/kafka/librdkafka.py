@@ -1,6 +1,6 @@
 """Read single records through librdkafka's C API, for what the Python client cannot represent.
 
-The library is the one that confluent-kafka has loaded. Reading a topic as a log is kafka.py's.
+The library is the one that confluent-kafka has loaded. `topic_log` reads a topic as a log.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from itertools import pairwise
 from typing import Any
 
 Headers = list[tuple[bytes, bytes | None]]
-"""Names and values in the order of the record. librdkafka gives a name up to its first NUL byte."""
+"""Names and values in the order of the record. librdkafka cuts a name at its first NUL byte."""
 
 FAR = 10_000
-"""Offsets between two wanted records beyond which reading starts again at the second one."""
+"""If two wanted offsets differ by more than this, reading restarts at the second one."""
 _CONSUMER = 1  # RD_KAFKA_CONSUMER
 _POLL_MS = 500
 _CONFIG: dict[str, Any] = {
@@ -36,7 +36,7 @@ _CONFIG: dict[str, Any] = {
 
 
 class Message(ctypes.Structure):
-    """rd_kafka_message_s; `payload` and `key` are None for null ones."""
+    """The C struct rd_kafka_message_s; a null `payload` or `key` is None."""
 
     _fields_ = (
         ("err", c_int),
@@ -84,7 +84,7 @@ def library() -> ctypes.CDLL:
 
 
 def read_headers(message: Any) -> Headers | None:
-    """Return the headers of a message (a pointer to one), None if librdkafka cannot parse them."""
+    """Return the headers of a message, given by pointer; None if librdkafka cannot parse them."""
     from confluent_kafka import KafkaError
 
     lib, parsed = library(), c_void_p()
@@ -101,13 +101,13 @@ def read_headers(message: Any) -> Headers | None:
 
 
 class Reader:
-    """Reads records of one topic by their offsets, with a client of its own. Not thread-safe."""
+    """A reader of single records of one topic, by offset. Has its own client; not thread-safe."""
 
     def __init__(self, config: Mapping[str, Any], topic: str) -> None:
         """Open a client.
 
         Raises:
-            KafkaException: librdkafka refuses the configuration.
+            KafkaException: librdkafka rejects the configuration.
         """
         self._lib = library()
         self._client = _client(self._lib, {**config, **_CONFIG})
@@ -125,12 +125,13 @@ class Reader:
     def headers(
         self, partition: int, offsets: Sequence[int], *, timeout: float = 60.0
     ) -> dict[int, Headers]:
-        """Return the headers of the records at some offsets of a partition, in increasing order.
+        """Return the headers of records of a partition, by offset; `offsets` must increase.
 
         A record that is no longer in the log, or that librdkafka cannot parse, is left out.
 
         Raises:
-            KafkaException: the brokers refuse, or nothing came for `timeout` seconds.
+            KafkaException: the brokers reject a request, or no message arrived for `timeout`
+                seconds.
         """
         found: dict[int, Headers] = {}
         for near in _neighbours(offsets):
@@ -143,7 +144,7 @@ class Reader:
         return found
 
     def _messages(self, partition: int, first: int, last: int, timeout: float) -> Iterator[Any]:
-        """Pointers to the messages of a range of offsets; each is valid until the next one."""
+        """Yield pointers to the messages from `first` to `last`; each is valid until the next."""
         if self._lib.rd_kafka_consume_start(self._topic, partition, first):
             raise _error(self._lib.rd_kafka_last_error(), f"partition {partition}")
         try:
@@ -169,7 +170,7 @@ class Reader:
 
 
 def _client(lib: ctypes.CDLL, config: Mapping[str, Any]) -> Any:
-    """A consumer of this configuration; what is no plain value (a logger) is left out."""
+    """Return a consumer with this configuration, without values such as a logger."""
     from confluent_kafka import KafkaError
 
     why = ctypes.create_string_buffer(512)
@@ -180,7 +181,7 @@ def _client(lib: ctypes.CDLL, config: Mapping[str, Any]) -> Any:
             if lib.rd_kafka_conf_set(conf, name.encode(), text.encode(), why, len(why)):
                 lib.rd_kafka_conf_destroy(conf)
                 raise _error(KafkaError._INVALID_ARG, name)
-    # Its log would go to stderr; the consumer beside it logs the same troubles.
+    # Its log would go to stderr; the consumer of `topic_log` logs the same errors.
     lib.rd_kafka_conf_set_log_cb(conf, None)
     client = lib.rd_kafka_new(_CONSUMER, conf, why, len(why))
     if not client:
@@ -190,10 +191,10 @@ def _client(lib: ctypes.CDLL, config: Mapping[str, Any]) -> Any:
 
 
 def _ends(message: Message, partition: int) -> bool:
-    """Whether the log has nothing more of what is read.
+    """Return whether the log has no more of the requested records.
 
     Raises:
-        KafkaException: the brokers refuse.
+        KafkaException: the brokers reject the request.
     """
     from confluent_kafka import KafkaError
 
@@ -214,7 +215,7 @@ def _ends(message: Message, partition: int) -> bool:
 
 
 def _neighbours(offsets: Sequence[int]) -> Iterator[list[int]]:
-    """Cut increasing offsets where two lie FAR apart."""
+    """Yield groups of increasing offsets, cut where two differ by more than FAR."""
     cuts = [n for n, (a, b) in enumerate(pairwise(offsets), 1) if b - a > FAR]
     for start, stop in pairwise([0, *cuts, len(offsets)]):
         yield list(offsets[start:stop])

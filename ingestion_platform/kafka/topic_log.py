@@ -1,7 +1,7 @@
-"""Reading a Kafka topic as a log: identity, exact end offsets, and batches by log partition.
+"""Read a Kafka topic as a log: identity, exact end offsets, and batches by log partition.
 
-Partitions are assigned, never subscribed to, so no group rebalance can move a position.
-Producing, and the embedded broker, live beside this.
+Partitions are assigned, never subscribed to, so no group rebalance can change a position.
+Other modules produce records and run the embedded broker.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ LOG = logging.getLogger("ingestion_platform.kafka")
 
 TIMEOUT = 10.0
 BATCH = 10_000
-_NONE: Headers = []  # one for all: so many lists would have Python look for garbage all the time
+_NONE: Headers = []  # shared: a list per record would trigger the garbage collector too often
 
-# The default backoff of one second when a partition's queue is full costs a factor of sixty.
+# The default backoff of one second on a full partition queue makes reading sixty times slower.
 FETCHING: dict[str, str | int | bool] = {
     "fetch.queue.backoff.ms": 5,
     "queued.max.messages.kbytes": 16_384,
@@ -50,7 +50,7 @@ FETCHING: dict[str, str | int | bool] = {
 
 @dataclass(frozen=True, slots=True)
 class Watermarks:
-    """The readable range of one log partition: `start` is there, `end` is the next offset."""
+    """The readable range of one log partition: the first offset, and the next after the last."""
 
     start: int
     end: int
@@ -58,7 +58,7 @@ class Watermarks:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a topic is now: its topic id (topic id), its cluster and its log partitions."""
+    """The current identity of a topic: topic id, cluster id and log partitions."""
 
     name: str
     topic_id: str
@@ -68,7 +68,10 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive messages of one partition; `end` when they are the last of what was asked for."""
+    """Consecutive messages of one partition.
+
+    `end` is the end of the requested range if these are its last messages, else None.
+    """
 
     partition: int
     messages: list[Message]
@@ -76,18 +79,18 @@ class Run:
 
 
 def offset_of(message: Message) -> int:
-    """A consumed message's offset: it has one, though the library's type says otherwise."""
+    """Return a consumed message's offset, which is never None despite the library's type."""
     offset = message.offset()
     assert offset is not None
     return offset
 
 
 class LogChanged(Transient):
-    """The log no longer holds what was asked for: retention went by, or the topic was recreated."""
+    """The log lost the requested records: retention deleted them, or the topic was recreated."""
 
 
 class Log:
-    """One topic's log, opened for reading; a context manager. Not thread-safe."""
+    """One topic's log, opened for reading. A context manager; not thread-safe."""
 
     def __init__(self, settings: Settings, topic: str, group_id: str) -> None:
         from confluent_kafka import Consumer
@@ -121,7 +124,7 @@ class Log:
             self._reader.close()
 
     def topic(self) -> Topic:
-        """The topic's present identity.
+        """Return the topic's current identity.
 
         Raises:
             TopicMissing: the brokers have no such topic.
@@ -147,7 +150,7 @@ class Log:
         )
 
     def _embedded_topic(self) -> Topic:
-        """The mock cluster has no topic ids; its process's own id stands in for them."""
+        """Return the topic with the broker's id as topic id, since the mock cluster has none."""
         found = address(self._settings.home)
         metadata = self._admin.list_topics(self._name, timeout=TIMEOUT)
         return Topic(
@@ -158,7 +161,7 @@ class Log:
         )
 
     def watermarks(self, partitions: Sequence[int]) -> dict[int, Watermarks]:
-        """The readable range of each partition; `end` is the last stable offset.
+        """Return the readable range of each partition; `end` is the last stable offset.
 
         Raises:
             SourceUnavailable: the broker does not answer.
@@ -192,14 +195,15 @@ class Log:
         return found
 
     def read(self, ranges: Mapping[int, range], *, timeout: float = 60.0) -> Iterator[Run]:
-        """Runs of messages, each partition from its first to before its second offset.
+        """Yield runs of messages in a range of offsets of each partition.
 
-        A partition's last run has its `end`: exactly the second offset, since transaction markers
-        may lie behind the last message.
+        The last run of a partition has `end` set to the stop of its range, even if the offset of
+        the last message is lower, since transaction markers may follow it.
 
         Raises:
-            Moved: an offset is no longer in the log.
-            SourceUnavailable: nothing came for `timeout` seconds though an end is not reached.
+            LogChanged: an offset is no longer in the log, or the topic is gone or was recreated.
+            Permanent: the client is not authorized to read the topic.
+            SourceUnavailable: no message arrived for `timeout` seconds before the end of a range.
         """
         pending = {p: offsets.stop for p, offsets in ranges.items() if offsets}
         if not pending:
@@ -228,7 +232,7 @@ class Log:
             self._consumer.unassign()
 
     def _know_leaders(self) -> None:
-        """Have the consumer ask who leads the partitions: by itself it does so within a second."""
+        """Fetch the partition leaders now; the consumer alone takes up to a second for it."""
         from confluent_kafka import KafkaException
 
         if not self._leaders_known:
@@ -239,7 +243,7 @@ class Log:
             self._leaders_known = True
 
     def _runs(self, messages: list[Message], pending: Mapping[int, int]) -> list[Run]:
-        """Cut a batch where the partition changes, and each partition at its end."""
+        """Split a batch into runs of one partition, and cut each partition at its end."""
         good = [m for m in messages if m.error() is None]
         if len(good) < len(messages):
             self._check(messages)
@@ -263,7 +267,10 @@ class Log:
         return runs
 
     def _passed(self, pending: Mapping[int, int]) -> list[Run]:
-        """Partitions whose position went past the end without a message: only markers were left."""
+        """Return an empty last run of each partition whose position passed its end.
+
+        No message was left before the end, only transaction markers.
+        """
         at = self._consumer.position([self._partition(p) for p in pending])
         passed = [tp.partition for tp in at if tp.offset >= pending[tp.partition]]
         return [Run(p, [], pending[p]) for p in passed]
@@ -286,7 +293,10 @@ class Log:
                 raise SourceUnavailable(f"{where}: {error.name()}", action="retry")
 
     def first_stamps(self, partition: int, offset: int, end: int) -> list[Stamp]:
-        """Return the timestamps of the first records at or after `offset`, [] if there are none."""
+        """Return the timestamps of the first run of records from `offset` to before `end`.
+
+        Returns [] if there are no records.
+        """
         for run in self.read({partition: range(offset, end)}):
             if run.messages:
                 return [message.timestamp() for message in run.messages]
@@ -298,7 +308,7 @@ class Log:
         A record whose headers cannot be read has None, and a warning is logged.
 
         Raises:
-            Moved: the topic was recreated meanwhile.
+            LogChanged: the topic is gone or was recreated meanwhile.
             SourceUnavailable: the broker does not answer.
         """
         found, failed = plain_headers(messages)
@@ -311,7 +321,7 @@ class Log:
     def _read_again(
         self, messages: Sequence[Message], found: list[Any], failed: Mapping[int, Exception]
     ) -> None:
-        """Fill in the headers that the Python client cannot represent, from the log."""
+        """Read headers that the Python client cannot represent from the log; fill them in."""
         from confluent_kafka import KafkaError, KafkaException
 
         partition = messages[0].partition()
@@ -339,10 +349,10 @@ class Log:
                 )
 
     def commit(self, positions: Mapping[int, int]) -> None:
-        """Tell the group's committed offsets, for lag tools; nothing here ever reads them.
+        """Commit the group's offsets for lag tools; the platform never reads them.
 
         Raises:
-            SourceUnavailable: the broker does not take them.
+            SourceUnavailable: the broker does not accept them.
         """
         from confluent_kafka import KafkaException
 
@@ -365,18 +375,20 @@ class Log:
 def plain_headers(
     messages: Sequence[Message],
 ) -> tuple[list[Headers | None], dict[int, Exception]]:
-    """Return the headers that the Python client gives (None for a message without any), and the
-    errors that it raised instead, by the index of the message."""
+    """Return the headers that the Python client gives, and its errors by index of the message.
+
+    The headers of a message without any, and of one with an error, are None.
+    """
     found: list[Any] = []
     failed: dict[int, Exception] = {}
     left = iter(messages)
-    # By map, which checks each result: for a bad name confluent-kafka sets an error and returns a
-    # broken list, and a call that the interpreter has specialized takes the list.
+    # Use map, which checks each result. For an invalid name confluent-kafka sets an error and
+    # returns a broken list, which a call specialized by the interpreter would accept.
     read: Any = type(messages[0]).headers if messages else None
     while len(found) < len(messages):
         try:
             found.extend(map(read, left))
-        # A name that is no UTF-8 is a SystemError; no error of one record may stop the others.
+        # A name that is not UTF-8 raises SystemError. One record's error must not stop the others.
         except Exception as error:
             failed[len(found)] = error
             found.append(None)
@@ -385,8 +397,10 @@ def plain_headers(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep Python from looking for garbage while a batch is made: the thousands of messages, all
-    of them alive, would have it walk through every object of the process again and again."""
+    """Disable garbage collection while a batch is created.
+
+    The thousands of live messages would make the collector traverse all objects again and again.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
