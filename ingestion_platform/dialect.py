@@ -1,6 +1,6 @@
-"""How CSV files are written, as `files:` of a stream's `defs.yaml` declares it.
+"""The CSV dialect that a stream declares below `files:` of its `defs.yaml`.
 
-Reading such files is elsewhere, and so are folders and patterns.
+Other modules read the files and handle folders and patterns.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ingestion_platform.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a CSV file does not say of itself.
+    """Settings that a CSV file does not contain itself.
 
-    `delimiter` is `,` where none is declared, `quote` empty where values are never quoted,
-    `encoding` UTF-8 (a byte order mark and a `sep=` line are the file's own word, and win).
-    `header` names the columns of files whose first line is data already; `skip_lines` lines stand
-    ahead of the header. `trim` removes blanks around values. An unquoted value of `null_values` is
-    null. `decimal` separates the fraction of numbers: `.` or `,`.
+    `delimiter` is `,` if none is declared. `quote` is empty if values are never quoted. `encoding`
+    is UTF-8 if none is declared. A byte order mark or a `sep=` line in the file takes precedence.
+    `header` names the columns of files whose first line is data. `skip_lines` is the number of
+    lines before the header. `trim` removes blanks around values. An unquoted value that is in
+    `null_values` is null. `decimal` is the decimal separator of numbers: `.` or `,`.
     """
 
     delimiter: str | None = None
@@ -34,28 +34,28 @@ class Dialect:
     decimal: str = "."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads."""
+        """Return plain data that `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Dialect:
-        """A dialect from plain data of `to_json`."""
+        """Return the dialect from plain data of `to_json`."""
         given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items()}
         return cls(**given)
 
 
 PLAIN = Dialect()
-"""What holds where nothing is declared."""
+"""The dialect of a stream that declares none."""
 
 SETTINGS = tuple(each.name for each in fields(Dialect))
 """The keys below `files:` that declare a dialect."""
 
 
 def dialect_of(given: Mapping[str, Any], file: str) -> Dialect:
-    """The dialect that `files:` declares; `file` is the YAML file, for errors.
+    """Return the dialect that `files:` declares; `file` is the YAML file, for errors.
 
     Raises:
-        ContractError: a setting has a value that it cannot have; says which it can.
+        ContractError: a setting has an invalid value; the action gives a valid one.
     """
     declared = {name: given[name] for name in SETTINGS if name in given}
     for name, value in declared.items():
@@ -75,7 +75,7 @@ def dialect_of(given: Mapping[str, Any], file: str) -> Dialect:
 
 
 _Found = tuple[str, str] | None
-"""What is wrong with a value, and what to write instead; None when it is fine."""
+"""The problem of a value, and what to write instead; None if the value is valid."""
 
 
 def _sign(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Positions in a log partition, and the only rules that compare them: plain data, no I/O.
 
-How far a stream is behind, and where to go on, is answered from these rules everywhere.
+All code that computes lag, or the offset to continue from, uses these rules.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next offset of a topic id: everything before it is done.
+    """The next offset of a topic id; all records before it are done.
 
-    Positions of one topic id compare by offset. Across topic ids (a recreated topic) only the
-    lake knows which is lower: see `TopicOrder`.
+    Positions of one topic id compare by offset. Across topic ids (a recreated topic) they compare
+    by the order of the topic ids in the lake: see `TopicOrder`.
     """
 
     topic_id: str
@@ -32,12 +32,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class TopicOrder:
-    """The topic ids of a log partition in the order of the lake, oldest first."""
+    """The topic ids of a log partition in the order of the lake: oldest first."""
 
     topic_ids: tuple[str, ...] = ()
 
     def key(self, at: Position) -> tuple[int, int]:
-        """Return what sorts positions; a topic id that has no files any more comes first."""
+        """Return the sort key of a position. A topic id that no longer has files sorts first."""
         known = at.topic_id in self.topic_ids
         return (self.topic_ids.index(at.topic_id) if known else -1, at.offset)
 
@@ -49,7 +49,7 @@ class TopicOrder:
 def lower(
     first: Position | None, second: Position | None, order: Callable[[], TopicOrder]
 ) -> Position | None:
-    """Return the lower of two positions; None, the start of the log, is below all others.
+    """Return the lower of two positions. None is the start of the log, below all others.
 
     `order` is called only when the topic ids differ, since it reads the lake.
     """
@@ -61,11 +61,11 @@ def lower(
 
 
 def waiting(start: int, end: int, topic_id: str, *at: Position | None) -> range:
-    """Return the offsets of a log that one of the readers at some positions has not passed.
+    """Return the offsets of a log that at least one reader has not passed.
 
-    The log is of `topic_id`, its present one, and holds the offsets `start` to before `end`. The
-    range's length is the lag; its start is the next offset to read. A reader at another topic id
-    has passed nothing of the present one.
+    The log's current topic id is `topic_id`. The log holds the offsets from `start` up to but not
+    including `end`. `at` has the positions of the readers. The length of the range is the lag; its
+    start is the next offset to read. A reader at another topic id has passed no offset of this one.
     """
     passed = (each.offset if each and each.topic_id == topic_id else 0 for each in at)
     return range(max(start, min(passed, default=0)), end)
