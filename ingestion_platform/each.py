@@ -17,15 +17,15 @@ from ingestion_platform.errors import PlatformError, Unexpected
 LOG = logging.getLogger("ingestion_platform.each")
 
 
-LoadItem = TypeVar("LoadItem")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt(Generic[LoadItem, Result]):
+class Attempt(Generic[Item, Result]):
     """The outcome of one item: a result in `found`, or an error."""
 
-    item: LoadItem
+    item: Item
     found: Result | None
     error: PlatformError | None = None
 
@@ -41,7 +41,7 @@ class Attempt(Generic[LoadItem, Result]):
         return cast(Result, self.found)
 
 
-def attempt(call: Callable[[LoadItem], Result], item: LoadItem) -> Attempt[LoadItem, Result]:
+def attempt(call: Callable[[Item], Result], item: Item) -> Attempt[Item, Result]:
     """Call for one item; return exceptions as errors of the attempt."""
     try:
         return Attempt(item, call(item))
@@ -52,8 +52,8 @@ def attempt(call: Callable[[LoadItem], Result], item: LoadItem) -> Attempt[LoadI
 
 
 def for_each(
-    call: Callable[[LoadItem], Result], items: Iterable[LoadItem], *, at_once: int = 1
-) -> Iterator[Attempt[LoadItem, Result]]:
+    call: Callable[[Item], Result], items: Iterable[Item], *, at_once: int = 1
+) -> Iterator[Attempt[Item, Result]]:
     """Call for every item, `at_once` at a time; yield attempts in the order of the items."""
     if at_once == 1:
         yield from (attempt(call, item) for item in items)

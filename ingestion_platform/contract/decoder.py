@@ -470,7 +470,7 @@ class _Types:
             kind = self._inner(f)
             columns.append((f"f{i}", kind) if f.required else (f"f{i}", kind, None))
         names = {f"f{i}": f.name for i, f in enumerate(item.fields)}
-        return msgspec.defstruct(item.name or "LoadItem", columns, rename=names, kw_only=True)
+        return msgspec.defstruct(item.name or "Item", columns, rename=names, kw_only=True)
 
 
 _FAST, _EXACT = _Types(fast=True), _Types(fast=False)

@@ -262,9 +262,9 @@ def rejected(results: Sequence[Result], more: dict[str, Any]) -> Answer:
     """Return 422, with the reasons of the first rejected record as `errors`."""
     first = next(r for r in results if isinstance(r, Rejected))
     named = ", ".join(dict.fromkeys(r.subject for r in first.reasons))
-    detail = f"the contract refuses it because of: {named}"
+    detail = f"the contract rejects it because of: {named}"
     if len(results) > 1:
-        detail = f"the contract refuses all {len(results)} records, the first because of: {named}"
+        detail = f"the contract rejects all {len(results)} records, the first because of: {named}"
     errors = [error_of(r) for r in first.reasons]
     return _problem(
         "rejected",

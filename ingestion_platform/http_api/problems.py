@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "too-large": (413, "The request is above a limit"),
     "unsupported-media-type": (415, "The content cannot be understood"),
     "head-too-large": (431, "Request line and headers are above a limit"),
-    "rejected": (422, "The contract refuses what was sent"),
+    "rejected": (422, "The contract rejects what was sent"),
     "key-reused": (422, "The Idempotency-Key belongs to another request"),
     "too-many": (429, "The client sends too much at once"),
     "unexpected": (500, "The API failed"),

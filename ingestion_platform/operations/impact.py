@@ -69,7 +69,7 @@ def impact_of(platform: Platform, stream: Stream, *, most: int | None = None) ->
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
-        ChainBroken: the lake lacks files.
+        SegmentLogBroken: the lake lacks files.
     """
     bronze = load_or_none(platform.catalog, stream.bronze_table)
     if bronze is None:

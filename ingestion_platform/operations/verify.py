@@ -87,7 +87,7 @@ def verify_stream(
 
     Raises:
         StoreUnavailable, CatalogUnavailable: one of them does not answer.
-        ChainBroken: files of the lake are missing.
+        SegmentLogBroken: files of the lake are missing.
     """
     tally = _Tally(with_json(stream.contract.fields))
     bronze = load_or_none(platform.catalog, stream.bronze_table)

@@ -55,7 +55,7 @@ _BATCH = 200  # events per read
 
 def maintenance_key(name: str) -> dg.AssetKey:
     """Return the key of a stream's maintenance, or of a domain's models: <domain>_models."""
-    return dg.AssetKey([GROUP, f"{name}_upkeep"])
+    return dg.AssetKey([GROUP, f"{name}_maintenance"])
 
 
 def maintenance_definitions(streams: Mapping[str, Stream]) -> dg.Definitions:
@@ -85,7 +85,7 @@ def _stream_asset(key: dg.AssetKey, stream: Stream) -> dg.AssetsDefinition:
         output_required=False,
         group_name=GROUP,
         kinds={"iceberg", "python"},
-        pool=f"upkeep_{stream.name}",
+        pool=f"maintenance_{stream.name}",
         owners=metadata.owners(stream.contract.owner),
         tags={"domain": stream.domain},
         metadata={"tables": tables_of(stream)},
@@ -116,7 +116,7 @@ def _models_asset(key: dg.AssetKey, domain: str) -> dg.AssetsDefinition:
         output_required=False,
         group_name=GROUP,
         kinds={"iceberg", "python"},
-        pool=f"upkeep_{domain}_models",
+        pool=f"maintenance_{domain}_models",
         tags={"domain": domain},
         retry_policy=dg.RetryPolicy(max_retries=ATTEMPTS - 1, delay=10),
     )

@@ -99,7 +99,7 @@ def stream_status(platform: Platform, stream: Stream) -> StreamStatus:
     Raises:
         SourceUnavailable, StoreUnavailable, CatalogUnavailable: one of them does not answer.
         TopicMissing: the topic was deleted after records of it were landed.
-        ContractError, ChainBroken, TableUnreadable: a part of the stream is damaged.
+        ContractError, SegmentLogBroken, TableUnreadable: a part of the stream is damaged.
     """
     with ThreadPoolExecutor(3, thread_name_prefix="status") as pool:
         from_log = pool.submit(_read_log, platform, stream)

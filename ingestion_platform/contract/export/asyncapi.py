@@ -50,7 +50,7 @@ def _operation(p: Published) -> dict[str, Any]:
     group = {"type": "string", "enum": [p.group_id]}
     return {
         "action": "receive",
-        "summary": f"Into {p.bronze_table}; what the contract refuses into {p.quarantine_table}.",
+        "summary": f"Into {p.bronze_table}; what the contract rejects into {p.quarantine_table}.",
         "channel": {"$ref": f"#/channels/{p.stream}"},
         "messages": [{"$ref": f"#/channels/{p.stream}/messages/{p.stream}"}],
         "bindings": {"kafka": {"groupId": group, "bindingVersion": _BINDING}},

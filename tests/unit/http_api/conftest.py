@@ -1,4 +1,4 @@
-"""Doors in this process, in front of the embedded broker, with topics of the test's own."""
+"""HTTP APIs in this process, in front of the embedded broker, with topics of the test's own."""
 
 from __future__ import annotations
 

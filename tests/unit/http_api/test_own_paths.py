@@ -96,7 +96,7 @@ def test_rejection_names_field(
 
 
 def test_repeated_field_is_rejected(served: Served) -> None:
-    """Filling the timestamp must not repair what the contract refuses."""
+    """Filling the timestamp must not repair what the contract rejects."""
     body = json.dumps(VIEW)[:-1] + ', "rating": 5}'
     answer = served.http.post("/transactions", content=body)
     assert answer.status_code == 422

@@ -54,7 +54,7 @@ def test_counts_never_go_back(tmp_path_factory: pytest.TempPathFactory, steps: l
 
 
 def test_two_apis_add_up(tmp_path: Path) -> None:
-    """Doors side by side have a file each; what is told is both together."""
+    """Each process of the HTTP API has a file; the counts are their sum."""
     one, other = opened(tmp_path), opened(tmp_path)
     one.counts.add("users", accepted=3)
     other.counts.add("users", accepted=4, failed=1)
