@@ -62,7 +62,7 @@ def ingest(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -289,7 +289,7 @@ def test_dagsters_commands_print_no_warning(
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout
     assert [line for line in done.stdout.splitlines() if PROBLEM.search(line)] == []

@@ -52,7 +52,7 @@ def run(folder: Path, variables: dict[str, str], *arguments: str, program: str =
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

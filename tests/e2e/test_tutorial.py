@@ -68,7 +68,7 @@ def test_the_tutorial_does_what_it_says(folder: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=500,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout
     printed = done.stdout.split(STEP_ENDS)
@@ -107,7 +107,7 @@ def test_dagster_has_the_streams_of_the_users_folder(folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     keys = done.stdout.split()

@@ -82,7 +82,7 @@ def test_demo_runs_from_wheel(folder: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Checks that hold" in done.stdout

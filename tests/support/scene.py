@@ -28,7 +28,7 @@ from tests.support.oracle import Oracle, snapshots
 from tests.support.processes import Attempt, Worker
 from tests.support.testbed import new_stream
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 CATALOG_URI = "PYICEBERG_CATALOG__LAKEHOUSE__URI"
 STORE_URL = "AWS_ENDPOINT_URL"
 
