@@ -116,7 +116,7 @@ def test_a_failed_run_is_told_until_one_succeeds(post: Post) -> None:
     body = request.body
     assert body["state"] == "opened"
     assert body["stream"] in (lab.stream.name, None)
-    assert "the same name to most engines\n  -> write" in body["detail"]
+    assert "most engines treat as the same name\n  -> write" in body["detail"]
     assert body["slice"] == slice_key(of)
     assert body["url"].startswith("http://dagster:3000/runs/")
     assert body["action"] == failing.ACTIONS[failing.PERMANENT]

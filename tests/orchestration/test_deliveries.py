@@ -33,7 +33,7 @@ def test_declared_deliveries_are_assets_behind_their_sources() -> None:
     assert "postgres" in node.kinds
     assert {key.name for key in node.check_keys} == {module.EQUAL}
     assert node.automation_condition is None
-    assert "settings are not there" in (node.description or "")
+    assert "until the settings of" in (node.description or "")
 
 
 def test_a_model_is_delivered_by_its_days() -> None:

@@ -390,7 +390,7 @@ def test_a_partition_column_may_be_widened_and_renamed(
 REJECTIONS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] = {
     "another type": (
         [put_in(prop("ward", "integer"))], "property ward", "is long in the contract, but string",
-        "add a column beside it",
+        "add a column under a new name",
     ),
     "an object that was a string": (
         [put_in(prop("ward", "object", properties=[prop("x", "string")]))], "property ward",
@@ -398,7 +398,7 @@ REJECTIONS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] 
     ),
     "an array's items": (
         [put_in(prop("tags", "array", items=prop("t", "string")))], "property tags.element",
-        "is string", "beside",
+        "is string", "new name",
     ),
     "a decimal's scale": (
         [put_in(prop("price", "number", "decimal(9,3)"))], "property price",
@@ -411,10 +411,10 @@ REJECTIONS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] 
     "inside an array": (
         [put_in(prop("items", "array", items=prop("i", "object",
          properties=[prop("n", "number")])))], "property items.element.n", "is double",
-        "beside",
+        "new name",
     ),
     "a zone": (
-        [put_in(prop("day", "timestamp"))], "property day", "is timestamptz", "beside",
+        [put_in(prop("day", "timestamp"))], "property day", "is timestamptz", "new name",
     ),
     "only its case": (
         [leave_out("ward"), put_in(prop("Ward", "string"))], "property Ward", "the table has ward",
@@ -422,7 +422,7 @@ REJECTIONS: dict[str, tuple[list[Callable[[Properties], None]], str, str, str]] 
     ),
     "onto a column": (
         [leave_out("ward"), put_in(prop("status", "string", **was("ward")))], "property status",
-        "the table has both", "free",
+        "the table has both", "unused",
     ),
     "two columns to one": (
         [leave_out("ward"), leave_out("status"),
@@ -479,7 +479,7 @@ def test_a_name_that_was_given_up_is_not_used_for_something_else(
     with platform.catalog.load_table(loaded.bronze_table).update_schema() as update:
         update.delete_column("status")
     number = under(back, put_in(prop("status", "integer")), version="1.4.0")
-    with pytest.raises(ContractProblems, match="since dropped, that was string"):
+    with pytest.raises(ContractProblems, match="a dropped column of that name was string"):
         load_stream(platform, number, partitions=[0])
     append(platform, back, [old(3)])
     assert rows(platform, back, "status")[9:] == [(None,), (None,), (None,), ("open",)]

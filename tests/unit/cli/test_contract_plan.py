@@ -101,7 +101,7 @@ def test_impossible_change_is_reported_with_next_action(
     told = bare("contract", "plan", "letters")
     assert "cannot follow its contract" in told.out
     assert "is string in the contract, but int in the table" in told.out
-    assert "beside it" in told.out
+    assert "under a new name" in told.out
     records = tmp_path / "more.jsonl"
     records.write_text('{"id": "x"}\n')
     rejected = bare("load", "letters", str(records))

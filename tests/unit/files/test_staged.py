@@ -80,7 +80,7 @@ def test_staging_never_writes_through_segments(
         with pytest.raises(OSError, match=r".+"):
             append_rows(tmp_path, f"{name}_api_staging.csv", ["a"], [{"a": 1}])
     assert outside.read_text() == "as it was\n"
-    monkeypatch.setattr(staging, "_PATIENCE", 0.05)
+    monkeypatch.setattr(staging, "_LOCK_SECONDS", 0.05)
     append_rows(tmp_path, "zone/x_api_staging.csv", ["a"], [{"a": 1}])
     with (zone / "x_api_staging.csv").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
