@@ -11,6 +11,7 @@ import sys
 
 LONGEST = 72
 _NEWEST = 20
+_IMPERATIVES_IN_ING = {"Bring", "Ping", "Ring", "Swing"}
 _IMPERATIVES_IN_ED = {"Bed", "Embed", "Feed", "Need", "Seed", "Shed", "Shred", "Speed", "Wed"}
 
 
@@ -24,7 +25,7 @@ def problems(subject: str) -> list[str]:
         found.append("does not begin with a capital letter")
     if first.endswith("ed") and first not in _IMPERATIVES_IN_ED:
         found.append(f"begins with the past tense {first!r} instead of an imperative")
-    if first.endswith("ing"):
+    if first.endswith("ing") and first not in _IMPERATIVES_IN_ING:
         found.append(f"begins with {first!r} instead of an imperative")
     if subject.endswith("."):
         found.append("ends with a period")

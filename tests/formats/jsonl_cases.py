@@ -58,7 +58,7 @@ CASES: tuple[FormatCase, ...] = (
         "two objects on a line",
         _GOOD + b'\n{"id":2}{"id":3}',
         "rejected",
-        "value: is not valid JSON: trailing characters (byte 9) (is at line 2)",
+        "value: is not valid JSON: trailing characters (is at line 2, byte 9)",
     ),
     FormatCase(
         LINES,

@@ -89,7 +89,7 @@ def test_bad_lines_go_to_quarantine(platform: Platform, stream: Stream, tmp_path
     assert [value for value, _ in found] == bad
     assert [reasons for _, (reasons,) in found] == [
         "value: is not valid JSON: cut off (is at line 2)",
-        "value: is not valid JSON: trailing characters (byte 8) (is at line 3)",
+        "value: is not valid JSON: trailing characters (is at line 3, byte 8)",
         "value: is not valid UTF-8 (is at line 4)",
         "value: is not valid JSON: cut off (is at line 6)",
     ]

@@ -408,7 +408,7 @@ def test_without_rights_others_land(platform: Platform, stream: Stream, tmp_path
         assert "Permission denied" in said["unreadable.csv"]["detail"]
         assert "/_refused/" in said["unreadable.csv"]["kept"]
         assert "cannot be moved, and is skipped" in said["fixed/a.csv"]["detail"]
-        assert "FilesRefused: 4 files were rejected" in first["error"]
+        assert "FilesRefused: 4 files were refused" in first["error"]
         assert unprivileged(platform, stream) == {"handled": [], "error": ""}
         (zone / "fixed").chmod(0o755)
         os.utime(zone / "fixed" / "a.csv")  # it is another one now

@@ -28,7 +28,7 @@ from services import Services
 from tests.support.testbed import new_stream, separate_environment
 
 NAMES = ("good", "never", "lake", "table", "contract")
-DAMAGED = {"lake": "chain_broken", "table": "table_unreadable", "contract": "contract_problems"}
+DAMAGED = {"lake": "segment_log_broken", "table": "table_unreadable", "contract": "contract_problems"}
 RECORDS = 30
 
 
@@ -146,7 +146,7 @@ def test_damaged_streams_hide_no_others(scene: Scene) -> None:
         ("verify", "--all"): fine | DAMAGED,
         ("quarantine", "list", "--all"): fine | {"contract": "contract_problems"},
         ("contract", "plan", "--all"): fine | DAMAGED | {"lake": None},
-        ("maintenance", "--all"): fine | DAMAGED | {"lake": None},
+        ("maintain", "--all"): fine | DAMAGED | {"lake": None},
     }
     for command, errors in expected.items():
         code, found = scene.errors(*command)

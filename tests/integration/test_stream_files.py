@@ -85,7 +85,7 @@ def test_files_come_in_beside_a_topic(
         assert not produce(settings, stream.topic, simulate("pgr_events", 20, seed=4)).failed
         until(lambda: rows(platform, stream) == 200, "what came in later loaded")
         until(lambda: not zone.waiting(), "zone empty")
-    assert "broken.csv rejected" in caplog.text
+    assert "broken.csv refused" in caplog.text
     assert stream_status(platform, stream).lag == 0
     assert verify_stream(platform, stream).ok
 

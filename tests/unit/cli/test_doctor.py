@@ -65,7 +65,7 @@ def test_tables_that_pile_up_are_told_of(healthy: Ingest, monkeypatch: pytest.Mo
     assert warned["status"] == "warn"
     assert "small files" in warned["message"]
     assert "ingest maintain" in warned["action"]
-    assert healthy("maintenance", "pgr_events").code == 0
+    assert healthy("maintain", "pgr_events").code == 0
     assert not lines(healthy("doctor", "--json"), "maintenance", "bronze.service_events_raw")
 
 

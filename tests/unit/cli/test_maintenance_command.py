@@ -25,23 +25,23 @@ def rows(ingest: Ingest) -> int:
 
 def test_maintenance_makes_small_files_large(worn: Ingest) -> None:
     """A dry run tells what would be done, the real one does it, and a third has nothing to do."""
-    (trial,) = worn("maintenance", "pgr_events", "--dry-run", "--json").json
+    (trial,) = worn("maintain", "pgr_events", "--dry-run", "--json").json
     needs = next(t["before"] for t in trial["tables"] if t["before"]["table"] == TABLE)
     assert needs["small_files"] >= 5
-    assert "too many" in worn("maintenance", "pgr_events", "--dry-run").out
+    assert "too many" in worn("maintain", "pgr_events", "--dry-run").out
     before = rows(worn)
-    (done,) = worn("maintenance", "pgr_events", "--json").json
+    (done,) = worn("maintain", "pgr_events", "--json").json
     table = next(t for t in done["tables"] if t["before"]["table"] == TABLE)
     assert table["rewritten"] == needs["small_files"]
     assert table["after"]["files"] < table["before"]["files"] == needs["files"]
     assert rows(worn) == before
     assert worn("verify", "pgr_events").code == 0
-    assert "nothing needed to be done" in worn("maintenance", "pgr_events").err
+    assert "nothing needed to be done" in worn("maintain", "pgr_events").err
 
 
 def test_maintenance_accepts_streams_without_tables(ingest: Ingest) -> None:
     """--all is for a platform of any age."""
-    answer = ingest("maintenance", "--all", "--json")
+    answer = ingest("maintain", "--all", "--json")
     assert answer.code == 0
     names = [each["name"] for each in answer.json]
     assert {"pgr_events", "pgr"} <= set(names)
@@ -50,4 +50,4 @@ def test_maintenance_accepts_streams_without_tables(ingest: Ingest) -> None:
 
 def test_maintenance_wants_names_or_all(ingest: Ingest) -> None:
     """As the other commands do."""
-    assert ingest("maintenance").code == 2
+    assert ingest("maintain").code == 2
