@@ -28,7 +28,11 @@ from services import Services
 from tests.support.testbed import new_stream, separate_environment
 
 NAMES = ("good", "never", "lake", "table", "contract")
-DAMAGED = {"lake": "segment_log_broken", "table": "table_unreadable", "contract": "contract_problems"}
+DAMAGED = {
+    "lake": "segment_log_broken",
+    "table": "table_unreadable",
+    "contract": "contract_problems",
+}
 RECORDS = 30
 
 
