@@ -43,7 +43,7 @@ def list_alarms(ctx: typer.Context, as_json: Json = False) -> None:
 def close(
     ctx: typer.Context, key: Annotated[str, typer.Argument(help="As `ingest alarm list` has it.")]
 ) -> None:
-    """End an alarm that nobody else will end: of a worker or a stream that is no more.
+    """Close an alarm that nothing else closes: of a worker or a stream that was removed.
 
     What is still wrong is an alarm again at the next look.
     """

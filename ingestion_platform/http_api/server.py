@@ -35,7 +35,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     if http_api.auth and not http_api.api_keys:
         raise SettingError(
             "HTTP_API_KEYS",
-            "no key is set, so nobody could send (HTTP_API_AUTH=off lets everybody)",
+            "no key is set, so every request would be rejected (HTTP_API_AUTH=off accepts all)",
             example="<what `ingest serve --new-key NAME` prints>",
         )
     logs.configure(settings, run=logs.this_process("api"))

@@ -206,7 +206,7 @@ class LocalStore:
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
-        """Keep the writers of a file out while it is renamed; nobody else writes here."""
+        """Lock a file against its writers while it is renamed; no other process writes here."""
         yield
 
     def _entry(self, path: str, status: os.stat_result) -> Entry:

@@ -36,7 +36,7 @@ def steps() -> list[tuple[str, list[str]]]:
     for kind, block in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
         if kind == "sh":
             found.append((block, []))
-        else:
+        elif kind == "text":
             found[-1][1].extend(block.splitlines())
     return found
 

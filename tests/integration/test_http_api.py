@@ -181,13 +181,13 @@ def test_every_acknowledged_record_is_in_bronze_once_when_kafka_is_killed(
     assert ids_in_bronze(found, stream) == Counter(numbers - bad)
 
 
-@pytest.mark.fault("api", "Kafka stands still under load, and nobody repeats")
+@pytest.mark.fault("api", "Kafka stops under load, and no client retries")
 @pytest.mark.services
 @pytest.mark.slow
 def test_no_record_is_acknowledged_that_kafka_does_not_have(
     kafka: Services, tmp_path: Path
 ) -> None:
-    """Kafka is frozen for longer than the API waits, and nobody repeats anything: what got 2xx
+    """Kafka is frozen for longer than the API waits, and no client retries: what got 2xx
     is there once, what was rejected is not, and what got 503 is there at most once."""
     environment = kafka.env() | {"PLATFORM_HOME": str(tmp_path / "home")}
     environment["HTTP_API_ACK_SECONDS"] = "2"

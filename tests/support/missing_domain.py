@@ -12,9 +12,9 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from ingestion_platform import definitions
 from ingestion_platform.cli.app import app
 from ingestion_platform.http_api.app import build
+from ingestion_platform.orchestration import definitions
 from ingestion_platform.produce.simulators import main_stream, simulate, simulated
 from ingestion_platform.settings import Settings
 from ingestion_platform.streams import DOMAINS_FOLDER, declared_streams

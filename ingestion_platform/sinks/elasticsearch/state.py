@@ -125,7 +125,7 @@ class States:
         raise self._conflict()
 
     def claim(self, stored: Stored, delivery: str, *, renew: bool = False) -> Stored:
-        """Claim the target for a delivery: nobody else can write afterwards."""
+        """Claim the target for a delivery; other deliveries cannot write afterwards."""
         state, self._claimant = stored.known, delivery
         if state.claimed_by == delivery and not renew:
             return stored
@@ -155,7 +155,7 @@ class States:
     def fence(self, state: Document, *, unblock: bool = True) -> None:
         """Leave only the state's writer able to write, and wait for the writes of others.
 
-        Without `unblock` nobody can write to its index again.
+        Without `unblock` its index accepts no more writes.
 
         Raises:
             WriteConflict: another delivery has taken over meanwhile.

@@ -160,7 +160,7 @@ class ElasticsearchTarget(Target[Stored]):
     def _copy_index(self, stored: Stored, after: Document, evolution: Evolution) -> Stored:
         """Copy all documents into another index, which takes the old one's place.
 
-        Nobody can write to the old one meanwhile: it has no writer, and stays blocked.
+        The old one accepts no writes meanwhile: it has no writer, and stays blocked.
         """
         claim = f"copy {uuid.uuid4().hex[:12]}"
         stored = self._states.swap(stored, replace(stored.known, claimed_by=claim, writer=""))

@@ -1,4 +1,4 @@
-"""Validating records: each kind of poison gets its result and a reason, and hurts nobody else."""
+"""Validating records: each kind of invalid record gets its reasons; valid ones are not affected."""
 
 from __future__ import annotations
 

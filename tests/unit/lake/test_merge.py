@@ -666,7 +666,7 @@ def test_any_play_leaves_each_record_once(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, first: int, play: Any
 ) -> None:
     """Writers awake and asleep, merges, loads and scans, step by step in any order, any of them
-    killed: nobody sees a broken segment log, and every record is read once, then and in the end."""
+    killed: no segment log breaks, and every record is read once, then and in the end."""
     monkeypatch.setattr(merge_module, "ThreadPoolExecutor", OneThread)
     store = LocalStore(tmp_path_factory.mktemp("lake"))
     who, turns, dying = play

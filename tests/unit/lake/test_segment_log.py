@@ -123,7 +123,7 @@ def test_topic_ids_follow_each_other(store: LocalStore) -> None:
 
 
 def test_a_fork_is_followed_on_both_branches(store: LocalStore) -> None:
-    """Overlapping files of two ingest dates: whoever reads takes what lies behind the one ahead."""
+    """Overlapping files of two ingest dates: a reader skips what the preceding file holds."""
     straight(store)
     put(store, segment_of("t", 9, 14, previous=("A", 9)))  # in the earlier ingest date
     put(store, segment_of("t", 10, 12, ingest_date=NEXT, previous=("A", 10)))
